@@ -1,0 +1,43 @@
+"""The errors that a user can mend: each message says what was found, what was expected, what to do."""
+
+from __future__ import annotations
+
+__all__ = ["CheckpointError", "ConfigError", "DataError", "LogError", "VlmBackbonesError", "nearest"]
+
+import difflib
+from collections.abc import Iterable
+
+
+class VlmBackbonesError(Exception):
+    """Base of all errors that the command line prints as one message with exit code 2."""
+
+
+class ConfigError(VlmBackbonesError):
+    """A study, recipe, registry id or command-line value is wrong."""
+
+
+class DataError(VlmBackbonesError):
+    """A dataset, row or image is missing or malformed."""
+
+
+class CheckpointError(VlmBackbonesError):
+    """A checkpoint folder is missing parts or of another architecture."""
+
+
+class LogError(VlmBackbonesError):
+    """A log of samples cannot be read or paired."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" for the closest known word, or the list of known words.
+
+    Examples
+    --------
+    >>> nearest("lama", ["llama", "phi"])
+    " Did you mean 'llama'?"
+    """
+    choices = sorted(known)
+    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
+    if close:
+        return f" Did you mean {close[0]!r}?"
+    return f" Known: {', '.join(choices)}." if choices else ""

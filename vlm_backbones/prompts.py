@@ -1,0 +1,75 @@
+"""The wording of every question: the only place, used by training data and by tasks. No torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+__all__ = [
+    "coordinates_answer",
+    "coordinates_prompt",
+    "description_prompt",
+    "description_sentence",
+    "short_questions",
+    "vqa_prompt",
+]
+
+
+def vqa_prompt(question: str) -> str:
+    """Return the prompt of a short-answer question."""
+    return f"{question}\nAnswer briefly."
+
+
+def description_prompt() -> str:
+    """Return the prompt of the shake-map description."""
+    return "Describe this earthquake."
+
+
+def coordinates_prompt() -> str:
+    """Return the prompt of the epicentre's coordinates, naming the JSON object that is asked for."""
+    return 'Where is the epicentre? Answer as JSON: {"lat": degrees, "lon": degrees}.'
+
+
+def coordinates_answer(latitude: float, longitude: float, *, decimals: int = 1) -> str:
+    """Return the answer to `coordinates_prompt`; degrees, WGS 84.
+
+    Examples
+    --------
+    >>> coordinates_answer(36.123, 142.861)
+    '{"lat": 36.1, "lon": 142.9}'
+    """
+    return json.dumps({"lat": round(latitude, decimals), "lon": round(longitude, decimals)})
+
+
+def description_sentence(
+    *, magnitude: float, depth_km: float, region: str, quadrant: str, max_intensity: str
+) -> str:
+    """Return the reference description of a shake map in one sentence.
+
+    Examples
+    --------
+    >>> description_sentence(magnitude=6.3, depth_km=24, region="Japan", quadrant="northeast", max_intensity="VI")
+    'A magnitude 6.3 earthquake at 24 km depth near Japan, in the northeast of the map, with intensity up to VI.'
+    """
+    return (
+        f"A magnitude {magnitude:.1f} earthquake at {depth_km:.0f} km depth near {region}, "
+        f"in the {quadrant} of the map, with intensity up to {max_intensity}."
+    )
+
+
+def short_questions(targets: Mapping[str, object]) -> list[tuple[str, str]]:
+    """Return (question, answer) turns on a shake map, for training only.
+
+    Parameters
+    ----------
+    targets
+        The decoded `targets` column of a seismic row: magnitude, depth_km, region, quadrant, max_intensity.
+    """
+    wording = {
+        "magnitude": "What is the magnitude?",
+        "depth_km": "How deep is it in km?",
+        "region": "Which region is shown?",
+        "quadrant": "In which part of the map is the star?",
+        "max_intensity": "What is the highest intensity?",
+    }
+    return [(vqa_prompt(question), str(targets[name])) for name, question in wording.items() if name in targets]
