@@ -1,0 +1,175 @@
+"""Study: the YAML of what to compare, as one strict pydantic model, and its loader. No torch."""
+
+from __future__ import annotations
+
+__all__ = ["Analysis", "Condition", "Data", "Evaluation", "Lora", "Recipe", "StageRecipe", "Study", "load_study"]
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from vlm_backbones.recipe import Lora, Recipe, StageRecipe, Strict
+
+Condition = Literal["clean", "jpeg40", "noise05", "shift4", "paraphrase", "swap"]
+Ids = Annotated[list[str], Field(min_length=1)]
+
+
+class Data(Strict):
+    """Where training and evaluation rows come from; nothing given means the pocket data."""
+
+    align: Path | None = None
+    finetune: list[Path] = Field(default=[])
+    eval: Path | None = None
+
+    @field_validator("finetune", mode="before")
+    @classmethod
+    def _one_path_is_a_list(cls, value: object) -> object:
+        return [value] if isinstance(value, str | Path) else value
+
+
+class Evaluation(Strict):
+    """How the trained models are evaluated."""
+
+    limit: int | None = Field(default=None, ge=1)
+    """Documents a task; all where left out."""
+    batch_size: int = Field(default=16, ge=1)
+
+
+class Analysis(Strict):
+    """What is compared beyond the clean answers."""
+
+    states: bool = False
+    conditions: list[Condition] = Field(default=["swap"])
+    bootstrap: int = Field(default=10_000, ge=100)
+    """Resamples behind every interval."""
+
+
+class Study(Strict):
+    """What to compare: backbones that are trained and evaluated with everything else equal."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    backbones: Ids
+    """Registry ids or folders, oldest generation first; the only thing that varies."""
+    vision_tower: str
+    recipe: Recipe
+    chat_format: Literal["shared", "native"] = "shared"
+    sweep: dict[Literal["learning_rate"], Annotated[list[float], Field(min_length=1)]] = Field(default={})
+    data: Data = Data()
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = Field(default=[0])
+    tasks: Ids
+    task_paths: list[Path] = Field(default=[])
+    """Folders of the user's own lmms-eval tasks."""
+    evaluation: Evaluation = Evaluation()
+    analysis: Analysis = Analysis()
+    deviations: dict[str, dict[str, Any]] = Field(default={})
+    """Backbone -> {recipe key: value, reason: why}; printed on every report."""
+    trust_remote_code: bool = False
+    report_to: list[str] = Field(default=[])
+    """The Trainer's reporters: tensorboard, wandb, mlflow."""
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        problems = [f"'{key}' names {word!r} twice" for key, word in self._repeated()]
+        slugs = [_slug(backbone) for backbone in self.backbones]
+        problems += [f"two backbones share the run name {slug!r}" for slug in _repeats(slugs)]
+        if self.sweep:
+            problems.append("'sweep' needs a later version; put the learning rate into the recipe")
+        if self.analysis.states:
+            problems.append("'analysis.states' needs a later version; set it to false")
+        problems += _deviation_problems(self)
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _repeated(self) -> list[tuple[str, str]]:
+        fields = {"backbones": self.backbones, "tasks": self.tasks, "seeds": [str(seed) for seed in self.seeds]}
+        return [(key, word) for key, words in fields.items() for word in _repeats(words)]
+
+    def run_name(self, backbone: str, seed: int = 0) -> str:
+        """Return the run's folder name: a slug of the backbone, with the seed where it is not 0."""
+        return _slug(backbone) + (f"-seed{seed}" if seed else "")
+
+    def runs(self) -> list[tuple[str, int]]:
+        """Return every (backbone, seed), seeds outermost, so that a whole comparison exists early."""
+        return [(backbone, seed) for seed in self.seeds for backbone in self.backbones]
+
+    def conditions(self) -> list[str]:
+        """Return the conditions to evaluate, `clean` first."""
+        return ["clean", *(name for name in self.analysis.conditions if name != "clean")]
+
+    def recipe_for(self, backbone: str) -> Recipe:
+        """Return the recipe of one backbone, with its declared deviations applied."""
+        changes = {key: value for key, value in self.deviations.get(backbone, {}).items() if key != "reason"}
+        if not changes:
+            return self.recipe
+        content = self.recipe.model_dump(mode="json")
+        for key, value in changes.items():
+            place: Any = content
+            *parents, last = key.removeprefix("recipe.").split(".")
+            for parent in parents:
+                place = place[int(parent) if isinstance(place, list) else parent]
+            if last not in place:
+                raise KeyError(last)
+            place[last] = value
+        return Recipe.model_validate(content)
+
+    def model_dump_yaml(self) -> str:
+        """Return the resolved study as YAML that `load_study` reads back to an equal value."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _slug(backbone: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(backbone).name).strip("-.") or "backbone"
+
+
+def _repeats(words: Sequence[str]) -> list[str]:
+    return sorted({word for word in words if words.count(word) > 1})
+
+
+def _deviation_problems(study: Study) -> list[str]:
+    problems = []
+    for backbone, changes in study.deviations.items():
+        if backbone not in study.backbones:
+            problems.append(f"'deviations' names {backbone!r}, which is not one of 'backbones'")
+            continue
+        if not str(changes.get("reason") or "").strip():
+            problems.append(f"'deviations.{backbone}' needs a 'reason'")
+        try:
+            study.recipe_for(backbone)
+        except (KeyError, IndexError, TypeError, ValueError, ValidationError) as error:
+            problems.append(f"'deviations.{backbone}' does not fit the recipe ({_first_line(error)})")
+    return problems
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        return "; ".join(f"{'.'.join(map(str, row['loc']))}: {row['msg']}" for row in error.errors())
+    return f"no key {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
+
+
+def load_study(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Study:
+    """Load a study by the name of a shipped one, by its YAML file, or by its output folder.
+
+    Parameters
+    ----------
+    name_or_path
+        `pocket`, `my-study.yaml`, or a folder that holds a `study.yaml`. Relative paths inside the file start at
+        the file's folder.
+    overrides
+        `key=value` with dots between levels, as in `recipe.finetune.steps=100`; values are YAML. Relative paths
+        start at the current folder.
+
+    Raises
+    ------
+    ConfigError
+        With all problems of the study at once; unknown keys, backbones, towers and tasks name the nearest known.
+    """
+    from vlm_backbones._study_loading import find_study, read_study, validate_study
+
+    path = find_study(name_or_path)
+    content: Mapping[str, Any] = read_study(path, overrides)
+    return validate_study(content, source=str(path))
