@@ -1,0 +1,196 @@
+"""Jobs as subprocesses, side by side where cores allow: order, threads, logs, signals. No torch."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+from vlm_backbones.errors import DataError, VlmBackbonesError
+
+__all__ = ["Display", "Job", "Running", "StageError", "cores", "gpus", "run_jobs"]
+
+_POLL_SECONDS = 0.2
+_GRACE_SECONDS = 10.0
+_TAIL_LINES = 15
+
+
+class StageError(VlmBackbonesError):
+    """A stage of a study failed; the message holds the end of its log."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One stage of a study as a command."""
+
+    name: str
+    module: str
+    arguments: tuple[str, ...]
+    log: Path
+    needs: tuple[str, ...] = ()
+    progress: Path | None = None
+    uses_gpu: bool = False
+    takes_threads: bool = False
+    """Whether the command has `--threads N`."""
+
+
+@dataclass
+class Running:
+    """A job under way."""
+
+    job: Job
+    process: subprocess.Popen[bytes]
+    threads: int
+    gpu: str | None
+    started: float = field(default_factory=time.time)
+
+
+class Display(Protocol):
+    """What the scheduler tells while jobs run."""
+
+    def update(self, waiting: Sequence[Job], running: Sequence[Running], finished: Sequence[str]) -> None:
+        """Show the state; called a few times a second."""
+
+    def started(self, running: Running) -> None:
+        """Tell that a job began."""
+
+    def ended(self, running: Running, seconds: float) -> None:
+        """Tell that a job succeeded."""
+
+
+def cores() -> int:
+    """Return the number of cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gpus() -> list[str]:
+    """Return the visible NVIDIA devices without loading torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name for name in visible.split(",") if name.strip() not in {"", "-1"}]
+    folder = Path("/proc/driver/nvidia/gpus")
+    return [str(index) for index, _ in enumerate(sorted(folder.iterdir()))] if folder.is_dir() else []
+
+
+def run_jobs(jobs: Sequence[Job], display: Display, on_success: Callable[[Job, float], None]) -> None:
+    """Run all jobs in dependency order; earlier jobs of the list go first where several are ready.
+
+    Parameters
+    ----------
+    jobs
+        What is left to do; a need that is not in the list counts as done.
+    on_success
+        Called in this process after each job that exits with 0, with its seconds.
+
+    Raises
+    ------
+    StageError
+        When a job fails: the others are ended and the failing log's last lines are in the message.
+    """
+    waiting, running, finished = list(jobs), list[Running](), list[str]()
+    free_gpus = gpus()
+    has_gpu = bool(free_gpus)
+    with _ended_on_exit(running):
+        while waiting or running:
+            for item in _start_ready(waiting, running, free_gpus, has_gpu):
+                display.started(item)
+            for item in [item for item in running if item.process.poll() is not None]:
+                running.remove(item)
+                if item.gpu is not None:
+                    free_gpus.append(item.gpu)
+                if item.process.returncode:
+                    raise StageError(_failure(item))
+                seconds = time.time() - item.started
+                on_success(item.job, seconds)
+                finished.append(item.job.name)
+                display.ended(item, seconds)
+            display.update(waiting, running, finished)
+            time.sleep(_POLL_SECONDS)
+
+
+def _start_ready(waiting: list[Job], running: list[Running], free_gpus: list[str], has_gpu: bool) -> Iterator[Running]:
+    """Start what can start now; a lone job gets all free cores, several share them."""
+    unfinished = {job.name for job in waiting} | {item.job.name for item in running}
+    ready = [job for job in waiting if not unfinished.intersection(job.needs)]
+    for position, job in enumerate(ready):
+        free = cores() - sum(item.threads for item in running)
+        needs_gpu = has_gpu and job.uses_gpu
+        if (free < 1 and running) or (needs_gpu and not free_gpus):
+            continue
+        threads = max(1, free // min(len(ready) - position, max(free, 1)))
+        gpu = free_gpus.pop(0) if needs_gpu else None
+        item = Running(job, _start(job, threads, gpu), threads, gpu)
+        waiting.remove(job)
+        running.append(item)
+        yield item
+
+
+def _start(job: Job, threads: int, gpu: str | None) -> subprocess.Popen[bytes]:
+    environment = dict(os.environ, TOKENIZERS_PARALLELISM="false", PYTHONUNBUFFERED="1")
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS"):
+        environment[name] = str(threads)
+    if gpu is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = gpu
+    more = ("--threads", str(threads)) if job.takes_threads else ()
+    command = [sys.executable, "-m", "vlm_backbones._stage", str(os.getpid()), job.module, *job.arguments, *more]
+    try:
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        with job.log.open("wb") as log:
+            # a session of its own: Ctrl-C reaches this process only, which then ends its stages in order
+            return subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+            )
+    except OSError as error:
+        raise DataError(f"cannot write {job.log}: {error.strerror or error}.") from error
+
+
+@contextmanager
+def _ended_on_exit(running: list[Running]) -> Iterator[None]:
+    """End all children however this block is left, SIGTERM included."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + signum)
+
+    before: Any = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        for item in running:
+            _signal(item, signal.SIGTERM)
+        deadline = time.time() + _GRACE_SECONDS
+        for item in running:
+            try:
+                item.process.wait(max(0.0, deadline - time.time()))
+            except subprocess.TimeoutExpired:
+                _signal(item, signal.SIGKILL)
+                item.process.wait()
+        signal.signal(signal.SIGTERM, before)
+
+
+def _signal(item: Running, number: signal.Signals) -> None:
+    try:
+        os.killpg(item.process.pid, number)
+    except ProcessLookupError:
+        pass  # it ended by itself
+
+
+def _failure(item: Running) -> str:
+    code = item.process.returncode
+    text = item.job.log.read_text(encoding="utf-8", errors="replace")
+    lines = [line.rstrip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
+    if code == 2 and lines and "error: " in text:
+        # the stage already said in one message what the user can mend
+        message = text[text.rindex("error: ") + len("error: ") :].strip()
+        return f"{item.job.name}: {message}"
+    why = f"was killed by signal {-code}" + (" (out of memory?)" if code == -9 else "")
+    said = f"exited with {code}" if code > 0 else why
+    tail = "\n".join(f"  | {line}" for line in lines[-_TAIL_LINES:])
+    return f"{item.job.name} {said}. The end of {item.job.log}:\n{tail}\nRun the same command again to continue."

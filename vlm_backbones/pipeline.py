@@ -1,0 +1,255 @@
+"""A study's stages as subprocesses: what depends on what, what is done, what is left. No torch in this process."""
+
+from __future__ import annotations
+
+__all__ = ["Stage", "default_out", "plan_study", "run_study", "study_status"]
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from vlm_backbones._fingerprints import files_fingerprint, hash_of, read_record, stage_version, write_record
+from vlm_backbones._scheduler import Display, Job, run_jobs
+from vlm_backbones._study_loading import package_folder
+from vlm_backbones.cache import atomic_write_text, write_last_study
+from vlm_backbones.errors import ConfigError, DataError
+from vlm_backbones.study import Study
+
+_CLI = "vlm_backbones.cli"
+_FEATURES = "vlm_backbones.train.features"
+_TRAIN = "vlm_backbones.train.finetune"
+_EVALUATE = "vlm_backbones.model_wrappers.evaluate"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A job with what tells whether it is done."""
+
+    job: Job
+    fingerprint: str
+    record: Path
+    outputs: tuple[Path, ...]
+    only_for_others: bool = False
+    """Needed by later stages alone: skipped when those are done, even where its own outputs are gone."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the same stage finished before and its outputs still stand."""
+        same = read_record(self.record).get("fingerprint") == self.fingerprint
+        return same and all(path.exists() for path in self.outputs)
+
+
+def default_out(study: Study) -> Path:
+    """Return where a study goes unless told otherwise."""
+    return Path("runs") / study.name
+
+
+def plan_study(study: Study, out: Path) -> list[Stage]:
+    """Return all stages of a study in the order in which ready ones start."""
+    stages = [_data_stage(study, out)] if _uses_pocket_data(study) else []
+    stages.append(_check_stage(study, out, stages))
+    stages.append(_features_stage(study, out, stages))
+    trained = {run: _train_stage(study, out, run, stages[-1]) for run in study.runs()}
+    evaluated = [_eval_stage(study, out, run, train) for run, train in trained.items()]
+    return [*stages, *trained.values(), *evaluated, _analyze_stage(study, out, evaluated)]
+
+
+def _uses_pocket_data(study: Study) -> bool:
+    from_pocket = not (study.data.finetune and study.data.eval)
+    return from_pocket and not os.environ.get("VLM_BACKBONES_DATA")
+
+
+def _stage(
+    out: Path,
+    job: Job,
+    facts: object,
+    outputs: Sequence[Path],
+    *,
+    only_for_others: bool = False,
+) -> Stage:
+    record = out / ".stages" / f"{job.name.replace(' ', '-')}.json"
+    return Stage(job, hash_of(facts), record, tuple(outputs), only_for_others)
+
+
+def _data_stage(study: Study, out: Path) -> Stage:
+    job = Job("data", _CLI, ("data", "build"), out / "data.log")
+    facts = ["data", stage_version("vlm_backbones.pocket.datasets")]
+    return _stage(out, job, facts, (), only_for_others=True)
+
+
+def _inputs(study: Study, out: Path) -> list[object]:
+    """Return what all training stages depend on, one JSON value."""
+    paths = [path for path in (study.data.align, *study.data.finetune, study.data.eval) if path is not None]
+    if folder := os.environ.get("VLM_BACKBONES_DATA"):
+        paths.append(Path(folder))
+    missing = [str(path) for path in paths if not path.exists()]
+    if missing:
+        raise DataError(f"study {study.name}: no such data: {', '.join(missing)}.")
+    return [
+        study.data.model_dump(mode="json"),
+        files_fingerprint(paths),
+        stage_version("vlm_backbones.pocket.datasets"),
+        study.vision_tower,
+        _part_fingerprint(study.vision_tower),
+    ]
+
+
+def _part_fingerprint(name: str) -> str:
+    """Return the hash of a vision tower's or backbone's local files; a hub name stands for itself."""
+    local = Path(name)
+    shipped = package_folder("vlm_backbones.pocket") / "assets" / name
+    folder = local if local.is_dir() else shipped
+    return files_fingerprint([folder]) if folder.is_dir() else name
+
+
+def _check_stage(study: Study, out: Path, needs: Sequence[Stage]) -> Stage:
+    facts = ["check", stage_version("vlm_backbones.control"), _inputs(study, out), study.model_dump(mode="json")]
+    facts += [_part_fingerprint(backbone) for backbone in study.backbones]
+    job = Job(
+        "check",
+        _CLI,
+        ("study", "check", str(out / "study.yaml"), "--out", str(out)),
+        out / "check.log",
+        needs=tuple(stage.job.name for stage in needs),
+    )
+    return _stage(out, job, facts, [out / "certificate.json"])
+
+
+def _features_stage(study: Study, out: Path, needs: Sequence[Stage]) -> Stage:
+    facts = ["features", stage_version(_FEATURES), _inputs(study, out)]
+    job = Job(
+        "features",
+        _FEATURES,
+        ("--study", str(out / "study.yaml"), "--out", str(out)),
+        out / "features.log",
+        needs=tuple(stage.job.name for stage in needs),
+        progress=out / "progress.json",
+        uses_gpu=True,
+    )
+    return _stage(out, job, facts, (), only_for_others=True)
+
+
+def _train_stage(study: Study, out: Path, run: tuple[str, int], features: Stage) -> Stage:
+    backbone, seed = run
+    name = study.run_name(backbone, seed)
+    facts = [
+        "train",
+        stage_version(_TRAIN),
+        features.fingerprint,
+        study.recipe_for(backbone).model_dump(mode="json"),
+        [backbone, _part_fingerprint(backbone), seed, study.chat_format, study.trust_remote_code],
+    ]
+    job = Job(
+        f"train {name}",
+        _TRAIN,
+        ("--study", str(out / "study.yaml"), "--backbone", backbone, "--seed", str(seed), "--out", str(out)),
+        out / name / "train.log",
+        needs=(features.job.name, "check"),
+        progress=out / name / "progress.json",
+        uses_gpu=True,
+        takes_threads=True,
+    )
+    return _stage(out, job, facts, [out / name / "checkpoint" / "config.json", out / name / "run.json"])
+
+
+def _eval_stage(study: Study, out: Path, run: tuple[str, int], train: Stage) -> Stage:
+    name = study.run_name(*run)
+    folder, conditions = out / name, study.conditions()
+    facts = [
+        "eval",
+        stage_version(_EVALUATE),
+        train.fingerprint,
+        [study.tasks, conditions, study.evaluation.model_dump(), files_fingerprint(study.task_paths)],
+    ]
+    arguments = [str(folder), "--tasks", ",".join(study.tasks), "--conditions", ",".join(conditions)]
+    arguments += ["--out", str(folder), "--batch-size", str(study.evaluation.batch_size)]
+    if study.evaluation.limit is not None:
+        arguments += ["--limit", str(study.evaluation.limit)]
+    job = Job(
+        f"eval {name}",
+        _EVALUATE,
+        tuple(arguments),
+        folder / "eval.log",
+        needs=(train.job.name,),
+        progress=folder / "progress.json",
+        uses_gpu=True,
+        takes_threads=True,
+    )
+    return _stage(out, job, facts, [folder / "logs" / condition / "done.json" for condition in conditions])
+
+
+def _analyze_stage(study: Study, out: Path, evaluated: Sequence[Stage]) -> Stage:
+    names = [study.run_name(*run) for run in study.runs()]
+    facts = ["analyze", stage_version("vlm_backbones.analysis"), study.model_dump(mode="json")]
+    facts += [stage.fingerprint for stage in evaluated]
+    arguments = ["analyze", *(part for name in names for part in ("--run", f"{name}={out / name}"))]
+    arguments += ["--study-dir", str(out), "--out", str(out), "--bootstrap", str(study.analysis.bootstrap)]
+    needs = ("check", *(stage.job.name for stage in evaluated))
+    job = Job("analyze", _CLI, tuple(arguments), out / "analyze.log", needs=needs)
+    return _stage(out, job, facts, [out / "report.html", out / "tables" / "scores.csv"])
+
+
+def _left(stages: Sequence[Stage]) -> list[Stage]:
+    """Return the stages to run: the unfinished, and those that they alone need."""
+    left = [stage for stage in stages if not stage.is_done and not stage.only_for_others]
+    for stage in reversed([stage for stage in stages if stage.only_for_others and not stage.is_done]):
+        if any(stage.job.name in other.job.needs for other in left):
+            left.append(stage)
+    names = {stage.job.name for stage in left}
+    return [stage for stage in stages if stage.job.name in names]
+
+
+def run_study(study: Study, out: Path, display: Display) -> Path:
+    """Train, evaluate and analyze; what is done is skipped, what was broken off continues.
+
+    Parameters
+    ----------
+    out
+        The study's folder; one process at a time works in it.
+
+    Returns
+    -------
+    The report's path.
+
+    Raises
+    ------
+    ConfigError
+        When another process works in the folder.
+    StageError
+        When a stage fails; finished stages are kept.
+    """
+    out = out.expanduser().resolve()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / ".lock", timeout=0)
+        lock.acquire()
+    except Timeout as error:
+        raise ConfigError(f"another process is working in {out}. Wait for it, or choose another --out.") from error
+    except OSError as error:
+        raise DataError(f"cannot write {out}: {error.strerror or error}. Choose another --out.") from error
+    with lock:
+        atomic_write_text(out / "study.yaml", study.model_dump_yaml())
+        stages = plan_study(study, out)
+        by_name = {stage.job.name: stage for stage in stages}
+
+        def succeeded(job: Job, seconds: float) -> None:
+            stage = by_name[job.name]
+            lost = [str(path) for path in stage.outputs if not path.exists()]
+            if lost:
+                raise DataError(f"{job.name} ended without {', '.join(lost)}. See {job.log}.")
+            write_record(stage.record, stage.fingerprint, seconds)
+
+        run_jobs([stage.job for stage in _left(stages)], display, succeeded)
+        newest = study.backbones[-1]
+        write_last_study(out, newest, out / study.run_name(newest, study.seeds[0]) / "checkpoint")
+    return out / "report.html"
+
+
+def study_status(study: Study, out: Path) -> list[tuple[Stage, bool]]:
+    """Return every stage with whether it is done; writes nothing."""
+    stages = plan_study(study, out.expanduser().resolve())
+    left = {stage.job.name for stage in _left(stages)}
+    return [(stage, stage.job.name not in left) for stage in stages]
