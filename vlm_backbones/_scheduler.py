@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -176,10 +176,8 @@ def _ended_on_exit(running: list[Running]) -> Iterator[None]:
 
 
 def _signal(item: Running, number: signal.Signals) -> None:
-    try:
+    with suppress(ProcessLookupError):  # it may have ended by itself
         os.killpg(item.process.pid, number)
-    except ProcessLookupError:
-        pass  # it ended by itself
 
 
 def _failure(item: Running) -> str:

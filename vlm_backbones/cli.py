@@ -1,0 +1,341 @@
+"""The commands of `vlm-backbones`. Everything heavy is imported inside the command that needs it."""
+
+from __future__ import annotations
+
+__all__ = ["app", "main"]
+
+import errno
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from vlm_backbones.errors import ConfigError, VlmBackbonesError, nearest
+
+_OPTIONS: dict[str, Any] = {
+    "no_args_is_help": True,
+    "add_completion": False,
+    "pretty_exceptions_enable": False,
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+}
+app = typer.Typer(help="Swap the LLM of a vision-language model with everything else equal.", **_OPTIONS)
+study_app = typer.Typer(help="Train, evaluate and compare all backbones of a study.", **_OPTIONS)
+tasks_app = typer.Typer(help="The tasks this package adds to lmms-eval.", **_OPTIONS | {"no_args_is_help": False})
+data_app = typer.Typer(help="Build and import the tasks' datasets.", **_OPTIONS)
+import_app = typer.Typer(help="Turn other data into the tasks' dataset folders.", **_OPTIONS)
+app.add_typer(study_app, name="study")
+app.add_typer(tasks_app, name="tasks")
+app.add_typer(data_app, name="data")
+data_app.add_typer(import_app, name="import")
+
+StudyArgument = Annotated[str, typer.Argument(help="A shipped study, a YAML file or a study's output folder.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one value, as in recipe.finetune.steps=5."),
+]
+OutOption = Annotated[Path | None, typer.Option("--out", help="Output folder; default: runs/STUDY_NAME.")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        from vlm_backbones import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    """Swap the LLM of a vision-language model with everything else equal, and see what really changes."""
+
+
+@study_app.command("run")
+def study_run(study: StudyArgument = "pocket", overrides: SetOption = None, out: OutOption = None) -> None:
+    """Train, evaluate, analyze; finished stages are skipped, broken-off ones continue."""
+    from rich.console import Console
+
+    from vlm_backbones._display import StudyDisplay, scores_table
+    from vlm_backbones.pipeline import default_out, run_study
+    from vlm_backbones.study import load_study
+
+    config = load_study(study, overrides or [])
+    console = Console()
+    with StudyDisplay(console) as display:
+        report = run_study(config, out or default_out(config), display)
+    console.print(scores_table(report.parent / "tables"))
+    typer.echo(report)
+
+
+@study_app.command("check")
+def study_check(study: StudyArgument = "pocket", overrides: SetOption = None, out: OutOption = None) -> None:
+    """Write the certificate and run the preflight, without training; nonzero where a confound is found."""
+    from vlm_backbones.control import check_study, render_check
+    from vlm_backbones.pipeline import default_out
+    from vlm_backbones.study import load_study
+
+    config = load_study(study, overrides or [])
+    folder = (out or default_out(config)).expanduser()
+    certificate = check_study(config, folder)
+    render_check(certificate)
+    typer.echo(folder / "certificate.json")
+    if certificate["confounds"]:
+        raise ConfigError("the comparison is confounded:" + "".join(f"\n  - {row}" for row in certificate["confounds"]))
+
+
+@study_app.command("status")
+def study_status(
+    folder: Annotated[Path, typer.Argument(help="A study's output folder.", metavar="DIR")],
+) -> None:
+    """Show what is done and what is left."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from vlm_backbones import pipeline
+    from vlm_backbones.study import load_study
+
+    if not (folder / "study.yaml").is_file():
+        raise ConfigError(f"{folder} holds no study.yaml: not a study's output folder.")
+    rows = pipeline.study_status(load_study(folder / "study.yaml"), folder)
+    table = Table("stage", "state", "log", box=None)
+    for stage, done in rows:
+        started = "not finished" if stage.job.log.is_file() else "to do"
+        table.add_row(
+            stage.job.name, "done" if done else started, str(stage.job.log) if stage.job.log.is_file() else ""
+        )
+    Console(soft_wrap=True).print(table)
+    typer.echo(f"{sum(done for _, done in rows)} of {len(rows)} stages done")
+
+
+@app.command()
+def train(
+    study: StudyArgument,
+    backbone: Annotated[str, typer.Option("--backbone", help="One of the study's backbones.")],
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    overrides: SetOption = None,
+    out: OutOption = None,
+) -> None:
+    """Train one backbone; also under torchrun or accelerate launch with `-m vlm_backbones.cli train`."""
+    from vlm_backbones.cache import atomic_write_text
+    from vlm_backbones.pipeline import default_out
+    from vlm_backbones.study import load_study
+
+    config = load_study(study, overrides or [])
+    if backbone not in config.backbones:
+        raise ConfigError(f"{backbone!r} is not in study {config.name}.{nearest(backbone, config.backbones)}")
+    folder = (out or default_out(config)).expanduser().resolve()
+    atomic_write_text(folder / "study.yaml", config.model_dump_yaml())
+    from vlm_backbones.train import finetune
+
+    arguments = ["--study", str(folder / "study.yaml"), "--backbone", backbone, "--seed", str(seed)]
+    _exit_with(finetune.main([*arguments, "--out", str(folder)]))
+
+
+@app.command("eval")
+def evaluate(
+    path: Annotated[Path, typer.Argument(metavar="RUN_OR_CHECKPOINT")],
+    tasks: Annotated[str, typer.Option("--tasks", help="Task names with commas between.")],
+    condition: Annotated[str, typer.Option("--condition", help="Condition names with commas between.")] = "clean",
+    out: Annotated[Path | None, typer.Option("--out", help="Default: the run's own folder.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Documents a task.")] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 16,
+) -> None:
+    """Evaluate a checkpoint through lmms-eval; a failed evaluation exits nonzero."""
+    from vlm_backbones._names import known_tasks
+
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    known = known_tasks(names)
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"unknown task {name!r}.{nearest(name, known)}")
+    if not path.is_dir():
+        raise ConfigError(f"no folder {path}: give a run of a study or a checkpoint.")
+    from vlm_backbones.model_wrappers import evaluate as stage
+
+    arguments = [str(path), "--tasks", ",".join(names), "--conditions", condition]
+    arguments += ["--out", str(out or path), "--batch-size", str(batch_size)]
+    _exit_with(stage.main(arguments + (["--limit", str(limit)] if limit else [])))
+
+
+@app.command()
+def analyze(
+    paths: Annotated[list[Path] | None, typer.Argument(metavar="PATH...", help="Folders with lmms-eval logs.")] = None,
+    run: Annotated[list[str] | None, typer.Option("--run", metavar="NAME=PATH", help="Name a run.")] = None,
+    out: Annotated[Path, typer.Option("--out", help="Gets tables/ and report.html.")] = Path("analysis-out"),
+    cluster_key: Annotated[str | None, typer.Option("--cluster-key", help="What groups dependent samples.")] = None,
+    score_key: Annotated[str | None, typer.Option("--score-key", help="The sample's score.")] = None,
+    study_dir: Annotated[Path | None, typer.Option("--study-dir", help="Where certificate.json is.")] = None,
+    bootstrap: Annotated[int, typer.Option("--bootstrap", min=100)] = 10_000,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+) -> None:
+    """Read any lmms-eval logs and write tables and one report; no model, no torch."""
+    if not paths and not run:
+        raise ConfigError("nothing to analyze: give folders with lmms-eval logs, or --run NAME=PATH.")
+    named = dict(_named_path(text) for text in run or [])
+    for path in [*(paths or []), *named.values()]:
+        if not path.exists():
+            raise ConfigError(f"no file or folder {path}.")
+    from vlm_backbones import analysis
+
+    report = analysis.analyze(
+        paths or [],
+        out,
+        runs=named or None,
+        cluster_key=cluster_key,
+        score_key=score_key,
+        study_dir=study_dir,
+        bootstrap=bootstrap,
+        seed=seed,
+    )
+    typer.echo(report)
+
+
+def _named_path(text: str) -> tuple[str, Path]:
+    name, equals, path = text.partition("=")
+    if not equals or not name or not path:
+        raise ConfigError(f"--run {text!r} is not NAME=PATH.")
+    return name, Path(path)
+
+
+def _exit_with(code: object) -> None:
+    if isinstance(code, int) and code:
+        raise typer.Exit(code)
+
+
+def _print_yaml(value: Any) -> None:
+    import yaml
+
+    typer.echo(yaml.safe_dump(value, sort_keys=False, allow_unicode=True).rstrip())
+
+
+@app.command()
+def backbones(name: Annotated[str | None, typer.Argument(metavar="[ID]", help="Describe one.")] = None) -> None:
+    """List the registered LLM backbones, or describe one."""
+    from vlm_backbones._names import describe_backbone, describe_backbones
+
+    _print_rows(describe_backbones()) if name is None else _print_yaml(describe_backbone(name))
+
+
+@app.command("vision-towers")
+def vision_towers(name: Annotated[str | None, typer.Argument(metavar="[ID]", help="Describe one.")] = None) -> None:
+    """List the registered vision towers, or describe one."""
+    from vlm_backbones._names import describe_vision_tower, describe_vision_towers
+
+    _print_rows(describe_vision_towers()) if name is None else _print_yaml(describe_vision_tower(name))
+
+
+def _print_rows(rows: list[dict[str, str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*rows[0], box=None)
+    for row in rows:
+        table.add_row(*row.values())
+    Console(soft_wrap=True).print(table)
+
+
+@tasks_app.callback(invoke_without_command=True)
+def _tasks(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        tasks_list()
+
+
+@tasks_app.command("list")
+def tasks_list() -> None:
+    """List this package's tasks; every stock task of lmms-eval runs as well."""
+    from vlm_backbones._names import own_tasks
+
+    _print_rows([{"task": name, "file": str(path)} for name, path in sorted(own_tasks().items())])
+
+
+@tasks_app.command("describe")
+def tasks_describe(name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
+    """Show a task's README and YAML."""
+    from vlm_backbones._names import own_tasks
+
+    known = own_tasks()
+    if name not in known:
+        raise ConfigError(f"unknown task {name!r}.{nearest(name, known)}")
+    readme = known[name].parent / "README.md"
+    for path in (readme, known[name]):
+        if path.is_file():
+            typer.echo(path.read_text(encoding="utf-8").rstrip() + "\n")
+
+
+@app.command()
+def compose(
+    backbone: Annotated[str, typer.Argument(help="Registry id or folder.")],
+    vision_tower: Annotated[str, typer.Argument(help="Registry id or folder.")],
+    out: Annotated[Path, typer.Argument(help="The new checkpoint's folder.")],
+    chat_format: Annotated[str, typer.Option("--chat-format", help="native or shared.")] = "native",
+) -> None:
+    """Put a VLM together from parts, its projector untrained, and save it in transformers' format."""
+    if chat_format not in {"native", "shared"}:
+        raise ConfigError(f"--chat-format {chat_format!r} is neither 'native' nor 'shared'.")
+    if out.exists() and any(out.iterdir()):
+        raise ConfigError(f"{out} is not empty. Choose a new folder.")
+    from vlm_backbones import compose as compose_parts
+    from vlm_backbones.cache import staged_path
+
+    model, processor = compose_parts(backbone, vision_tower, chat_format=chat_format)
+    with staged_path(out.resolve()) as staged:
+        model.save_pretrained(staged)
+        processor.save_pretrained(staged)
+    typer.echo(out)
+
+
+@data_app.command("build")
+def data_build() -> None:
+    """Build the pocket datasets into the user's cache, once, and print their folder."""
+    from vlm_backbones.pocket import datasets
+
+    typer.echo(datasets.ensure_pocket_data())
+
+
+@import_app.command("earthquakes")
+def import_earthquakes(
+    source: Annotated[Path, typer.Argument(metavar="CSV", help="A catalogue with the columns of earthquakes.csv.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT")],
+    frames: Annotated[
+        str, typer.Option("--frames", help="pocket: the study's windows; auto: one around each.")
+    ] = "pocket",
+) -> None:
+    """Draw a catalogue's events as shake maps, into the test splits of the two seismic tasks."""
+    if frames not in {"pocket", "auto"}:
+        raise ConfigError(f"--frames {frames!r} is neither 'pocket' nor 'auto'.")
+    if not source.is_file():
+        raise ConfigError(f"no file {source}.")
+    from vlm_backbones.pocket import datasets
+
+    typer.echo(datasets.import_earthquakes(source, out, frames=frames))
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def main() -> None:
+    """Run the command line; what a user can mend is one message and exit code 2."""
+    debug = "--debug" in sys.argv[1:]
+    arguments = [word for word in sys.argv[1:] if word != "--debug"]
+    try:
+        app(arguments)
+    except VlmBackbonesError as error:
+        if debug:
+            raise
+        _fail(str(error))
+    except OSError as error:
+        if debug or error.errno not in {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT}:
+            raise
+        _fail(f"{error.filename or 'the output folder'}: {error.strerror}. Free space or choose another folder.")
+    except KeyboardInterrupt:
+        print("stopped; run the same command again to continue", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
