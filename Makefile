@@ -1,0 +1,45 @@
+# README's two commands are `make study` and `make test`; both need only Python 3.11, make and the package index.
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: study test lint types wheel clean
+.DEFAULT_GOAL := study
+
+study: .venv/.installed  ## train, evaluate and compare the three pocket backbones
+	$(BIN)/vlm-backbones study run
+
+test: .venv/.installed-dev  ## the whole test suite
+	$(BIN)/python -m pytest -n 2
+
+lint: .venv/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# our code as a user gets it: the wheel's content, away from the checkout
+types: wheel
+	rm -rf build/types
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/types dist/*.whl
+	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p vlm_backbones
+
+wheel: .venv/.installed-dev
+	rm -rf build/lib build/bdist.* dist
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist . > build.log || (cat build.log; exit 1)
+	@rm -f build.log; ls dist/*.whl
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || (echo "Python 3.11 or newer is needed; found: $(PYTHON)"; exit 1)
+	$(PYTHON) -m venv .venv
+
+.venv/.installed: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP_INSTALL) -e .
+	@touch $@
+
+.venv/.installed-dev: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP_INSTALL) -e '.[dev]'
+	@touch $@ .venv/.installed
+
+clean:
+	rm -rf build dist *.egg-info
