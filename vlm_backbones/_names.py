@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import importlib.util
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -52,3 +54,47 @@ def _folder(package: str) -> Path:
     spec = importlib.util.find_spec(package)
     locations = spec.submodule_search_locations if spec else None
     return Path(next(iter(locations))) if locations else Path("/nonexistent")
+
+
+def describe_backbones() -> list[dict[str, str]]:
+    """Return the backbones' main facts as rows of text."""
+    from vlm_backbones.backbones import list_backbones
+
+    keys = ("id", "family", "generation", "released", "licence", "hub_repo")
+    return [{key: _text(getattr(row, key)) for key in keys} for row in list_backbones()]
+
+
+def describe_backbone(name: str) -> dict[str, Any]:
+    """Return all facts of one backbone, by id or folder."""
+    from vlm_backbones.backbones import get_backbone
+
+    return _plain(get_backbone(name))
+
+
+def describe_vision_towers() -> list[dict[str, str]]:
+    """Return the vision towers' facts as rows of text."""
+    from vlm_backbones.vision import VISION_TOWERS
+
+    rows = [_plain(row) for row in VISION_TOWERS.values()]
+    return [{key: _text(value) for key, value in row.items() if key not in _PATHS} for row in rows]
+
+
+def describe_vision_tower(name: str) -> dict[str, Any]:
+    """Return all facts of one vision tower, by id or folder."""
+    from vlm_backbones.vision import get_vision_tower
+
+    return _plain(get_vision_tower(name))
+
+
+_PATHS = {"package_path", "local_path"}
+
+
+def _plain(row: Any) -> dict[str, Any]:
+    facts = dataclasses.asdict(row)
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in facts.items()}
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "-"
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -231,10 +231,13 @@ def _print_rows(rows: list[dict[str, str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*rows[0], box=None)
+    table = Table(box=None)
+    for key in rows[0]:
+        table.add_column(key, overflow="fold")  # ids are copied from here: never cut
     for row in rows:
         table.add_row(*row.values())
-    Console(soft_wrap=True).print(table)
+    terminal = Console()
+    (terminal if terminal.is_terminal else Console(width=200)).print(table)
 
 
 @tasks_app.callback(invoke_without_command=True)

@@ -1,0 +1,125 @@
+"""Stages run in order, share cores, end together, and a failed one shows its log."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from vlm_backbones._scheduler import Job, Running, StageError, cores, run_jobs
+
+
+class Recorder:
+    """Remembers what the scheduler told."""
+
+    def __init__(self) -> None:
+        self.order: list[str] = []
+        self.threads: dict[str, int] = {}
+        self.together = 0
+
+    def update(self, waiting: Sequence[Job], running: Sequence[Running], finished: Sequence[str]) -> None:
+        self.together = max(self.together, len(running))
+
+    def started(self, running: Running) -> None:
+        self.threads[running.job.name] = running.threads
+
+    def ended(self, running: Running, seconds: float) -> None:
+        self.order.append(running.job.name)
+
+
+@pytest.fixture
+def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder on the children's path with one module, `stage_under_test`, that does what its arguments say."""
+    code = """
+        import pathlib, sys, time
+        from vlm_backbones.errors import DataError
+        word, *rest = sys.argv[1:]
+        if word == "sleep":
+            pathlib.Path(rest[1]).write_text("")
+            time.sleep(float(rest[0]))
+        if word == "mend":
+            raise DataError("rows.json row 3: no answer")
+        if word == "crash":
+            print("last words")
+            raise RuntimeError("a defect")
+        if word == "touch":
+            pathlib.Path(rest[0]).write_text("")
+    """
+    (tmp_path / "stage_under_test.py").write_text(textwrap.dedent(code), encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return tmp_path
+
+
+def job(folder: Path, name: str, *arguments: str, needs: tuple[str, ...] = ()) -> Job:
+    return Job(name, "stage_under_test", arguments, folder / f"{name}.log", needs=needs)
+
+
+def test_a_job_waits_for_what_it_needs(modules: Path) -> None:
+    recorder, seconds = Recorder(), dict[str, float]()
+    jobs = [
+        job(modules, "last", "touch", str(modules / "c"), needs=("first", "second")),
+        job(modules, "first", "touch", str(modules / "a")),
+        job(modules, "second", "touch", str(modules / "b"), needs=("first", "done before")),
+    ]
+    run_jobs(jobs, recorder, lambda done, spent: seconds.update({done.name: spent}))
+    assert recorder.order == ["first", "second", "last"]
+    assert sorted(seconds) == ["first", "last", "second"]
+    assert recorder.threads == dict.fromkeys(recorder.threads, cores())
+
+
+def test_jobs_share_the_cores_and_never_more_run_than_there_are(modules: Path) -> None:
+    recorder = Recorder()
+    jobs = [job(modules, f"job{i}", "sleep", "0.5", str(modules / f"f{i}")) for i in range(cores() + 1)]
+    run_jobs(jobs, recorder, lambda done, spent: None)
+    assert recorder.together == cores()
+    assert recorder.threads["job0"] == 1
+
+
+def test_what_a_user_can_mend_is_told_without_a_traceback(modules: Path) -> None:
+    with pytest.raises(StageError) as caught:
+        run_jobs([job(modules, "check", "mend")], Recorder(), lambda done, spent: None)
+    assert str(caught.value) == "check: rows.json row 3: no answer"
+
+
+def test_a_defect_shows_the_end_of_the_log_and_ends_the_others(modules: Path) -> None:
+    flag = modules / "started"
+    jobs = [job(modules, "long", "sleep", "600", str(flag)), job(modules, "bad", "crash")]
+    start = time.time()
+    with pytest.raises(StageError) as caught:
+        run_jobs(jobs, Recorder(), lambda done, spent: None)
+    assert time.time() - start < 60
+    assert "bad exited with 1" in str(caught.value)
+    assert "last words" in str(caught.value)
+    assert "RuntimeError: a defect" in str(caught.value)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel's parent-death signal is Linux's")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_study_leaves_no_stage_behind(modules: Path, number: signal.Signals) -> None:
+    flag = modules / "started"
+    code = f"""
+        from pathlib import Path
+        from tests_recorder import Recorder
+        from vlm_backbones._scheduler import Job, run_jobs
+        job = Job("long", "stage_under_test", ("sleep", "600", {str(flag)!r}), Path({str(modules / "long.log")!r}))
+        run_jobs([job], Recorder(), lambda done, spent: None)
+    """
+    quiet = "class Recorder:\n    update = started = ended = lambda self, *rest: None\n"
+    (modules / "tests_recorder.py").write_text(quiet, encoding="utf-8")
+    parent = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])
+    while not flag.exists():
+        time.sleep(0.05)
+    (child,) = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+    os.kill(parent.pid, number)
+    parent.wait()
+    deadline = time.time() + 10
+    while Path(f"/proc/{child}/cmdline").exists() and Path(f"/proc/{child}/cmdline").read_bytes():
+        assert time.time() < deadline, "the stage outlived its study"
+        time.sleep(0.05)

@@ -1,0 +1,132 @@
+"""A study is strict: it says everything that is wrong, once, and names what was probably meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from vlm_backbones.errors import ConfigError
+from vlm_backbones.study import Study, load_study
+
+STAGE = {"steps": 10, "batch_size": 8, "learning_rate": 1e-3}
+STUDY: dict[str, Any] = {
+    "name": "mine",
+    "backbones": ["pocket-llama-1", "pocket-llama-3"],
+    "vision_tower": "pocket-vision",
+    "recipe": {"align": STAGE | {"trainable": ["projector"]}, "finetune": STAGE},
+    "tasks": ["vqa_scene", "seismic_coords"],
+}
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(yaml.safe_dump(STUDY | changes), encoding="utf-8")
+    return path
+
+
+def problem(path: Path, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_study(path, overrides)
+    return str(caught.value)
+
+
+def test_every_shipped_study_is_valid() -> None:
+    from vlm_backbones._study_loading import STUDIES
+
+    files = sorted(STUDIES.glob("*.yaml"))
+    assert files
+    for file in files:
+        assert load_study(file.stem).name == file.stem
+
+
+def test_a_resolved_study_reads_back_equal(tmp_path: Path) -> None:
+    study = load_study(write(tmp_path), ["seeds=[0,2]"])
+    (tmp_path / "study.yaml").write_text(study.model_dump_yaml(), encoding="utf-8")
+    assert load_study(tmp_path) == study
+
+
+def test_overrides_reach_inside_a_recipe_given_by_name() -> None:
+    study = load_study("pocket", ["recipe.finetune.steps=5", "recipe.finetune.learning_rate=1e-4"])
+    stage = study.recipe.finetune_stages[0]
+    assert (stage.steps, stage.learning_rate) == (5, 1e-4)
+    assert study.recipe.name == "pocket"
+
+
+def test_all_problems_come_at_once_with_the_nearest_known_word(tmp_path: Path) -> None:
+    path = write(tmp_path, analyis={}, tasks=["vqa_sceen"], backbones=["pocket-lama-1"], vision_tower="./nowhere")
+    message = problem(path, "recipe.finetune.setps=3")
+    assert str(path) in message
+    assert "unknown key 'analyis'. Did you mean 'analysis'?" in message
+    assert "unknown key 'recipe.finetune.setps'. Did you mean 'steps'?" in message
+    assert "unknown task 'vqa_sceen'. Did you mean 'vqa_scene'?" in message
+    assert "unknown id 'pocket-lama-1'. Did you mean 'pocket-llama-1'?" in message
+    assert "no folder" in message
+    assert message.startswith(f"{path}: 5 problems")
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("recipe.finetune.steps=-3", "recipe.finetune.steps: Input should be greater than or equal to 1"),
+        ("recipe.finetune.epochs=1", "exactly one of 'steps' and 'epochs'"),
+        ("recipe=pockets", "unknown recipe 'pockets'. Did you mean 'pocket'?"),
+        ("recipe.finetune.lora={r: 8, aplha: 2}", "unknown key 'recipe.finetune.lora.aplha'. Did you mean 'alpha'?"),
+        ("backbones=[pocket-llama-1,pocket-llama-1]", "names 'pocket-llama-1' twice"),
+        ("analysis.conditions=[swop]", "analysis.conditions.0"),
+        ("deviations={pocket-llama-1: {finetune.learning_rate: 1e-4}}", "needs a 'reason'"),
+        ("deviations={pocket-llama-1: {finetune.lr: 1e-4, reason: why}}", "does not fit the recipe (no key 'lr')"),
+        ("deviations={pocket-llama-2: {finetune.steps: 4, reason: why}}", "is not one of 'backbones'"),
+        ("steps", "is not key=value"),
+        ("name=a/b", "name: String should match pattern"),
+    ],
+)
+def test_a_wrong_value_is_named(tmp_path: Path, override: str, expected: str) -> None:
+    assert expected in problem(write(tmp_path), override)
+
+
+def test_malformed_yaml_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text("name: x\nbackbones: [a\n", encoding="utf-8")
+    message = problem(path)
+    assert str(path) in message
+    assert "line" in message
+
+
+def test_a_study_that_does_not_exist_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'pocket'"):
+        load_study("pockt")
+
+
+def test_relative_paths_start_at_the_file(tmp_path: Path) -> None:
+    (tmp_path / "my-llm").mkdir()
+    study = load_study(write(tmp_path, backbones=["./my-llm"], data={"finetune": "rows.json"}))
+    assert study.backbones == [str(tmp_path / "my-llm")]
+    assert study.data.finetune == [tmp_path / "rows.json"]
+    assert study.run_name(study.backbones[0], 2) == "my-llm-seed2"
+
+
+def test_two_folders_with_one_name_are_refused(tmp_path: Path) -> None:
+    for parent in ("a", "b"):
+        (tmp_path / parent / "llm").mkdir(parents=True)
+    assert "share the run name 'llm'" in problem(write(tmp_path, backbones=["./a/llm", "./b/llm"]))
+
+
+def test_a_deviation_changes_one_backbone_only(tmp_path: Path) -> None:
+    changes = {"pocket-llama-3": {"finetune.learning_rate": 5e-4, "reason": "diverges"}}
+    study = load_study(write(tmp_path, deviations=changes))
+    rates = [study.recipe_for(name).finetune_stages[0].learning_rate for name in study.backbones]
+    assert rates == [1e-3, 5e-4]
+
+
+def test_runs_and_conditions_have_a_fixed_order(tmp_path: Path) -> None:
+    study = load_study(write(tmp_path, seeds=[0, 1], analysis={"conditions": ["swap", "clean"]}))
+    names = [study.run_name(*run) for run in study.runs()]
+    assert names == ["pocket-llama-1", "pocket-llama-3", "pocket-llama-1-seed1", "pocket-llama-3-seed1"]
+    assert study.conditions() == ["clean", "swap"]
+
+
+def test_stock_tasks_of_lmms_eval_are_known(tmp_path: Path) -> None:
+    assert isinstance(load_study(write(tmp_path, tasks=["pope", "mme"])), Study)
