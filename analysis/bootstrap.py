@@ -1,0 +1,95 @@
+"""Resampling whose cost does not grow with the number of questions: equal clusters are drawn together."""
+
+from __future__ import annotations
+
+__all__ = ["HASHED_GROUPS", "cluster_sums", "cluster_weights", "interval", "pattern_bootstrap", "sign_flip_p", "wilson"]
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+HASHED_GROUPS = 2000
+_MAX_PATTERNS = 5000
+_MAX_CLUSTERS = 20_000
+_EXACT_CLUSTERS = 16
+_FLIPS = 20_000
+
+
+def cluster_sums(values: Floats, cluster: Ints) -> Floats:
+    """Sum the rows of `values` (questions, columns) within each cluster: (clusters, columns)."""
+    count = int(cluster.max()) + 1 if cluster.size else 0
+    return np.column_stack([np.bincount(cluster, weights=column, minlength=count) for column in values.T])
+
+
+def pattern_bootstrap(sums: Floats, draws: int, rng: np.random.Generator) -> Floats:
+    """Resample clusters with replacement and return the totals of each draw: (draws, columns).
+
+    Clusters with equal sums are exchangeable, so the draw is a multinomial over the distinct rows. Above 5,000 distinct
+    rows the clusters are joined at random into 2,000 groups.
+    """
+    if sums.shape[0] == 0:
+        return np.full((draws, sums.shape[1]), np.nan)
+    rows, counts = np.unique(sums, axis=0, return_counts=True)
+    if rows.shape[0] > _MAX_PATTERNS:
+        group = rng.permutation(sums.shape[0]) % HASHED_GROUPS
+        rows = cluster_sums(sums, group)
+        counts = np.ones(HASHED_GROUPS, dtype=np.int64)
+    total = int(counts.sum())
+    return rng.multinomial(total, counts / total, size=draws).astype(float) @ rows
+
+
+def cluster_weights(cluster: Ints, draws: int, rng: np.random.Generator) -> tuple[Floats, Ints]:
+    """Return how often each cluster appears in each draw (draws, groups) and the group of each question.
+
+    Above 20,000 clusters the groups are 2,000 random unions of clusters.
+    """
+    count = int(cluster.max()) + 1 if cluster.size else 0
+    if count > _MAX_CLUSTERS:
+        cluster = (rng.permutation(count) % HASHED_GROUPS)[cluster]
+        count = HASHED_GROUPS
+    weights = rng.multinomial(count, np.full(count, 1 / max(count, 1)), size=draws)
+    return weights.astype(float), cluster
+
+
+def interval(draws: Floats, level: float = 0.95) -> tuple[float, float]:
+    """Percentile interval; draws in which the statistic is undefined are left out, NaN where most are."""
+    kept = draws[np.isfinite(draws)]
+    if kept.size == 0 or kept.size < draws.size / 2:
+        return math.nan, math.nan
+    low, high = np.quantile(kept, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a proportion (Wilson 1927); NaN for n = 0."""
+    if n == 0:
+        return math.nan, math.nan
+    from scipy.special import ndtri
+
+    z = float(ndtri((1 + level) / 2))
+    p = successes / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def sign_flip_p(sums: Floats, rng: np.random.Generator) -> float:
+    """Two-sided p-value of "the cluster sums are symmetric about zero".
+
+    Exact over all sign patterns up to 16 clusters that are not zero, else 20,000 random ones with the observed one
+    counted in (Phipson & Smyth 2010). Clusters of one size are flipped together as a binomial.
+    """
+    sums = sums[np.abs(sums) > 1e-12]
+    if sums.size == 0:
+        return 1.0
+    observed = abs(float(sums.sum())) - 1e-9
+    sizes, counts = np.unique(np.round(np.abs(sums), 12), return_counts=True)
+    if sums.size <= _EXACT_CLUSTERS:
+        signs = 1 - 2 * ((np.arange(2**sums.size)[:, None] >> np.arange(sums.size)) & 1)
+        return float(np.mean(np.abs(signs @ sums) >= observed))
+    flips = 2.0 * rng.binomial(counts, 0.5, size=(_FLIPS, counts.size)) - counts
+    return float((1 + np.sum(np.abs(flips @ sizes) >= observed)) / (1 + _FLIPS))

@@ -1,0 +1,87 @@
+"""The confidences of one run on one task, of one kind, ready for the measures."""
+
+from __future__ import annotations
+
+__all__ = ["KINDS", "Confidences", "primary_kind", "take_confidences"]
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from vlm_backbones.analysis.calibration_measures import log_losses
+from vlm_backbones.analysis.options import fold, option_logits, softmax
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+KINDS = ("option", "sequence", "per_token")
+
+
+@dataclass(frozen=True)
+class Confidences:
+    """Documents that have a score and a confidence; `n_missing` counts the others that were logged.
+
+    `brier` and `nll` are per document: over all options where they exist, else of the answer's own confidence. `options`
+    = log-probabilities, right option, option count, answered option; only of documents whose target is an option.
+    """
+
+    rows: Ints  # row numbers in the frame
+    confidence: Floats
+    correct: Floats
+    brier: Floats
+    nll: Floats
+    n_missing: int
+    options: tuple[Floats, Ints, Ints, Ints] | None
+    without_target: int
+
+    def __len__(self) -> int:
+        return int(self.rows.size)
+
+
+def column_of(kind: str) -> pl.Expr:
+    """The confidences of a kind, null elsewhere."""
+    if kind == "option":
+        return pl.when(pl.col("confidence_kind") == "option").then(pl.col("confidence"))
+    return pl.col(f"{kind}_confidence")
+
+
+def primary_kind(part: pl.DataFrame) -> str:
+    """The kind by which runs are compared: options where they cover as much as answer probabilities do."""
+    covered = {kind: part.select(column_of(kind).count()).item() for kind in ("option", "sequence")}
+    return "option" if covered["option"] >= covered["sequence"] else "sequence"
+
+
+def take_confidences(part: pl.DataFrame, kind: str) -> Confidences:
+    """Collect the confidences of a kind from samples of one run and task."""
+    frame = part.with_row_index("row").with_columns(column_of(kind).alias("c"))
+    kept = frame.filter(pl.col("c").is_not_null() & pl.col("score").is_not_null())
+    confidence, correct = kept["c"].to_numpy(), kept["correct"].cast(pl.Float64).to_numpy()
+    rows = kept["row"].cast(pl.Int64).to_numpy()
+    brier, nll = (confidence - correct) ** 2, log_losses(confidence, correct)
+    if kind != "option":
+        return Confidences(rows, confidence, correct, brier, nll, part.height - rows.size, None, 0)
+    logits, right, count = option_logits(part, rows.tolist())
+    known = right >= 0
+    p = softmax(logits, count)
+    hit = np.zeros_like(p)
+    hit[np.flatnonzero(known), right[known]] = 1.0
+    # Without a target among the options only the answer's own confidence can be judged: such documents get NaN here.
+    brier = np.where(known, ((p - hit) ** 2).sum(axis=1), np.nan)
+    nll = np.where(known, -np.log(np.maximum((p * hit).sum(axis=1), 1e-15)), np.nan)
+    answered = _answered(part, rows, kept["parsed"].to_list())
+    options = (logits, right, count, answered)
+    return Confidences(
+        rows, confidence, correct, brier, nll, part.height - rows.size, options, int((~known).sum())
+    )
+
+
+def _answered(part: pl.DataFrame, rows: Ints, parsed: list[str | None]) -> Ints:
+    """Index of the parsed answer among the options, in the order of `option_logits`."""
+    listed = part["option_logprobs"].gather(rows.tolist()).to_list()
+    out = np.zeros(rows.size, dtype=np.int64)
+    for index, (options, answer) in enumerate(zip(listed, parsed, strict=True)):
+        names = sorted(fold(item["option"]) for item in options or () if item["logprob"] is not None)
+        out[index] = names.index(fold(answer))
+    return out

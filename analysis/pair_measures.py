@@ -1,0 +1,110 @@
+"""Agreement of two runs from their four counts; every function takes arrays of draws as well as numbers.
+
+n11: both right, n10: only the first (older) right, n01: only the second right, n00: both wrong.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "capa",
+    "kappa",
+    "mcnemar_p",
+    "phi",
+    "phi_bounds",
+    "phi_ceiling",
+    "phi_scaled",
+    "ratio",
+    "yule_q",
+]
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+
+def ratio(top: ArrayLike, bottom: ArrayLike) -> Floats:
+    """top / bottom, NaN where the bottom is zero."""
+    numerator, denominator = np.broadcast_arrays(np.asarray(top, float), np.asarray(bottom, float))
+    out = np.full(numerator.shape, np.nan)
+    np.divide(numerator, denominator, out=out, where=denominator != 0)
+    return out
+
+
+def phi(n11: ArrayLike, n10: ArrayLike, n01: ArrayLike, n00: ArrayLike) -> Floats:
+    """Pearson correlation of two 0/1 vectors = Matthews correlation; NaN where one is constant (Yule 1912)."""
+    a, b, c, d = (np.asarray(x, float) for x in (n11, n10, n01, n00))
+    return ratio(a * d - b * c, np.sqrt((a + b) * (c + d) * (a + c) * (b + d)))
+
+
+def phi_bounds(n11: float, n10: float, n01: float, n00: float) -> tuple[float, float]:
+    """Smallest and largest phi that the two accuracies allow (Ferguson 1941).
+
+    With p <= q the accuracies: the maximum has one solved set inside the other, n11 = n min(p, q); the minimum has
+    n11 = n max(0, p + q - 1).
+    """
+    n = n11 + n10 + n01 + n00
+    first, second = n11 + n10, n11 + n01
+    out = []
+    for both in (max(0.0, first + second - n), min(first, second)):
+        out.append(float(phi(both, first - both, second - both, n - first - second + both)))
+    return out[0], out[1]
+
+
+def phi_scaled(value: float, low: float, high: float) -> float:
+    """phi divided by phi_max where positive, by abs(phi_min) where negative: 1 = as alike as the margins allow."""
+    return float(ratio(value, high if value >= 0 else abs(low)))
+
+
+def kappa(n11: ArrayLike, n10: ArrayLike, n01: ArrayLike, n00: ArrayLike) -> Floats:
+    """Cohen's kappa of correctness = error consistency (Geirhos et al. 2020): (c_obs - c_exp) / (1 - c_exp)."""
+    a, b, c, d = (np.asarray(x, float) for x in (n11, n10, n01, n00))
+    n = a + b + c + d
+    first, second = ratio(a + b, n), ratio(a + c, n)
+    expected = first * second + (1 - first) * (1 - second)
+    return ratio(ratio(a + d, n) - expected, 1 - expected)
+
+
+def yule_q(n11: float, n10: float, n01: float, n00: float) -> float:
+    """(n11 n00 - n10 n01) / (n11 n00 + n10 n01) (Yule 1900)."""
+    return float(ratio(n11 * n00 - n10 * n01, n11 * n00 + n10 * n01))
+
+
+def mcnemar_p(n10: int, n01: int) -> float:
+    """Exact two-sided binomial p-value of n10 against n10 + n01 (McNemar 1947); 1 without discordant questions."""
+    if n10 + n01 == 0:
+        return 1.0
+    from scipy.stats import binomtest
+
+    return float(binomtest(n10, n10 + n01).pvalue)
+
+
+def phi_ceiling(first_seeds: Floats, second_seeds: Floats) -> Floats:
+    """sqrt(phi_aa' phi_bb'): the phi that two backbones would show if they differed no more than their own seeds do.
+
+    NaN where a seed phi is not positive (the question stays undecided). Spearman's (1904) correction for attenuation.
+    """
+    product = np.where((first_seeds > 0) & (second_seeds > 0), first_seeds * second_seeds, np.nan)
+    return np.sqrt(product)
+
+
+def capa(first: Floats, second: Floats, correct_option: NDArray[np.int64], options: NDArray[np.int64]) -> float:
+    """Chance-adjusted probabilistic agreement (Goel et al. 2025).
+
+    Parameters
+    ----------
+    first, second : (questions, options) probabilities of two runs, zero beyond a question's options.
+    correct_option : (questions,) index of the right option.
+    options : (questions,) number of options.
+    """
+    keep = options > 1
+    if not keep.any():
+        return math.nan
+    first, second, correct_option, options = first[keep], second[keep], correct_option[keep], options[keep]
+    rows = np.arange(len(first))
+    observed = float((first * second).sum(axis=1).mean())
+    right_a, right_b = (float(p[rows, correct_option].mean()) for p in (first, second))
+    expected = right_a * right_b + (1 - right_a) * (1 - right_b) * float((1 / (options - 1)).mean())
+    return float(ratio(observed - expected, 1 - expected))

@@ -1,0 +1,198 @@
+"""Tables `calibration`, `calibration_pairs` and `reliability`."""
+
+from __future__ import annotations
+
+__all__ = ["FEWEST", "calibration", "calibration_pairs", "reliability"]
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from vlm_backbones.analysis import calibration_measures as measure
+from vlm_backbones.analysis.bootstrap import cluster_weights, interval
+from vlm_backbones.analysis.columns import build_table
+from vlm_backbones.analysis.confidences import KINDS, Confidences, primary_kind, take_confidences
+from vlm_backbones.analysis.pairing import pair_runs
+from vlm_backbones.analysis.smooth_ece import smece, smece_draws
+from vlm_backbones.analysis.table_agreement import by_task, runs_of
+from vlm_backbones.analysis.temperature import HeldOut, held_out, in_first_half
+
+Floats = NDArray[np.float64]
+
+FEWEST = 50
+_SAMPLE_DRAWS = 1000
+_RANK_GRID = 1000
+
+
+def calibration(samples: pl.DataFrame, *, condition: str = "clean", seed: int = 0) -> pl.DataFrame:
+    """Measure how well each run's confidence is calibrated, by task, question type and kind of confidence.
+
+    Fewer than 50 confidences give NaN and a note. `per_token` rows cannot be compared across backbones.
+    """
+    rows: list[dict[str, Any]] = []
+    for task, part in by_task(samples, condition):
+        for run in runs_of(part):
+            of_run = part.filter(pl.col("run") == run)
+            for question_type, group in _question_types(of_run):
+                for kind in KINDS:
+                    taken = take_confidences(group, kind)
+                    if len(taken):
+                        start = {"run": run, "task": task, "question_type": question_type, "confidence_kind": kind}
+                        rows.append(start | _measures(group, taken, kind, np.random.default_rng(seed)))
+    return build_table("calibration", rows)
+
+
+def _question_types(part: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
+    yield "all", part
+    types = part["question_type"].drop_nulls().unique().sort().to_list()
+    for question_type in types if len(types) > 1 else ():
+        yield question_type, part.filter(pl.col("question_type") == question_type)
+
+
+def _measures(part: pl.DataFrame, taken: Confidences, kind: str, rng: np.random.Generator) -> dict[str, Any]:
+    c, y = taken.confidence, taken.correct
+    row: dict[str, Any] = {"n": len(taken), "n_missing": taken.n_missing, "accuracy": float(y.mean())}
+    notes = ["not comparable across backbones: their tokenizers differ"] if kind == "per_token" else []
+    if taken.without_target:
+        notes.append(f"{taken.without_target} targets are none of the options: left out of brier, nll and temperature")
+    if len(taken) < FEWEST:
+        notes.append(f"fewer than {FEWEST} confidences")
+        return row | {"note": "; ".join(notes)}
+    if len(set(y.tolist())) < 2:
+        notes.append("all right or all wrong: auroc is undefined")
+    if np.ptp(c) == 0:
+        notes.append("the confidence is constant")
+    area, excess = measure.aurc(c, y)
+    row |= {
+        "mean_confidence": float(c.mean()),
+        "overconfidence": float(c.mean() - y.mean()),
+        "ece": measure.ece(c, y),
+        "ece_debiased": measure.ece_debiased(c, y),
+        "calibration_p": measure.calibration_p(c, y, rng),
+        "ece_mass": measure.ece_mass(c, y),
+        "mce": measure.mce(c, y),
+        "rmsce": measure.rmsce(c, y),
+        "smece": smece(c, y),
+        "brier": _mean(taken.brier),
+        "nll": _mean(taken.nll),
+        "auroc": measure.auroc(c, y),
+        "aurc": area,
+        "e_aurc": excess,
+    }
+    row |= {f"selective_{share}": measure.selective_accuracy(c, y, share / 100) for share in (25, 50, 75)}
+    return row | asdict(_held_out(part, taken)) | {"note": "; ".join(notes)}
+
+
+def _held_out(part: pl.DataFrame, taken: Confidences) -> HeldOut:
+    first = in_first_half([str(name) for name in part["cluster"].gather(taken.rows.tolist())])
+    if taken.options is None:
+        return held_out(taken.confidence, taken.correct, first)
+    known = taken.options[1] >= 0
+    logits, right, count, answered = (array[known] for array in taken.options)
+    return held_out(taken.confidence[known], taken.correct[known], first[known], (logits, right, count, answered))
+
+
+def _mean(values: Floats) -> float:
+    kept = values[~np.isnan(values)]
+    return float(kept.mean()) if kept.size else math.nan
+
+
+def reliability(samples: pl.DataFrame, *, condition: str = "clean") -> pl.DataFrame:
+    """Return the 15 bins behind the reliability diagram of each run and task; no bin is dropped."""
+    rows: list[dict[str, Any]] = []
+    edges = np.linspace(0, 1, measure.BINS + 1)
+    for task, part in by_task(samples, condition):
+        kind = primary_kind(part)
+        for run in runs_of(part):
+            taken = take_confidences(part.filter(pl.col("run") == run), kind)
+            if len(taken) < FEWEST:
+                continue
+            count, mean, accuracy = measure.reliability_bins(taken.confidence, taken.correct)
+            for index in range(measure.BINS):
+                place = {"run": run, "task": task, "bin": index, "low": edges[index], "high": edges[index + 1]}
+                value = {"n": int(count[index]), "confidence": mean[index], "accuracy": accuracy[index]}
+                rows.append(place | value | {"n_missing": taken.n_missing})
+    return build_table("reliability", rows)
+
+
+def calibration_pairs(
+    samples: pl.DataFrame, *, condition: str = "clean", bootstrap: int = 10_000, seed: int = 0
+) -> pl.DataFrame:
+    """Paired differences (run_b - run_a) of brier, nll, auroc and smece with cluster-bootstrap intervals.
+
+    Both runs are judged on the questions for which both have a confidence of the same kind. These measures need the
+    samples themselves, so at most 1,000 draws are taken.
+    """
+    rows: list[dict[str, Any]] = []
+    for task, part in by_task(samples, condition):
+        kind = primary_kind(part)
+        for index, (a, b) in enumerate(combinations(runs_of(part), 2)):
+            rng = np.random.default_rng([seed, index])
+            rows += [{"task": task, **row} for row in _pair_rows(part, kind, (a, b), min(bootstrap, _SAMPLE_DRAWS), rng)]
+    return build_table("calibration_pairs", rows)
+
+
+def _pair_rows(
+    part: pl.DataFrame, kind: str, runs: tuple[str, str], draws: int, rng: np.random.Generator
+) -> Iterator[dict[str, Any]]:
+    paired = pair_runs(part, runs)
+    sides = [_side(part, kind, paired.rows[index]) for index in (0, 1)]
+    both = ~np.isnan(sides[0]["c"]) & ~np.isnan(sides[1]["c"])
+    start = {"run_a": runs[0], "run_b": runs[1], "n": int(both.sum()), "n_missing": int((~both).sum())}
+    if both.sum() < FEWEST:
+        return
+    _, cluster = np.unique(paired.cluster[both], return_inverse=True)
+    weights, group = cluster_weights(cluster.astype(np.int64), draws, rng)
+    (a, a_draws), (b, b_draws) = (_values({k: v[both] for k, v in side.items()}, group, weights) for side in sides)
+    for name in a:
+        low, high = interval(b_draws[name] - a_draws[name])
+        yield start | {"measure": name, "diff": b[name] - a[name], "diff_low": low, "diff_high": high}
+
+
+def _side(part: pl.DataFrame, kind: str, rows: NDArray[np.int64]) -> dict[str, Floats]:
+    """One run's confidence, outcome and losses, laid out by paired question; NaN where it has none."""
+    present = np.flatnonzero(rows >= 0)
+    taken = take_confidences(part[rows[present].tolist()], kind)
+    out = {}
+    for name, values in (("c", taken.confidence), ("y", taken.correct), ("brier", taken.brier), ("nll", taken.nll)):
+        full = np.full(rows.size, np.nan)
+        full[present[taken.rows]] = values
+        out[name] = full
+    return out
+
+
+def _values(side: dict[str, Floats], group: NDArray[np.int64], weights: Floats) -> tuple[dict[str, float], Any]:
+    """The four measures on all questions, and on every draw."""
+    c, y = side["c"], side["y"]
+    values = {"brier": _mean(side["brier"]), "nll": _mean(side["nll"]), "auroc": measure.auroc(c, y), "smece": smece(c, y)}
+    drawn = {name: _mean_draws(side[name], group, weights) for name in ("brier", "nll")}
+    drawn |= {"auroc": _auroc_draws(c, y, group, weights), "smece": smece_draws(c, y, group, weights)}
+    return values, drawn
+
+
+def _mean_draws(values: Floats, group: NDArray[np.int64], weights: Floats) -> Floats:
+    known, groups = ~np.isnan(values), weights.shape[1]
+    sums = np.bincount(group, weights=np.nan_to_num(values), minlength=groups)
+    counts = np.bincount(group, weights=known.astype(float), minlength=groups)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray((weights @ sums) / (weights @ counts))
+
+
+def _auroc_draws(c: Floats, y: Floats, group: NDArray[np.int64], weights: Floats) -> Floats:
+    """AUROC of each draw, from weighted counts of right and wrong at each of at most 1,000 distinct confidences."""
+    distinct, place = np.unique(c, return_inverse=True)
+    if distinct.size > _RANK_GRID:
+        distinct, place = np.unique(np.round(c * _RANK_GRID), return_inverse=True)
+    at = group * distinct.size + place
+    size = weights.shape[1] * distinct.size
+    right = weights @ np.bincount(at, weights=y, minlength=size).reshape(weights.shape[1], -1)
+    wrong = weights @ np.bincount(at, weights=1 - y, minlength=size).reshape(weights.shape[1], -1)
+    below = np.cumsum(wrong, axis=1) - wrong / 2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray((right * below).sum(axis=1) / (right.sum(axis=1) * wrong.sum(axis=1)))
