@@ -280,13 +280,14 @@ def compose(
         raise ConfigError(f"--chat-format {chat_format!r} is neither 'native' nor 'shared'.")
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out} is not empty. Choose a new folder.")
-    from vlm_backbones import compose as compose_parts
-    from vlm_backbones.cache import staged_path
+    from vlm_backbones.backbones import get_backbone
+    from vlm_backbones.vision import get_vision_tower
 
-    model, processor = compose_parts(backbone, vision_tower, chat_format=chat_format)
-    with staged_path(out.resolve()) as staged:
-        model.save_pretrained(staged)
-        processor.save_pretrained(staged)
+    get_backbone(backbone), get_vision_tower(vision_tower)  # an unknown id is told before torch loads
+    from vlm_backbones import vlm
+
+    model, processor = vlm.compose(backbone, vision_tower, chat_format=chat_format)
+    vlm.save(model, processor, out)
     typer.echo(out)
 
 
