@@ -40,6 +40,7 @@ class Job:
     uses_gpu: bool = False
     takes_threads: bool = False
     """Whether the command has `--threads N`."""
+    environment: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass
@@ -134,7 +135,7 @@ def _start_ready(waiting: list[Job], running: list[Running], free_gpus: list[str
 
 
 def _start(job: Job, threads: int, gpu: str | None) -> subprocess.Popen[bytes]:
-    environment = dict(os.environ, TOKENIZERS_PARALLELISM="false", PYTHONUNBUFFERED="1")
+    environment = dict(os.environ, TOKENIZERS_PARALLELISM="false", PYTHONUNBUFFERED="1", **dict(job.environment))
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS"):
         environment[name] = str(threads)
     if gpu is not None:

@@ -177,6 +177,7 @@ def _eval_stage(study: Study, out: Path, run: tuple[str, int], train: Stage) -> 
         progress=folder / "progress.json",
         uses_gpu=True,
         takes_threads=True,
+        environment=(("VLM_BACKBONES_DATA", str(study.data.eval)),) if study.data.eval else (),
     )
     return _stage(out, job, facts, [folder / "logs" / condition / "done.json" for condition in conditions])
 
