@@ -1,0 +1,115 @@
+"""A loaded vision-language model with what generation needs to know about it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vlm_backbones.cache import read_last_study
+from vlm_backbones.errors import CheckpointError, ConfigError
+
+__all__ = ["Engine", "checkpoint_dir", "load_engine", "pick_device"]
+
+MAKE_ONE = "Run `vlm-backbones study run` to make one, or give --model_args pretrained=DIR."
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Model and processor in evaluation mode on one device.
+
+    Attributes
+    ----------
+    fingerprint
+        sha256 of the checkpoint's configuration and weights.
+    end_ids
+        Tokens that end a turn.
+    max_tokens
+        Longest sequence that the backbone takes; None where its configuration does not say.
+    """
+
+    model: Any
+    processor: Any
+    fingerprint: str
+    device: torch.device
+    end_ids: frozenset[int]
+    max_tokens: int | None
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.processor.tokenizer
+
+    @property
+    def language_model(self) -> Any:
+        return self.model.model.language_model
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return float32 logits of hidden states, so that log-probabilities keep their digits in any dtype."""
+        logits: torch.Tensor = self.model.lm_head(hidden)
+        return logits.float()
+
+
+def checkpoint_dir(pretrained: str | None) -> Path:
+    """Return the checkpoint's folder: of a run, of a checkpoint, or of the last study where nothing is named.
+
+    Raises
+    ------
+    ConfigError
+        If nothing is named and no study has been run.
+    CheckpointError
+        If the folder is no checkpoint.
+    """
+    if pretrained is None:
+        last = read_last_study()
+        if last is None:
+            raise ConfigError(f"no checkpoint is named and no study has been run yet. {MAKE_ONE}")
+        print(f"backbone_vlm: using {last['backbone']} of the last study: {last['checkpoint']}", flush=True)
+        pretrained = last["checkpoint"]
+    folder = Path(pretrained).expanduser()
+    if (folder / "checkpoint" / "config.json").is_file():
+        folder = folder / "checkpoint"
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"no checkpoint in {folder}: config.json is missing. {MAKE_ONE}")
+    return folder.resolve()
+
+
+def pick_device(device: str | None) -> torch.device:
+    """Return the device named, else this process's GPU, else the CPU."""
+    if device in (None, "", "auto"):
+        index = int(os.environ.get("LOCAL_RANK", "0"))
+        return torch.device("cuda", index) if torch.cuda.is_available() else torch.device("cpu")
+    if device == "cuda" and torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device(device)
+
+
+def load_engine(folder: Path, *, device: torch.device, dtype: str | None = None) -> Engine:
+    """Load a checkpoint for evaluation; float32 on the CPU and the stored dtype elsewhere unless `dtype` says."""
+    from vlm_backbones.vlm import checkpoint_fingerprint, load
+
+    wanted = dtype or ("float32" if device.type == "cpu" else None)
+    if wanted is not None and not isinstance(getattr(torch, wanted, None), torch.dtype):
+        raise ConfigError(f"unknown dtype {wanted!r}. Known: float32, bfloat16, float16.")
+    model, processor = load(folder, dtype=None if wanted is None else getattr(torch, wanted), device=device)
+    model.requires_grad_(False)
+    return Engine(
+        model=model,
+        processor=processor,
+        fingerprint=checkpoint_fingerprint(folder),
+        device=device,
+        end_ids=_end_ids(model, processor),
+        max_tokens=getattr(model.config.text_config, "max_position_embeddings", None),
+    )
+
+
+def _end_ids(model: Any, processor: Any) -> frozenset[int]:
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    ids = set(configured if isinstance(configured, list | tuple) else [configured])
+    ids.add(processor.tokenizer.eos_token_id)
+    known = frozenset(int(token) for token in ids if token is not None)
+    if not known:
+        raise CheckpointError("the checkpoint names no end-of-turn token: set eos_token in its tokenizer.")
+    return known

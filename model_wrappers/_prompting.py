@@ -1,0 +1,90 @@
+"""From a question and its images to token ids, in the checkpoint's own chat format."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from vlm_backbones.errors import CheckpointError, DataError
+from vlm_backbones.model_wrappers._engine import Engine
+
+__all__ = ["Prompter"]
+
+
+class Prompter:
+    """Renders prompts and answers by the chat template that the checkpoint was trained with."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.tokenizer = engine.tokenizer
+        self.end_ids = engine.end_ids
+        self.image_token: str = getattr(engine.processor, "image_token", None) or "<image>"
+        self.image_token_id = int(engine.model.config.image_token_id)
+        self.template = getattr(engine.processor, "chat_template", None) or self.tokenizer.chat_template
+        if not self.template:
+            raise CheckpointError("the checkpoint has no chat template: add chat_template.jinja to its folder.")
+        self.answer_ids = lru_cache(maxsize=65_536)(self._answer_ids)
+
+    def prompt_ids(self, context: str, image_count: int) -> list[int]:
+        """Return the prompt's tokens with one image token an image.
+
+        Raises
+        ------
+        DataError
+            If the text itself holds image tokens that do not match the document's images.
+        """
+        text = self._render([{"role": "user", "content": self._content(context, image_count)}], prompt=True)
+        found = text.count(self.image_token)
+        if found != image_count:
+            raise CheckpointError(
+                f"the chat template renders {found} image tokens for {image_count} images; expected one an image."
+            )
+        return self._ids(text)
+
+    def _content(self, context: str, image_count: int) -> list[dict[str, str]]:
+        pieces = context.split(self.image_token)
+        image = {"type": "image"}
+        if len(pieces) == 1:
+            return [*[image] * image_count, {"type": "text", "text": context}]
+        if len(pieces) - 1 != image_count:
+            raise DataError(
+                f"the question holds {len(pieces) - 1} times {self.image_token!r} but has {image_count} images: "
+                f"{context[:80]!r}. Remove the image token from the text."
+            )
+        # Placeholders in the text say where each image stands.
+        content = []
+        for index, piece in enumerate(pieces):
+            content += [image] if index else []
+            content += [{"type": "text", "text": piece}] if piece else []
+        return content
+
+    def _answer_ids(self, answer: str) -> tuple[int, ...]:
+        """Return the tokens of an answer with the end of turn, as they follow the generation prompt.
+
+        The answer is tokenised in its place, since a token may reach over the border between prompt and answer.
+        """
+        user = {"role": "user", "content": [{"type": "text", "text": "?"}]}
+        reply = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
+        prompt, full = self._render([user], prompt=True), self._render([user, reply], prompt=False)
+        if not full.startswith(prompt):
+            full = prompt + answer
+        before, whole = self._ids(prompt), self._ids(full)
+        ids = whole[len(before) :] if whole[: len(before)] == before else self._bare_ids(full[len(prompt) :])
+        ended = next((index for index, token in enumerate(ids) if token in self.end_ids), None)
+        if ended is not None:
+            return tuple(ids[: ended + 1])
+        return (*ids, self.tokenizer.eos_token_id)
+
+    def _render(self, messages: list[dict[str, Any]], *, prompt: bool) -> str:
+        rendered = self.tokenizer.apply_chat_template(
+            messages, chat_template=self.template, tokenize=False, add_generation_prompt=prompt
+        )
+        return str(rendered)
+
+    def _ids(self, text: str) -> list[int]:
+        """Tokenise a whole rendered chat; the tokenizer adds its start token unless the template has written it."""
+        bos = self.tokenizer.bos_token
+        special = not (bos and text.startswith(bos))
+        return [int(token) for token in self.tokenizer(text, add_special_tokens=special)["input_ids"]]
+
+    def _bare_ids(self, text: str) -> list[int]:
+        return [int(token) for token in self.tokenizer(text, add_special_tokens=False)["input_ids"]]

@@ -1,0 +1,135 @@
+"""From lmms-eval's requests to documents: which question, which images, which settings, which keys."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from vlm_backbones.errors import DataError
+from vlm_backbones.model_wrappers._conditions import paraphrased, perturbed, swap_partners
+from vlm_backbones.model_wrappers._media import MediaFolder
+from vlm_backbones.model_wrappers._record import doc_key, image_key
+
+__all__ = ["Document", "DocumentReader", "Job", "batches"]
+
+DEFAULT_NEW_TOKENS = 1024
+
+
+@dataclass(frozen=True)
+class Job:
+    """One request, before its document is read. `settings` is what a batch must share, as JSON."""
+
+    index: int
+    context: str
+    task: str
+    split: str
+    doc_id: int
+    doc_to_visual: Callable[[Any], Any]
+    settings: str
+
+    @classmethod
+    def from_arguments(cls, index: int, arguments: Sequence[Any]) -> Job:
+        """Read the arguments of a `generate_until` instance; lmms-eval's own dictionary is never changed."""
+        context, settings, doc_to_visual, doc_id, task, split = arguments
+        return cls(index, context, task, split, doc_id, doc_to_visual, json.dumps(settings, sort_keys=True, default=str))
+
+    def setting(self, name: str, default: Any = None) -> Any:
+        value = json.loads(self.settings).get(name)
+        return default if value is None else value
+
+    @property
+    def new_tokens(self) -> int:
+        return int(self.setting("max_new_tokens", DEFAULT_NEW_TOKENS))
+
+    @property
+    def until(self) -> tuple[str, ...]:
+        given = self.setting("until", [])
+        return tuple(text for text in ([given] if isinstance(given, str) else given) if text)
+
+
+def batches(jobs: Sequence[Job], size: int) -> Iterator[list[Job]]:
+    """Yield batches that share task and settings, longest questions first so that memory fails early."""
+    groups: dict[tuple[str, str, str], list[Job]] = {}
+    for job in jobs:
+        groups.setdefault((job.task, job.split, job.settings), []).append(job)
+    for group in groups.values():
+        ordered = sorted(group, key=lambda job: (-len(job.context), job.index))
+        yield from (ordered[start : start + size] for start in range(0, len(ordered), size))
+
+
+@dataclass(frozen=True)
+class Document:
+    """One request with its document: the question and images to show, and the keys of the unperturbed ones."""
+
+    job: Job
+    row: Mapping[str, Any]
+    context: str
+    images: list[Image.Image]
+    doc_key: str
+    image_key: str | None
+    condition: str
+
+
+class DocumentReader:
+    """Reads documents through lmms-eval's datasets and applies the condition."""
+
+    def __init__(self, datasets: Mapping[str, Any], condition: str, media: MediaFolder | None) -> None:
+        self.datasets = datasets
+        self.condition = condition
+        self.media = media
+        self._partners: dict[tuple[str, str], dict[int, int]] = {}
+        self._without_paraphrase: set[str] = set()
+
+    def read(self, job: Job) -> Document:
+        """Return a request's document.
+
+        Raises
+        ------
+        DataError
+            If the row or an image cannot be read; names task and row.
+        """
+        try:
+            row = self.datasets[job.task][job.split][job.doc_id]
+            own = _images(job, row)
+            key = image_key(own)
+            if self.media is not None:
+                self.media.write(key, own)
+            condition = self._condition(job, row)
+            shown = perturbed(self._swapped(job, own) if condition == "swap" else own, condition)
+            context = paraphrased(job.context, row) if condition == "paraphrase" else job.context
+        except Exception as error:
+            raise DataError(f"task {job.task!r}, split {job.split!r}, row {job.doc_id}: {error}") from error
+        return Document(job, row, context, shown, doc_key(job.task, job.context, key), key, condition)
+
+    def _condition(self, job: Job, row: Mapping[str, Any]) -> str:
+        if self.condition != "paraphrase" or "paraphrase" in row:
+            return self.condition
+        if job.task not in self._without_paraphrase:
+            self._without_paraphrase.add(job.task)
+            print(f"backbone_vlm: task {job.task!r} has no column paraphrase: evaluated clean.", flush=True)
+        return "clean"
+
+    def _swapped(self, job: Job, own: list[Image.Image]) -> list[Image.Image]:
+        """Return another document's images. The pairing spans the whole split, whatever part this process answers."""
+        rows = self.datasets[job.task][job.split]
+        place = (job.task, job.split)
+        if place not in self._partners:
+            found = ((doc_id, _images(job, row)) for doc_id, row in enumerate(rows))
+            keys = ((doc_id, image_key(images), len(images)) for doc_id, images in found)
+            self._partners[place] = swap_partners(keys, job.task)
+        if not own:
+            return own
+        return _images(job, rows[self._partners[place][job.doc_id]])
+
+
+def _images(job: Job, row: Mapping[str, Any]) -> list[Image.Image]:
+    visuals = job.doc_to_visual(row) or []
+    visuals = list(visuals) if isinstance(visuals, list | tuple) else [visuals]
+    for visual in visuals:
+        if not isinstance(visual, Image.Image):
+            raise DataError(f"backbone_vlm reads images; the document has a {type(visual).__name__}.")
+    return [image if image.mode == "RGB" else image.convert("RGB") for image in visuals]

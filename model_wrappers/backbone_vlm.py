@@ -1,0 +1,164 @@
+"""The lmms-eval model `backbone_vlm`: batched, exact, and with a record beside every answer.
+
+    lmms-eval --model backbone_vlm --tasks seismic_coords
+    lmms-eval --model backbone_vlm --model_args pretrained=DIR,condition=jpeg40 --tasks vqa_scene --batch_size 16
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from lmms_eval.api.instance import Instance
+from lmms_eval.api.model import lmms
+from lmms_eval.utils import simple_parse_args_string
+from tqdm import tqdm
+
+from vlm_backbones.errors import ConfigError, nearest
+from vlm_backbones.model_wrappers import _response_cache
+from vlm_backbones.model_wrappers._answering import Answerer
+from vlm_backbones.model_wrappers._conditions import check_condition
+from vlm_backbones.model_wrappers._engine import Engine, checkpoint_dir, load_engine, pick_device
+from vlm_backbones.model_wrappers._media import MediaFolder
+from vlm_backbones.model_wrappers._requests import DocumentReader, Job, batches
+
+__all__ = ["BackboneVLM"]
+
+_ARGUMENTS = ("pretrained", "batch_size", "device", "dtype", "condition", "media_dir")
+_IGNORED_ARGUMENTS = ("max_batch_size",)
+
+_response_cache.install()
+
+
+class BackboneVLM(lmms):  # type: ignore[misc]
+    """A LLaVA-like checkpoint for lmms-eval.
+
+    Parameters
+    ----------
+    pretrained
+        A checkpoint's or a run's folder; default: the newest generation of the last study.
+    batch_size
+        Requests a forward pass; answers do not depend on it.
+    device
+        "cuda", "cuda:1", "cpu"; default: this process's GPU where there is one.
+    dtype
+        "float32", "bfloat16", "float16"; default: float32 on the CPU, the stored one elsewhere.
+    condition
+        clean, jpeg40, noise05, shift4, paraphrase or swap.
+    media_dir
+        Where to keep the documents' images for the report; default: nowhere.
+
+    Raises
+    ------
+    ConfigError
+        If an argument is unknown, or no checkpoint is named and none was made yet.
+    """
+
+    is_simple = True
+    # Set by the evaluation command, which asks several conditions of one loaded model.
+    shared_engine: ClassVar[Engine | None] = None
+    progress: ClassVar[Callable[[int], None] | None] = None
+    latest_identity: ClassVar[dict[str, str] | None] = None
+
+    def __init__(
+        self,
+        pretrained: str | None = None,
+        batch_size: int | str = 1,
+        device: str | None = None,
+        dtype: str | None = None,
+        condition: str = "clean",
+        media_dir: str | None = None,
+        **unknown: Any,
+    ) -> None:
+        super().__init__()
+        for name in sorted(set(unknown) - set(_IGNORED_ARGUMENTS)):
+            raise ConfigError(f"unknown model argument {name!r}.{nearest(name, _ARGUMENTS)}")
+        self.condition = check_condition(str(condition))
+        self.batch_size = _positive(batch_size)
+        self.media = None if media_dir is None else MediaFolder(Path(str(media_dir)).expanduser())
+        shared = type(self).shared_engine
+        self.engine: Engine | None = shared or load_engine(
+            checkpoint_dir(None if pretrained is None else str(pretrained)), device=pick_device(device), dtype=dtype
+        )
+        self.device = self.engine.device
+        self._rank = int(os.environ.get("RANK", "0"))
+        self._world_size = int(os.environ.get("WORLD_SIZE", "1"))
+        self.identity = {"checkpoint": self.engine.fingerprint, "condition": self.condition, "dtype": str(dtype)}
+        type(self).latest_identity = self.identity
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: Any, additional_config: Any = None) -> BackboneVLM:
+        """Create from lmms-eval's model arguments; those written in them win over `--batch_size` and `--device`."""
+        given = dict(arg_string) if isinstance(arg_string, dict) else simple_parse_args_string(arg_string or "")
+        flags = {name: value for name, value in (additional_config or {}).items() if value is not None}
+        return cls(**{**flags, **given})
+
+    def generate_until(self, requests: Sequence[Instance]) -> list[Any]:
+        """Answer greedily; each response is (text, token counts with our extras)."""
+        jobs = [Job.from_arguments(index, request.args) for index, request in enumerate(requests)]
+        responses: list[Any] = [None] * len(jobs)
+        answerer = self._answerer()
+        with self._bar(len(jobs)) as bar:
+            for batch in batches(jobs, self.batch_size):
+                for job, record in zip(batch, answerer.answer(batch), strict=True):
+                    responses[job.index] = record.as_response()
+                self._advance(bar, len(batch))
+        if answerer.near_ties:
+            print(f"backbone_vlm: {answerer.near_ties} tokens had a runner-up within 1e-4: they may depend on the batch.")
+        return responses
+
+    def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
+        """Return (log-probability, greedy) of each continuation as an answer, without the end of turn."""
+        jobs, continuations = [], []
+        for index, request in enumerate(requests):
+            if len(request.args) != 6:
+                raise ConfigError("backbone_vlm scores continuations of documents; this task asks for bare text.")
+            context, continuation, doc_to_visual, doc_id, task, split = request.args
+            if callable(continuation):
+                continuation = continuation(self.task_dict[task][split][doc_id])
+            jobs.append(Job.from_arguments(index, (context, {}, doc_to_visual, doc_id, task, split)))
+            continuations.append(str(continuation))
+        results: list[tuple[float, bool]] = [(0.0, False)] * len(jobs)
+        answerer = self._answerer()
+        with self._bar(len(jobs)) as bar:
+            for batch in batches(jobs, self.batch_size):
+                scores = answerer.score(batch, [[continuations[job.index]] for job in batch], end=False)
+                for job, (score,) in zip(batch, scores, strict=True):
+                    results[job.index] = (score.logprob, score.greedy)
+                self._advance(bar, len(batch))
+        return results
+
+    def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[Any]:
+        """Refuse: the study compares single answers."""
+        raise ConfigError("backbone_vlm answers in one round; tasks of several rounds are not supported.")
+
+    def clean(self) -> None:
+        """Free the model after the answers, as lmms-eval asks, unless it is shared with the next condition."""
+        if self.engine is not type(self).shared_engine:
+            self.engine = None
+        super().clean()
+
+    def _answerer(self) -> Answerer:
+        if self.engine is None:
+            raise ConfigError("this model was freed after an evaluation; create it again.")
+        return Answerer(self.engine, DocumentReader(self.task_dict, self.condition, self.media))
+
+    def _bar(self, total: int) -> Any:
+        return tqdm(total=total, desc=f"Answering ({self.condition})", disable=self._rank != 0)
+
+    def _advance(self, bar: Any, count: int) -> None:
+        bar.update(count)
+        if type(self).progress is not None:
+            type(self).progress(count)
+
+
+def _positive(batch_size: int | str) -> int:
+    try:
+        number = int(batch_size)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise ConfigError(f"batch_size {batch_size!r} is no whole number of 1 or more.")
+    return number
