@@ -30,8 +30,6 @@ def stage_version(module: str) -> int:
     """Return a stage module's VERSION by reading its source, so that nothing heavy is imported."""
     package, _, name = module.rpartition(".")
     path = package_folder(package) / f"{name}.py"
-    if not path.is_file():
-        path = package_folder(module) / "__init__.py"
     found = _VERSION.search(path.read_text(encoding="utf-8"))
     if found is None:
         raise ConfigError(f"{path} declares no VERSION. Reinstall vlm-backbones.")
@@ -43,7 +41,7 @@ def files_fingerprint(paths: Iterable[Path]) -> str:
     rows = []
     for root in paths:
         files = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]
-        stats = [(path, path.stat()) for path in files if path.exists() and "__pycache__" not in path.parts]
+        stats = [(path, path.stat()) for path in files if "__pycache__" not in path.parts]
         small = sum(stat.st_size for _, stat in stats) <= _SMALL_BYTES
         for path, stat in stats:
             mark = hashlib.sha256(path.read_bytes()).hexdigest() if small else f"{stat.st_size}-{stat.st_mtime_ns}"

@@ -184,7 +184,9 @@ def _eval_stage(study: Study, out: Path, run: tuple[str, int], train: Stage) -> 
 
 def _analyze_stage(study: Study, out: Path, evaluated: Sequence[Stage]) -> Stage:
     names = [study.run_name(*run) for run in study.runs()]
-    facts = ["analyze", stage_version("vlm_backbones.analysis"), study.model_dump(mode="json")]
+    # analysis is cheap: any change of its code repeats it, no VERSION needed
+    code = files_fingerprint([package_folder("vlm_backbones.analysis")])
+    facts = ["analyze", code, study.model_dump(mode="json")]
     facts += [stage.fingerprint for stage in evaluated]
     arguments = ["analyze", *(part for name in names for part in ("--run", f"{name}={out / name}"))]
     arguments += ["--study-dir", str(out), "--out", str(out), "--bootstrap", str(study.analysis.bootstrap)]

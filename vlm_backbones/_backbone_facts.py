@@ -1,0 +1,200 @@
+"""What one backbone makes of the training examples: tokens, truncation, labels that decode to their answers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vlm_backbones.backbones import get_backbone
+from vlm_backbones.data.chat_format import get_chat_template
+from vlm_backbones.data.conversations import Example
+from vlm_backbones.data.packing import PackedExample, pack_examples
+from vlm_backbones.errors import CheckpointError, DataError
+from vlm_backbones.recipe import StageRecipe
+from vlm_backbones.vision import VisionTower
+
+__all__ = ["BackboneFacts", "StageFacts", "TextParts", "collect_facts", "open_tokenizer"]
+
+_DIGITS = ("36.12", "142.86", "7.3")
+_IMAGE_TOKEN = "<image>"
+
+StageInput = tuple[str, Sequence[Example], Sequence[Sequence[int]], StageRecipe]
+
+
+@dataclass(frozen=True)
+class StageFacts:
+    """One training stage seen through one backbone's tokenizer."""
+
+    optimizer_steps: int
+    examples_seen: int
+    supervised_tokens: int
+    """Over the data once."""
+    supervised_tokens_seen: int
+    """Over all steps."""
+    tokens_an_answer: float
+    image_tokens_seen: int
+    truncated_answers: int
+    truncated_rows: str
+    """Hash over which examples are cut."""
+    dropped_examples: int
+    longest_tokens: int
+
+
+@dataclass(frozen=True)
+class BackboneFacts:
+    """One backbone's column of the certificate."""
+
+    context_tokens: int | None
+    digits: dict[str, list[str]]
+    trained_parameters: dict[str, int]
+    chat_template: str
+    """Its sha256."""
+    stages: dict[str, StageFacts]
+
+
+@dataclass(frozen=True)
+class TextParts:
+    """A backbone without its weights."""
+
+    name: str
+    tokenizer: Any
+    template: str
+    config: Any
+
+
+def open_tokenizer(backbone: str, chat_format: str, *, trust_remote_code: bool = False) -> TextParts:
+    """Return a backbone's tokenizer, chat template and configuration; no weights are read."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    row = get_backbone(backbone)
+    options: dict[str, Any] = {"revision": row.revision, "trust_remote_code": trust_remote_code}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(row.source, **options)
+        config = AutoConfig.from_pretrained(row.source, **options)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"backbone {row.id}: cannot be opened from {row.source} ({error})") from error
+    if _IMAGE_TOKEN not in tokenizer.get_vocab():
+        tokenizer.add_tokens([_IMAGE_TOKEN], special_tokens=True)
+    return TextParts(row.id, tokenizer, get_chat_template(chat_format, tokenizer), config)
+
+
+def collect_facts(parts: TextParts, tower: VisionTower, stages: Sequence[StageInput]) -> BackboneFacts:
+    """Tokenise every stage's examples as training does, check the labels, and count.
+
+    Raises
+    ------
+    DataError
+        Where the supervised tokens of an answer do not decode to its text.
+    """
+    found = {name: _stage_facts(parts, tower, name, *rest) for name, *rest in stages}
+    pieces = {
+        text: [parts.tokenizer.decode([token]) for token in parts.tokenizer.encode(text, add_special_tokens=False)]
+        for text in _DIGITS
+    }
+    return BackboneFacts(
+        context_tokens=getattr(parts.config, "max_position_embeddings", None),
+        digits=pieces,
+        trained_parameters={name: _trained_parameters(parts, tower, recipe) for name, _, _, recipe in stages},
+        chat_template=hashlib.sha256(parts.template.encode()).hexdigest(),
+        stages=found,
+    )
+
+
+def _stage_facts(
+    parts: TextParts,
+    tower: VisionTower,
+    name: str,
+    examples: Sequence[Example],
+    order: Sequence[Sequence[int]],
+    recipe: StageRecipe,
+) -> StageFacts:
+    packed = pack_examples(
+        examples,
+        parts.tokenizer,
+        parts.template,
+        image_token_id=parts.tokenizer.convert_tokens_to_ids(_IMAGE_TOKEN),
+        image_tokens=tower.image_tokens,
+        max_length_tokens=recipe.max_length_tokens,
+    )
+    _check_labels(parts, examples, packed)
+    supervised = np.array([len(row.targets) for row in packed])
+    with_image = np.array([row.has_image for row in packed])
+    seen = np.fromiter((index for step in order for index in step), dtype=np.int64)
+    answers = sum(len(example.turns) for example in examples)
+    cut = [index for index, row in enumerate(packed) if row.truncated]
+    return StageFacts(
+        optimizer_steps=len(order),
+        examples_seen=len(seen),
+        supervised_tokens=int(supervised.sum()),
+        supervised_tokens_seen=int(supervised[seen].sum()),
+        tokens_an_answer=round(float(supervised.sum()) / max(1, answers), 3),
+        image_tokens_seen=int(with_image[seen].sum()) * tower.image_tokens,
+        truncated_answers=sum(row.truncated for row in packed),
+        truncated_rows=hashlib.sha256(repr(cut).encode()).hexdigest(),
+        dropped_examples=int((supervised == 0).sum()),
+        longest_tokens=max(row.lengths[0] + max(row.lengths[1:]) for row in packed),
+    )
+
+
+def _check_labels(parts: TextParts, examples: Sequence[Example], packed: Sequence[PackedExample]) -> None:
+    """Decode the supervised tokens of every answer and compare them with its text."""
+    wanted: dict[tuple[str, tuple[int, ...]], str] = {}
+    for example, row in zip(examples, packed, strict=True):
+        if row.truncated:
+            continue  # the cut answers cannot match; they are counted
+        if not example.independent:
+            text = "".join(turn.answer for turn in example.turns)
+            wanted.setdefault((text, tuple(row.targets.tolist())), example.turns[0].place)
+            continue
+        start = 0
+        for turn in example.turns:
+            size = int(row.answer_sizes[start])
+            ids = tuple(row.targets[start : start + size].tolist())
+            wanted.setdefault((turn.answer, ids), turn.place)
+            start += size
+    keys = list(wanted)
+    texts = parts.tokenizer.batch_decode(
+        [list(ids) for _, ids in keys], skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    for (answer, ids), text in zip(keys, texts, strict=True):
+        if "".join(text.split()) != "".join(answer.split()):
+            place = wanted[answer, ids]
+            raise DataError(
+                f"{place}: the labels of {parts.name} decode to {text!r}, the answer is {answer!r}. "
+                "The chat format does not mark answers rightly for this tokenizer."
+            )
+
+
+def _trained_parameters(parts: TextParts, tower: VisionTower, recipe: StageRecipe) -> int:
+    """Count from the shapes alone: the model is built without storage."""
+    import torch
+    from torch import nn
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        llm = AutoModelForCausalLM.from_config(parts.config)
+    count = 0
+    if "projector" in recipe.trainable:
+        hidden = int(llm.config.hidden_size)
+        count += _tower_width(tower) * hidden + hidden + hidden * hidden + hidden
+    if "llm" in recipe.trainable and recipe.lora is None:
+        count += sum(weight.numel() for weight in llm.parameters())
+    if "llm" in recipe.trainable and recipe.lora is not None:
+        head = llm.get_output_embeddings()
+        targets = recipe.lora.target
+        for name, layer in llm.named_modules():
+            leaf = name.rsplit(".", 1)[-1]
+            if isinstance(layer, nn.Linear) and layer is not head and (targets == "all-linear" or leaf in targets):
+                count += recipe.lora.r * (layer.in_features + layer.out_features)
+    return count
+
+
+def _tower_width(tower: VisionTower) -> int:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(tower.source, revision=tower.revision)
+    return int(getattr(config, "vision_config", config).hidden_size)
