@@ -1,0 +1,196 @@
+"""The evaluation of one checkpoint under several conditions: what is left to do, lmms-eval's run, its files, checked."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lmms_eval.evaluator import simple_evaluate
+from lmms_eval.loggers.evaluation_tracker import EvaluationTracker
+from lmms_eval.tasks import TaskManager, get_task_dict
+from lmms_eval.utils import get_datetime_str
+
+from vlm_backbones.cache import atomic_write_text
+from vlm_backbones.errors import ConfigError, DataError, nearest
+from vlm_backbones.model_wrappers._conditions import check_condition
+from vlm_backbones.model_wrappers._engine import checkpoint_dir, load_engine, pick_device
+from vlm_backbones.model_wrappers.backbone_vlm import BackboneVLM
+
+__all__ = ["Evaluation"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One call of the evaluation command; see `evaluate`."""
+
+    checkpoint: str
+    out: Path
+    tasks: Sequence[str]
+    conditions: Sequence[str]
+    limit: int | None
+    batch_size: int
+    threads: int | None
+    device: str | None
+    version: int
+
+    def run(self) -> None:
+        """Evaluate what is not finished, one condition after the other.
+
+        Raises
+        ------
+        ConfigError, CheckpointError, DataError
+            What the user can mend; anything else is a failure of the evaluation.
+        """
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        conditions = [check_condition(condition) for condition in self.conditions]
+        engine = load_engine(checkpoint_dir(self.checkpoint), device=pick_device(self.device))
+        manager = _task_manager(self.tasks)
+        tasks = _load_tasks(self.tasks, manager)
+        left = {condition: self._left(condition, tasks, engine.fingerprint) for condition in conditions}
+        progress = _Progress(self.out, sum(_size(task, self.limit) for todo in left.values() for task in todo.values()))
+        BackboneVLM.shared_engine, BackboneVLM.progress = engine, progress.advance
+        try:
+            for condition, todo in left.items():
+                if todo:
+                    self._evaluate(condition, todo, manager)
+                    self._mark_done(condition, todo, engine.fingerprint)
+                else:
+                    print(f"{condition}: finished before for this checkpoint, skipped.", flush=True)
+        finally:
+            BackboneVLM.shared_engine = BackboneVLM.progress = None
+
+    def _folder(self, condition: str) -> Path:
+        return self.out / "logs" / condition
+
+    def _left(self, condition: str, tasks: dict[str, Any], fingerprint: str) -> dict[str, Any]:
+        """Return the tasks that are not finished; clear logs of another checkpoint, which must not mix with new ones."""
+        if condition == "paraphrase":
+            for name in [name for name, task in tasks.items() if "paraphrase" not in task.features]:
+                print(f"paraphrase: task {name!r} has no second wording, skipped.", flush=True)
+            tasks = {name: task for name, task in tasks.items() if "paraphrase" in task.features}
+        folder = self._folder(condition)
+        done = _read_done(folder)
+        if done.get("checkpoint") != fingerprint or done.get("version") != self.version:
+            if folder.is_dir():
+                shutil.rmtree(folder)
+            done = {}
+        finished: dict[str, Any] = done.get("tasks", {})
+        return {name: task for name, task in tasks.items() if finished.get(name, {}).get("data") != self._data(task)}
+
+    def _data(self, task: Any) -> str:
+        """Return what decides a task's documents: the dataset's own fingerprint, the split and the limit."""
+        split = task.config.test_split or task.config.validation_split
+        return f"{task.dataset[split]._fingerprint}:{split}:{self.limit}"
+
+    def _evaluate(self, condition: str, tasks: dict[str, Any], manager: TaskManager) -> None:
+        """Let lmms-eval answer, score and write, as its command line does with --log_samples."""
+        output, checkpoint = str(self._folder(condition)), str(checkpoint_dir(self.checkpoint))
+        model_args = {"pretrained": checkpoint, "condition": condition, "media_dir": str(self.out / "media")}
+        # lmms-eval splits the text form at commas; a mapping keeps any path whole, but names no folder for the logs.
+        plain = not any(mark in value for value in model_args.values() for mark in ",='\"{}[]")
+        given: Any = ",".join(f"{name}={value}" for name, value in model_args.items()) if plain else model_args
+        tracker = EvaluationTracker(output_path=output)
+        timestamp = get_datetime_str(timezone="UTC")
+        flags = Namespace(
+            model="backbone_vlm", model_args=given, tasks=",".join(tasks), batch_size=self.batch_size, limit=self.limit,
+            output_path=output, log_samples=True, process_with_media=False, reasoning_tags=None,
+            agentic_trace_mode="basic", predict_only=False, verbosity="WARNING",
+        )  # fmt: skip
+        results = simple_evaluate(
+            model="backbone_vlm", model_args=given, tasks=list(tasks.values()), task_manager=manager,
+            batch_size=self.batch_size, limit=self.limit, log_samples=True, evaluation_tracker=tracker,
+            cli_args=flags, datetime_str=timestamp, verbosity="WARNING", bootstrap_iters=0,
+        )  # fmt: skip
+        samples = results.pop("samples")
+        tracker.save_results_aggregated(results=results, samples=samples, datetime_str=timestamp)
+        for name in results["configs"]:
+            tracker.save_results_samples(task_name=name, samples=samples[name])
+
+    def _mark_done(self, condition: str, tasks: dict[str, Any], fingerprint: str) -> None:
+        """Check that every file is there and whole, then write done.json, last."""
+        folder = self._folder(condition)
+        if not list(folder.rglob("*_results.json")):
+            raise DataError(f"lmms-eval wrote no results file to {folder}: free space, then run again.")
+        finished: dict[str, Any] = _read_done(folder).get("tasks", {})
+        for name, task in tasks.items():
+            files = sorted(folder.rglob(f"*_samples_{name}.jsonl"))
+            for outdated in files[:-1]:
+                outdated.unlink()
+            found = sum(1 for _ in files[-1].open("rb")) if files else 0
+            expected = _size(task, self.limit)
+            if found != expected:
+                raise DataError(f"{folder}: task {name!r} has {found} samples, expected {expected}. Run again.")
+            finished[name] = {"data": self._data(task), "samples": str(files[-1].relative_to(folder)), "n": found}
+        row = {"checkpoint": fingerprint, "version": self.version, "condition": condition, "tasks": finished}
+        atomic_write_text(folder / "done.json", json.dumps(row, indent=1))
+
+
+def _read_done(folder: Path) -> dict[str, Any]:
+    try:
+        row = json.loads((folder / "done.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return row if isinstance(row, dict) else {}
+
+
+def _task_manager(tasks: Sequence[str]) -> TaskManager:
+    """Index our task folders alone where they hold every task asked for: lmms-eval's own 1,900 files take seconds."""
+    ours = TaskManager("WARNING", include_defaults=False, model_name="backbone_vlm")
+    if set(tasks) <= set(ours.all_tasks):
+        return ours
+    everything = TaskManager("WARNING", model_name="backbone_vlm")
+    for name in tasks:
+        if name not in everything.all_tasks:
+            raise ConfigError(f"unknown task {name!r}.{nearest(name, everything.all_tasks)}")
+    return everything
+
+
+def _load_tasks(names: Sequence[str], manager: TaskManager) -> dict[str, Any]:
+    """Return name -> task, groups taken apart, each dataset opened once for all conditions."""
+    tasks: dict[str, Any] = {}
+
+    def collect(tree: dict[Any, Any]) -> None:
+        for name, task in tree.items():
+            if isinstance(task, dict):
+                collect(task)
+            else:
+                tasks[str(name)] = task
+
+    try:
+        collect(get_task_dict(list(names), manager, "simple"))
+    except ImportError as error:  # how lmms-eval wraps whatever a YAML's !function raised
+        raise error.__cause__ if isinstance(error.__cause__, DataError) else error from None
+    if not tasks:
+        raise ConfigError("no task is named: --tasks A,B")
+    return tasks
+
+
+def _size(task: Any, limit: int | None) -> int:
+    total = len(task.eval_docs)
+    return total if not limit or limit < 0 else min(limit, total)
+
+
+class _Progress:
+    """Writes OUT/progress.json, at most twice a second."""
+
+    def __init__(self, out: Path, steps: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.path, self.steps, self.step, self.clock = out / "progress.json", steps, 0, clock
+        self.started = self.written = clock()
+
+    def advance(self, count: int) -> None:
+        self.step += count
+        now = self.clock()
+        if self.step < self.steps and now - self.written < 0.5:
+            return
+        self.written = now
+        left = (now - self.started) / max(1, self.step) * (self.steps - self.step)
+        row = {"stage": "eval", "step": self.step, "steps": self.steps, "seconds_left": round(max(0.0, left), 1)}
+        atomic_write_text(self.path, json.dumps(row))
