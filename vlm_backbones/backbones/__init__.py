@@ -1,1 +1,7 @@
-"""To be described."""
+"""Registry of LLM backbones, one YAML row each; from outside: Backbone, get_backbone, list_backbones, BACKBONES. No torch."""
+
+from __future__ import annotations
+
+from vlm_backbones.backbones.registry import BACKBONES, Backbone, get_backbone, list_backbones
+
+__all__ = ["BACKBONES", "Backbone", "get_backbone", "list_backbones"]

@@ -1,1 +1,1 @@
-"""To be described."""
+"""Training data: conversations, chat format, packing, order, feature cache; import from the modules."""

@@ -1,0 +1,101 @@
+"""A stage's micro-batches as a dataset: item i is the i-th micro-batch, collated when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from vlm_backbones.data.collation import collate
+from vlm_backbones.data.conversations import Example
+from vlm_backbones.data.order import build_order, count_steps
+from vlm_backbones.data.packing import PackedExample, pack_examples
+from vlm_backbones.recipe import StageRecipe
+from vlm_backbones.train.features import Features
+
+_FLAT_TOKENS = 16_384
+"""A micro-batch larger than this is split over gradient accumulation, to bound memory."""
+
+
+@dataclass(frozen=True)
+class StageData:
+    """Everything a stage reads, tokenised once."""
+
+    packed: list[PackedExample]
+    handles: list[Any]
+    order: list[list[int]]
+
+    @property
+    def supervised_tokens(self) -> int:
+        """Tokens under the loss, over all examples once."""
+        return sum(len(example.targets) for example in self.packed)
+
+    @property
+    def truncated(self) -> int:
+        """Turns that were cut at the longest length."""
+        return sum(example.truncated for example in self.packed)
+
+
+def build_stage_data(
+    examples: Sequence[Example], features: Features, recipe: StageRecipe, model: Any, processor: Any
+) -> StageData:
+    """Tokenise the examples for one backbone and fix the order of its steps, which no tokenizer influences."""
+    context = int(model.config.text_config.max_position_embeddings)
+    packed = pack_examples(
+        examples,
+        processor.tokenizer,
+        processor.chat_template,
+        image_token_id=model.config.image_token_id,
+        image_tokens=model.config.image_seq_length,
+        max_length_tokens=min(recipe.max_length_tokens, context),
+    )
+    handles = [features.handle(example.image) if example.image else None for example in examples]
+    steps = count_steps(len(examples), recipe.batch_size, recipe.steps, recipe.epochs)
+    lengths = [example.length for example in examples]
+    order = build_order(lengths, batch_size=recipe.batch_size, steps=steps, seed=recipe.data_seed)
+    return StageData(packed, handles, order)
+
+
+class MicroBatches(Dataset[dict[str, Any]]):
+    """Micro-batches in the order of the steps; `parts` of them make a step."""
+
+    def __init__(self, data: StageData, features: Features, recipe: StageRecipe, *, world_size: int = 1) -> None:
+        self._data, self._features, self._weighting = data, features, recipe.answer_weighting
+        self.parts = self._count_parts(recipe.batch_size, world_size)
+        self.world_size = world_size
+
+    def _count_parts(self, batch_size: int, world_size: int) -> int:
+        """Return the fewest equal parts of a step that fit the devices and the memory bound."""
+        tokens = sum(len(example.ids) for example in self._data.packed) / len(self._data.packed)
+        for parts in range(world_size, batch_size + 1, world_size):
+            if batch_size % parts == 0 and batch_size / parts * tokens <= _FLAT_TOKENS:
+                return parts
+        return batch_size
+
+    def __len__(self) -> int:
+        return len(self._data.order) * self.parts
+
+    def __getitem__(self, item: int) -> dict[str, Any]:
+        step, part = divmod(item, self.parts)
+        indices = self._data.order[step]
+        size = len(indices) // self.parts
+        chosen = indices[part * size : (part + 1) * size]
+        batch = collate([self._data.packed[index] for index in chosen], weighting=self._weighting)
+        handles = [self._data.handles[index] for index in chosen if self._data.packed[index].has_image]
+        if handles:
+            batch["pixel_values"] = self._features.gather(handles)
+        batch["weight_sum"] = batch["weights"].sum()
+        return batch
+
+
+def first(batch: list[dict[str, Any]]) -> dict[str, Any]:
+    """Collate function of a loader whose items are batches already."""
+    return batch[0]
+
+
+def parameter_dtype(precision: str) -> torch.dtype:
+    """Return the type in which weights are trained."""
+    return torch.float32 if precision == "float32" else torch.bfloat16

@@ -1,0 +1,116 @@
+"""Compute the feature cache that all backbones of a study share.
+
+python -m vlm_backbones.train.features --study pocket --out runs/pocket
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from vlm_backbones.data.conversations import Example, ImageSource, load_stage_examples
+from vlm_backbones.data.feature_cache import (
+    FeatureCache,
+    FeatureSpec,
+    build_feature_cache,
+    feature_statistics,
+    unique_images,
+)
+from vlm_backbones.errors import VlmBackbonesError
+from vlm_backbones.study import Study, load_study
+from vlm_backbones.train.progress import Progress
+from vlm_backbones.vision import get_vision_tower
+from vlm_backbones.vision.preprocessing import build_image_processor, preprocess_images
+from vlm_backbones.vlm.composition import load_vision_tower
+from vlm_backbones.vlm.passthrough import PassthroughTower, StandardizedTower
+
+VERSION = 1
+"""Raised when cached features change."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the projector reads in training: cached states, or pixels for the tower where the set is too large."""
+
+    spec: FeatureSpec
+    cache: FeatureCache | None
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def tower(self) -> nn.Module:
+        """Return the module that takes the tower's place in the model."""
+        if self.cache is not None:
+            return PassthroughTower(self.mean, self.std)
+        return StandardizedTower(self.spec.tower, self.spec.layer, self.mean, self.std)
+
+    def handle(self, image: ImageSource) -> int | ImageSource:
+        """Return what `gather` takes for a picture: its row in the cache, found once, or the picture."""
+        return image if self.cache is None else self.cache.row(image)
+
+    def gather(self, handles: Sequence[int | ImageSource]) -> torch.Tensor:
+        """Return what the tower's stand-in takes as `pixel_values` for these pictures."""
+        rows = [handle for handle in handles if isinstance(handle, int)]
+        if self.cache is not None:
+            return self.cache.gather(rows)
+        images = [handle.open() for handle in handles if isinstance(handle, ImageSource)]
+        return preprocess_images(self.spec.image_processor, images)
+
+
+def load_training_examples(study: Study) -> dict[str, list[Example]]:
+    """Return the examples of each stage of a study's recipe."""
+    stages = ["finetune"] if study.recipe.align is None else ["align", "finetune"]
+    return {stage: load_stage_examples(study.data.align, study.data.finetune, stage) for stage in stages}
+
+
+def load_features(study: Study, out: Path, examples: dict[str, list[Example]]) -> Features:
+    """Return the features of all training pictures of a study, from the cache under `out` where it fits."""
+    row = get_vision_tower(study.vision_tower)
+    tower: PreTrainedModel = load_vision_tower(row)
+    if torch.cuda.is_available():
+        tower = tower.to("cuda")
+    spec = FeatureSpec(tower, build_image_processor(row), row.feature_layer, row.select_strategy)
+    images = unique_images(example for rows in examples.values() for example in rows)
+    if not images:  # text only: the projector sees no features
+        width = tower.config.hidden_size
+        return Features(spec, None, torch.zeros(width), torch.ones(width))
+    budget = float(os.environ.get("VLM_BACKBONES_FEATURE_CACHE_GB", "8")) * 2**30
+    progress = Progress(out / "progress.json", "features")
+    cache = build_feature_cache(out / "features", images, spec, budget_bytes=int(budget), progress=progress.update)
+    if cache is not None:
+        return Features(spec, cache, cache.mean, cache.std)
+    mean, std = feature_statistics(images, spec)
+    return Features(spec, None, mean, std)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compute the cache; 0 on success, 2 on what the user can mend."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--study", required=True, help="name or YAML file of a study")
+    parser.add_argument("--out", type=Path, required=True, help="the study's output folder")
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads")
+    arguments = parser.parse_args(argv)
+    transformers_logging.set_verbosity_error()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    try:
+        study = load_study(arguments.study)
+        features = load_features(study, arguments.out, load_training_examples(study))
+    except VlmBackbonesError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    count = "larger than the budget: they stream" if features.cache is None else f"{len(features.cache.rows)} cached"
+    print(f"features of the training pictures: {count}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

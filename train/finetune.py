@@ -1,0 +1,202 @@
+"""Train one backbone of a study: recipe to run.
+
+python -m vlm_backbones.train.finetune --study pocket --backbone pocket-llama-3 --seed 0 --out runs/pocket
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import set_seed
+from transformers.utils import logging as transformers_logging
+
+from vlm_backbones.backbones import get_backbone
+from vlm_backbones.data.conversations import Example, examples_digest
+from vlm_backbones.errors import VlmBackbonesError
+from vlm_backbones.recipe import Recipe, StageRecipe
+from vlm_backbones.study import Study, load_study
+from vlm_backbones.train.card import model_card
+from vlm_backbones.train.dataset import StageData, build_stage_data, parameter_dtype
+from vlm_backbones.train.features import Features, load_features, load_training_examples
+from vlm_backbones.train.run_record import (
+    RunRecord,
+    environment,
+    hash_json,
+    part_fingerprint,
+    read_record,
+    refuse_other_version,
+)
+from vlm_backbones.train.stage import Stage, run_stage
+from vlm_backbones.vision import get_vision_tower
+from vlm_backbones.vlm import compose, save
+from vlm_backbones.vlm.passthrough import fold_standardization
+
+VERSION = 1
+"""Raised when a finished run's weights would change."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train; 0 on success or where the run is finished already, 2 on what the user can mend."""
+    arguments = _parse_arguments(argv)
+    transformers_logging.set_verbosity_error()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    try:
+        train(load_study(arguments.study), arguments.backbone, arguments.seed, arguments.out)
+    except VlmBackbonesError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        place = error.filename or arguments.out
+        print(f"error: {place}: {error.strerror or error}. Free space or choose another --out.", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--study", required=True, help="name or YAML file of a study")
+    parser.add_argument("--backbone", required=True, help="one of the study's backbones")
+    parser.add_argument("--seed", type=int, default=0, help="of projector, adapters and dropout")
+    parser.add_argument("--out", type=Path, required=True, help="the study's output folder")
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads")
+    return parser.parse_args(argv)
+
+
+def train(study: Study, backbone: str, seed: int, out: Path) -> Path:
+    """Train one run of a study and return its folder; a finished run of the same content is left as it is.
+
+    Raises
+    ------
+    ConfigError
+        If the folder holds finished training of another VERSION, or the loss is not finite.
+    DataError
+        If a training row cannot be used.
+    CheckpointError
+        If a pretrained part cannot be loaded.
+    """
+    run_dir = out / study.run_name(backbone, seed)
+    recipe = study.recipe_for(backbone)
+
+    # 1. what was trained before decides whether there is anything to do
+    refuse_other_version(run_dir, VERSION)
+    examples = load_training_examples(study)
+    facts = _run_facts(study, backbone, seed, recipe, examples)
+    fingerprint = hash_json(facts)
+    if _is_finished(run_dir, fingerprint):
+        print(f"{run_dir}: finished already")
+        return run_dir
+
+    # 2. the parts: features that all backbones share, and the composed model
+    record = RunRecord(run_dir, {"run": run_dir.name, "backbone": backbone, "seed": seed, "version": VERSION})
+    record.write(state="running", fingerprint=fingerprint, facts=facts, study=study.model_dump(mode="json"))
+    record.write(**environment(), seconds={}, stages={})
+    set_seed(seed)
+    model, processor = compose(
+        backbone,
+        study.vision_tower,
+        chat_format=study.chat_format,
+        seed=seed,
+        trust_remote_code=study.trust_remote_code,
+    )
+    features = load_features(study, out, examples)
+
+    # 3. the stages in order, each continued where it was interrupted
+    for name, stage_recipe in _stages(recipe):
+        rows = examples["align" if name == "align" else "finetune"]
+        model = _train_stage(study, record, name, stage_recipe, rows, features, model, processor)
+
+    # 4. the checkpoint, in transformers' format, reading the tower's own features
+    fold_standardization(model, features.mean, features.std)
+    model.to(parameter_dtype(_stages(recipe)[-1][1].precision))
+    if int(os.environ.get("RANK", "0")) == 0:
+        save(model, processor, run_dir / "checkpoint", card=model_card(study, backbone, seed))
+        record.write(state="finished", parameters=sum(parameter.numel() for parameter in model.parameters()))
+    return run_dir
+
+
+def _stages(recipe: Recipe) -> list[tuple[str, StageRecipe]]:
+    stages = [] if recipe.align is None else [("align", recipe.align)]
+    names = ["finetune", *(f"finetune-{number}" for number in range(2, len(recipe.finetune_stages) + 1))]
+    return [*stages, *zip(names, recipe.finetune_stages, strict=True)]
+
+
+def _run_facts(
+    study: Study, backbone: str, seed: int, recipe: Recipe, examples: dict[str, list[Example]]
+) -> dict[str, Any]:
+    """Return everything that decides the trained weights."""
+    row, tower = get_backbone(backbone), get_vision_tower(study.vision_tower)
+    return {
+        "version": VERSION,
+        "backbone": part_fingerprint(row.source, row.revision),
+        "vision_tower": part_fingerprint(tower.source, tower.revision),
+        "recipe": recipe.model_dump(mode="json"),
+        "chat_format": study.chat_format,
+        "seed": seed,
+        "examples": {
+            stage: examples_digest(rows, [list(range(len(rows)))]) for stage, rows in sorted(examples.items())
+        },
+    }
+
+
+def _is_finished(run_dir: Path, fingerprint: str) -> bool:
+    record = read_record(run_dir)
+    weights = (run_dir / "checkpoint").glob("*.safetensors")
+    return record.get("state") == "finished" and record.get("fingerprint") == fingerprint and any(weights)
+
+
+def _train_stage(
+    study: Study,
+    record: RunRecord,
+    name: str,
+    recipe: StageRecipe,
+    examples: list[Example],
+    features: Features,
+    model: Any,
+    processor: Any,
+) -> Any:
+    """Train one stage and add what it did to run.json."""
+    start = time.monotonic()
+    set_seed(record.content["seed"])
+    data = build_stage_data(examples, features, recipe, model, processor)
+    facts = [record.content["facts"], name, list(record.content["stages"])]
+    stage = Stage(
+        name=name,
+        recipe=recipe,
+        data=data,
+        features=features,
+        run_dir=record.run_dir,
+        fingerprint=hash_json(facts),
+        seed=record.content["seed"],
+        report_to=study.report_to,
+    )
+    model = run_stage(stage, model)
+    record.content["stages"][name] = _stage_facts(data, examples, stage)
+    record.content["seconds"][name] = round(time.monotonic() - start, 2)
+    record.write()
+    return model
+
+
+def _stage_facts(data: StageData, examples: list[Example], stage: Stage) -> dict[str, Any]:
+    seen = [index for step in data.order for index in step]
+    return {
+        "fingerprint": stage.fingerprint,
+        "order_sha256": examples_digest(examples, data.order),
+        "steps": len(data.order),
+        "examples": len(examples),
+        "examples_seen": len(seen),
+        "tokens": sum(len(data.packed[index].ids) for index in seen),
+        "supervised_tokens": sum(len(data.packed[index].targets) for index in seen),
+        "truncated_turns": data.truncated,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""LoRA on the language model only: adapters by pattern, merged back before the checkpoint is saved."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from torch import nn
+
+from vlm_backbones.errors import ConfigError
+from vlm_backbones.recipe import Lora
+
+_LANGUAGE_MODEL = "model.language_model"
+
+
+def lora_pattern(model: nn.Module, lora: Lora) -> str:
+    """Return the pattern of adapted modules: leaf names would hit the vision tower's q_proj too.
+
+    Raises
+    ------
+    ConfigError
+        If a target is no linear layer of the language model.
+    """
+    prefix = f"{_LANGUAGE_MODEL}."
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    leaves = sorted({name.rpartition(".")[2] for name in linear if name.startswith(prefix)})
+    wanted = leaves if lora.target == "all-linear" else [lora.target] if isinstance(lora.target, str) else lora.target
+    unknown = sorted(set(wanted) - set(leaves))
+    if unknown:
+        raise ConfigError(f"lora.target {', '.join(unknown)}: the LLM has no such layer. Known: {', '.join(leaves)}.")
+    return rf"{re.escape(prefix)}.*\.({'|'.join(map(re.escape, wanted))})"
+
+
+def add_lora(model: Any, lora: Lora) -> Any:
+    """Return the model wrapped by peft, with only the adapters trainable in the language model."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora_pattern(model, lora)
+    )
+    return get_peft_model(model, config)
+
+
+def merge_lora(model: Any) -> Any:
+    """Return the plain model with the adapters added into its weights; a model without adapters as it is."""
+    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model

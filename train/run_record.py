@@ -1,0 +1,109 @@
+"""run.json: what a run was made from, on what, and how it went."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vlm_backbones.cache import atomic_write_text
+from vlm_backbones.errors import ConfigError
+
+_PACKAGES = ("vlm-backbones", "torch", "transformers", "accelerate", "peft", "datasets", "numpy", "pillow")
+
+
+def hash_json(value: Any) -> str:
+    """Return the sha256 of a JSON value, keys sorted."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def part_fingerprint(source: str, revision: str | None) -> str:
+    """Return a hash of a pretrained part: of its files where it is a folder, else of its name and revision."""
+    folder = Path(source)
+    if not folder.is_dir():
+        return hash_json([source, revision])
+    total = hashlib.sha256()
+    for file in sorted(path for path in folder.iterdir() if path.is_file()):
+        with file.open("rb") as stream:
+            total.update(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def refuse_other_version(run_dir: Path, version: int) -> None:
+    """Refuse a folder whose finished training came from another VERSION.
+
+    Raises
+    ------
+    ConfigError
+        If it did: results of two versions must not be mixed, and finished training is never overwritten.
+    """
+    record = read_record(run_dir)
+    if record.get("state") == "finished" and record.get("version") != version:
+        raise ConfigError(
+            f"{run_dir} holds finished training of version {record.get('version')}, this is version {version}. "
+            "Choose another --out, or delete the folder."
+        )
+
+
+def read_record(run_dir: Path) -> dict[str, Any]:
+    """Return the content of run.json; empty where there is none or it is damaged."""
+    try:
+        record = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+@dataclass
+class RunRecord:
+    """Collects what run.json holds; written at the start, after each stage, and at the end."""
+
+    run_dir: Path
+    content: dict[str, Any] = field(default_factory=dict)
+
+    def write(self, **changes: Any) -> None:
+        """Add facts and write the file."""
+        self.content.update(changes)
+        self.content["peak_memory_gb"] = peak_memory_gb()
+        atomic_write_text(self.run_dir / "run.json", json.dumps(self.content, indent=1, default=str))
+
+
+def environment() -> dict[str, Any]:
+    """Return versions, git commit and hardware."""
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES if _is_installed(name)}
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    hardware = {"device": device, "cpus": os.cpu_count(), "threads": torch.get_num_threads()}
+    return {"versions": versions, "git_commit": _git_commit(), "hardware": hardware}
+
+
+def peak_memory_gb() -> float:
+    """Return the process's largest resident memory, and the GPU's where there is one, in GB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if torch.cuda.is_available():
+        peak = max(peak, torch.cuda.max_memory_allocated())
+    return round(peak / 1e9, 3)
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _git_commit() -> str | None:
+    command = ["git", "-C", str(Path(__file__).resolve().parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

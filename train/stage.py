@@ -1,0 +1,171 @@
+"""One stage of training: what is trainable, the Trainer's arguments, resume, and the stage's result on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import TrainingArguments
+
+from vlm_backbones.cache import atomic_write_text, staged_path
+from vlm_backbones.data.packed_attention import use_packed_attention
+from vlm_backbones.recipe import StageRecipe
+from vlm_backbones.train.dataset import MicroBatches, StageData, first
+from vlm_backbones.train.features import Features
+from vlm_backbones.train.lora import add_lora, merge_lora
+from vlm_backbones.train.trainer import (
+    TRAINABLE_FILE,
+    BackboneTrainer,
+    RunCallback,
+    last_sealed,
+    load_trainable,
+    trainable_state,
+)
+
+_SAVES = 8
+"""Trainer checkpoints over a stage; a kill loses at most this share of it."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage as it is about to run."""
+
+    name: str
+    recipe: StageRecipe
+    data: StageData
+    features: Features
+    run_dir: Path
+    fingerprint: str
+    seed: int
+    report_to: list[str]
+
+    @property
+    def folder(self) -> Path:
+        """Where the stage keeps its Trainer checkpoints and its result."""
+        return self.run_dir / self.name
+
+
+def run_stage(stage: Stage, model: Any) -> Any:
+    """Train one stage and return the model, or load the stage's result where it is finished."""
+    choose_trainable(model, stage.recipe)
+    if _is_finished(stage):
+        load_trainable(model, stage.folder / TRAINABLE_FILE)
+        return model
+    _forget_other_content(stage)
+    names = list(trainable_state(model))
+    tower = model.model.vision_tower
+    model.model.vision_tower = stage.features.tower().to(model.device)
+    use_packed_attention(model.model.language_model)
+    if stage.recipe.lora is not None:
+        model = add_lora(model, stage.recipe.lora)
+        _train_projector_too(model, stage.recipe)
+    _train(stage, model)
+    model = merge_lora(model)
+    model.model.language_model.set_attn_implementation("sdpa")
+    model.model.vision_tower = tower
+    _finish(stage, model, names)
+    return model
+
+
+def choose_trainable(model: Any, recipe: StageRecipe) -> None:
+    """Freeze all but the recipe's parts; the vision tower is always frozen."""
+    model.requires_grad_(False)
+    model.model.multi_modal_projector.requires_grad_("projector" in recipe.trainable)
+    model.model.language_model.requires_grad_("llm" in recipe.trainable)
+    model.lm_head.requires_grad_("llm" in recipe.trainable)
+
+
+def _train_projector_too(model: Any, recipe: StageRecipe) -> None:
+    for name, parameter in model.named_parameters():
+        if "multi_modal_projector" in name:
+            parameter.requires_grad_("projector" in recipe.trainable)
+
+
+def _train(stage: Stage, model: Any) -> None:
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    batches = MicroBatches(stage.data, stage.features, stage.recipe, world_size=world_size)
+    sizes = [sum(len(stage.data.packed[index].ids) for index in step) for step in stage.data.order]
+    trainer = BackboneTrainer(
+        model=model,
+        args=build_arguments(stage, accumulation=batches.parts // world_size),
+        train_dataset=batches,
+        data_collator=first,
+        callbacks=[RunCallback(stage.run_dir, stage.name, sizes)],
+    )
+    resume = last_sealed(stage.folder)
+    model.train()
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    model.eval()
+
+
+def build_arguments(stage: Stage, *, accumulation: int) -> TrainingArguments:
+    """Return the Trainer's arguments of a stage."""
+    recipe, steps = stage.recipe, len(stage.data.order)
+    warmup = recipe.warmup_steps if recipe.warmup_steps is not None else round(recipe.warmup_ratio * steps)
+    schedule: dict[str, Any] = {"lr_scheduler_type": recipe.schedule}
+    if recipe.schedule == "cosine":
+        rate = {"min_lr_rate": recipe.min_lr_ratio}
+        schedule = {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": rate}
+    elif recipe.schedule == "constant":
+        schedule = {"lr_scheduler_type": "constant_with_warmup"}
+    return TrainingArguments(
+        output_dir=str(stage.folder),
+        max_steps=steps,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=accumulation,
+        learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        adam_beta1=recipe.adam_beta1,
+        adam_beta2=recipe.adam_beta2,
+        max_grad_norm=recipe.max_grad_norm,
+        warmup_steps=warmup,
+        optim="adamw_torch_fused",
+        bf16=recipe.precision == "bf16",
+        train_sampling_strategy="sequential",
+        remove_unused_columns=False,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=False,
+        logging_steps=max(1, min(10, steps // 20)),
+        logging_nan_inf_filter=False,
+        save_steps=max(1, -(-steps // _SAVES)),
+        save_total_limit=2,
+        seed=stage.seed,
+        data_seed=recipe.data_seed,
+        report_to=stage.report_to or "none",
+        disable_tqdm=True,
+        use_cpu=not torch.cuda.is_available(),
+        **schedule,
+    )
+
+
+def _is_finished(stage: Stage) -> bool:
+    try:
+        done = json.loads((stage.folder / "stage.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(done.get("fingerprint") == stage.fingerprint and (stage.folder / TRAINABLE_FILE).is_file())
+
+
+def _forget_other_content(stage: Stage) -> None:
+    """Remove Trainer checkpoints of another configuration; those of this one are resumed."""
+    marker = stage.folder / "fingerprint"
+    if stage.folder.exists() and (not marker.is_file() or marker.read_text(encoding="utf-8") != stage.fingerprint):
+        shutil.rmtree(stage.folder)
+    atomic_write_text(marker, stage.fingerprint)
+
+
+def _finish(stage: Stage, model: Any, names: list[str]) -> None:
+    """Keep what the stage trained, then drop its Trainer checkpoints."""
+    parameters = dict(model.named_parameters())
+    state = {name: parameters[name].detach().cpu().contiguous() for name in names}
+    with staged_path(stage.folder / TRAINABLE_FILE) as staged:
+        save_file(state, staged)
+    atomic_write_text(stage.folder / "stage.json", json.dumps({"fingerprint": stage.fingerprint}))
+    for folder in stage.folder.glob("checkpoint-*"):
+        shutil.rmtree(folder)

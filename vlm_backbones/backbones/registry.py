@@ -1,0 +1,77 @@
+"""Look up a backbone by exact id or by the path of a local folder. No torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlm_backbones.backbones._rows import PACKAGE_DIR, Rows, find_source
+from vlm_backbones.errors import CheckpointError
+
+__all__ = ["BACKBONES", "Backbone", "get_backbone", "list_backbones"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """One LLM: what is known of it before any weight is read; unknown facts are None."""
+
+    id: str
+    family: str
+    generation: str | None = None
+    released: str | None = None
+    """Year and month, as in 2023-02."""
+    hub_repo: str | None = None
+    revision: str | None = None
+    licence: str | None = None
+    gated: bool | None = None
+    chat_format: str | None = None
+    """Name of the prompt format that the model was tuned with; None for a base model."""
+    stop_tokens: tuple[str, ...] = ()
+    parameters: int | None = None
+    package_path: str | None = None
+    """Folder inside this package, for the embedded backbones."""
+    local_path: str | None = None
+
+    @property
+    def source(self) -> str:
+        """Folder or hub repository to load from; `ConfigError` where the row knows none."""
+        if self.local_path is not None:
+            return self.local_path
+        return find_source(self.id, "backbone", package_path=self.package_path, hub_repo=self.hub_repo)
+
+
+def _build_backbone(content: dict[str, Any]) -> Backbone:
+    return Backbone(**{**content, "stop_tokens": tuple(content.get("stop_tokens") or ())})
+
+
+BACKBONES: Rows[Backbone] = Rows(PACKAGE_DIR / "backbones" / "rows", _build_backbone, "backbone")
+
+
+def list_backbones() -> list[Backbone]:
+    """Return every row, oldest release first."""
+    return sorted(BACKBONES.values(), key=lambda row: (row.released or "", row.id))
+
+
+def get_backbone(id_or_path: str | Path) -> Backbone:
+    """Return the row of an id, or a row made from a local model folder's config.json.
+
+    Raises
+    ------
+    ConfigError
+        If the id is unknown; the message names the nearest known one.
+    CheckpointError
+        If the folder has no readable config.json.
+    """
+    name = str(id_or_path)
+    if name in BACKBONES:
+        return BACKBONES[name]
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        return BACKBONES[name]
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder} is no model folder: config.json cannot be read ({error}).") from error
+    return Backbone(id=folder.resolve().name, family=str(config.get("model_type")), local_path=str(folder))

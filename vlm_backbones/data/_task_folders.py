@@ -1,0 +1,91 @@
+"""Dataset folders of the three tasks: rows of one image become one example with independent turns."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from vlm_backbones.data.conversations import Example, ImageSource, Turn
+from vlm_backbones.errors import DataError
+from vlm_backbones.prompts import (
+    coordinates_answer,
+    coordinates_prompt,
+    description_prompt,
+    short_questions,
+    vqa_prompt,
+)
+
+TASKS = ("vqa_scene", "seismic_description", "seismic_coords")
+
+
+def read_folder(folder: Path, split: str, *, captions: bool) -> list[Example]:
+    """Return one example an image, in the order of first appearance over the tasks."""
+    tasks = [task for task in TASKS if (folder / task).is_dir()]
+    if not tasks:
+        raise DataError(f"{folder} holds none of the task datasets: expected {', '.join(TASKS)}.")
+    images: dict[str, ImageSource] = {}
+    turns: dict[str, list[Turn]] = {}
+    for task in tasks:
+        for place, row, image in _read_rows(folder / task / split):
+            key = str(row["image_id"])
+            images.setdefault(key, image)
+            collected = turns.setdefault(key, [])
+            for question, answer in _captions(task, row) if captions else _turns(task, row, place):
+                if not captions or not collected:
+                    collected.append(Turn(question, answer, place))
+    return [Example(key, images[key], tuple(turns[key])) for key in images if turns[key]]
+
+
+def _read_rows(folder: Path) -> Iterator[tuple[str, Mapping[str, Any], ImageSource]]:
+    import datasets
+
+    if not folder.is_dir():
+        raise DataError(f"{folder} does not exist: expected a dataset saved with save_to_disk.")
+    try:
+        rows = datasets.load_from_disk(str(folder)).with_format("arrow")[:]
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(f"{folder}: cannot be read as a dataset ({error}).") from error
+    if rows.num_rows == 0:
+        raise DataError(f"{folder} is empty: expected at least one row.")
+    pictures = rows.column("image")
+    for index, row in enumerate(rows.drop_columns(["image"]).to_pylist()):
+        place = f"{folder} row {index}"
+        yield place, row, _image(pictures[index].as_py(), place)
+
+
+def _image(cell: Any, place: str) -> ImageSource:
+    cell = cell or {}
+    if cell.get("bytes"):
+        return ImageSource(place, data=cell["bytes"])
+    if cell.get("path"):
+        return ImageSource(place, path=Path(cell["path"]))
+    raise DataError(f"{place}: the image is missing.")
+
+
+def _turns(task: str, row: Mapping[str, Any], place: str) -> list[tuple[str, str]]:
+    if task == "vqa_scene":
+        answers = row["answers"] or [""]
+        return [(vqa_prompt(row["question"]), str(Counter(answers).most_common(1)[0][0]))]
+    if task == "seismic_coords":
+        return [(coordinates_prompt(), coordinates_answer(row["latitude"], row["longitude"]))]
+    return [(description_prompt(), row["description"]), *short_questions(_targets(row, place))]
+
+
+def _targets(row: Mapping[str, Any], place: str) -> dict[str, Any]:
+    try:
+        targets: dict[str, Any] = json.loads(row.get("targets") or "{}")
+    except ValueError as error:
+        raise DataError(f"{place}: column targets is not valid JSON ({error}).") from error
+    return targets
+
+
+def _captions(task: str, row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    if task == "seismic_description":
+        return [(description_prompt(), row["description"])]
+    if task == "vqa_scene":
+        caption = _targets(row, str(row["image_id"])).get("caption")
+        return [("Describe this scene.", str(caption))] if caption else []
+    return []

@@ -1,0 +1,120 @@
+"""Collation: packed examples to one flat row of tensors, without padding, and the layout of its attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from vlm_backbones.data.packing import PackedExample
+
+__all__ = ["AttentionBlock", "AttentionLayout", "answer_weights", "build_layout", "collate"]
+
+_HIDDEN = float("-inf")
+
+
+@dataclass(frozen=True)
+class AttentionBlock:
+    """Rows of similar length that one attention call handles: queries of a turn, keys of its prefix and itself."""
+
+    queries: torch.Tensor  # (rows * query_length,), flat token indices, padding repeats token 0
+    keys: torch.Tensor  # (rows * key_length,)
+    mask: torch.Tensor  # (rows, 1, query_length, key_length), 0 or -inf
+
+    def to(self, device: torch.device) -> AttentionBlock:
+        """Return the block on a device."""
+        return AttentionBlock(self.queries.to(device), self.keys.to(device), self.mask.to(device))
+
+
+@dataclass(frozen=True)
+class AttentionLayout:
+    """Which token sees which, as blocks; `inverse` puts their outputs back into the flat order."""
+
+    blocks: tuple[AttentionBlock, ...]
+    inverse: torch.Tensor  # (tokens,)
+
+    def to(self, device: torch.device | str, **_: Any) -> AttentionLayout:
+        """Return the layout on a device."""
+        place = torch.device(device)
+        return AttentionLayout(tuple(block.to(place) for block in self.blocks), self.inverse.to(place))
+
+
+def answer_weights(packed: PackedExample, weighting: Literal["token", "inverse_sqrt_length"]) -> np.ndarray:
+    """Return the weight of every supervised token: 1, or n**-0.5 for each of the n tokens of an answer."""
+    sizes = packed.answer_sizes.astype(np.float32)
+    weights: np.ndarray = np.ones_like(sizes) if weighting == "token" else sizes**-0.5
+    return weights
+
+
+def collate(
+    examples: Sequence[PackedExample], *, weighting: Literal["token", "inverse_sqrt_length"]
+) -> dict[str, Any]:
+    """Return one flat row: input_ids and position_ids (1, tokens), predict_at, labels, weights (supervised,), layout."""
+    starts = np.cumsum([0, *(len(example.ids) for example in examples)])
+    shifted = [example.predict_at + start for example, start in zip(examples, starts[:-1], strict=True)]
+    return {
+        "input_ids": torch.from_numpy(np.concatenate([example.ids for example in examples]))[None],
+        "position_ids": torch.from_numpy(np.concatenate([example.positions for example in examples]))[None],
+        "predict_at": torch.from_numpy(np.concatenate(shifted)),
+        "labels": torch.from_numpy(np.concatenate([example.targets for example in examples])),
+        "weights": torch.from_numpy(np.concatenate([answer_weights(example, weighting) for example in examples])),
+        "layout": build_layout([example.lengths for example in examples]),
+    }
+
+
+def build_layout(lengths: Sequence[tuple[int, ...]]) -> AttentionLayout:
+    """Return the attention layout of examples that stand one after the other.
+
+    Parameters
+    ----------
+    lengths
+        Per example, tokens of the prefix and of each turn.
+    """
+    rows: list[tuple[int, int, int, int]] = []  # own start, own length, prefix start, prefix length
+    position = 0
+    for prefix, *turns in lengths:
+        start = position
+        if prefix:
+            rows.append((start, prefix, start, 0))
+        position += prefix
+        for turn in turns:
+            rows.append((position, turn, start, prefix))
+            position += turn
+    rows.sort(key=lambda row: -row[1])
+    inverse = np.empty(position, dtype=np.int64)
+    blocks, offset = [], 0
+    for group in _group_by_length(rows):
+        table = np.asarray(group)
+        blocks.append(_build_block(table))
+        width = int(table[:, 1].max())
+        for number, (start, own, *_) in enumerate(group):
+            inverse[start : start + own] = offset + number * width + np.arange(own)
+        offset += len(group) * width
+    return AttentionLayout(tuple(blocks), torch.from_numpy(inverse))
+
+
+def _group_by_length(rows: list[tuple[int, int, int, int]]) -> list[list[tuple[int, int, int, int]]]:
+    """Split rows, longest first, where a row would be padded to more than one and a half of its length."""
+    groups: list[list[tuple[int, int, int, int]]] = []
+    for row in rows:
+        if not groups or row[1] * 1.5 < groups[-1][0][1]:
+            groups.append([])
+        groups[-1].append(row)
+    return groups
+
+
+def _build_block(rows: np.ndarray) -> AttentionBlock:
+    own_start, own, prefix_start, prefix = (rows[:, column, None] for column in range(4))  # (rows, 1)
+    query, before = np.arange(own.max())[None], np.arange(prefix.max())[None]
+    queries = np.where(query < own, own_start + query, 0)  # (rows, query_length)
+    keys = np.concatenate([np.where(before < prefix, prefix_start + before, 0), queries], axis=1)
+    causal = np.tri(query.shape[1], dtype=bool)[None]  # (1, query_length, query_length)
+    visible_prefix = np.broadcast_to((before < prefix)[:, None], (len(rows), query.shape[1], before.shape[1]))
+    visible = np.concatenate([visible_prefix, np.broadcast_to(causal, (len(rows), *causal.shape[1:]))], axis=2)
+    mask = np.where(visible, np.float32(0), np.float32(_HIDDEN))[:, None]
+    return AttentionBlock(
+        torch.from_numpy(queries.reshape(-1)), torch.from_numpy(keys.reshape(-1)), torch.from_numpy(mask)
+    )

@@ -1,0 +1,149 @@
+"""Examples: an image with its turns, read from the three tasks' dataset folders or from LLaVA JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from vlm_backbones.errors import DataError
+
+__all__ = ["Example", "ImageSource", "Turn", "examples_digest", "load_examples", "load_stage_examples"]
+
+IMAGE_TOKEN = "<image>"
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """An encoded picture: its bytes, or the file that holds them."""
+
+    place: str
+    """Where it came from, for messages."""
+    data: bytes | None = None
+    path: Path | None = None
+
+    def read(self) -> bytes:
+        """Return the encoded bytes; `DataError` where the file is missing."""
+        if self.data is not None:
+            return self.data
+        try:
+            return (self.path or Path()).read_bytes()
+        except OSError as error:
+            raise DataError(f"{self.place}: image {self.path} cannot be read ({error.strerror}).") from error
+
+    def open(self) -> Image.Image:
+        """Return the picture as RGB; `DataError` where it is missing or corrupt."""
+        try:
+            with Image.open(io.BytesIO(self.read())) as picture:
+                return picture.convert("RGB")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise DataError(f"{self.place}: the image is corrupt ({error}). Replace it or drop the row.") from error
+
+    def digest(self) -> bytes:
+        """Return the sha256 of the encoded bytes."""
+        return hashlib.sha256(self.read()).digest()
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One question with its answer."""
+
+    question: str
+    answer: str
+    place: str
+    """File and row, for messages."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A training row: one image (or none) and its turns.
+
+    Independent turns each see the image and themselves only; the turns of a chain see all turns before them.
+    """
+
+    id: str
+    image: ImageSource | None
+    turns: tuple[Turn, ...]
+    independent: bool = True
+
+    @property
+    def length(self) -> int:
+        """A length that is the same for every tokenizer: characters, and 64 for an image."""
+        text = sum(len(turn.question) + len(turn.answer) for turn in self.turns)
+        return text + (64 if self.image else 0)
+
+
+def load_examples(paths: Sequence[str | Path], *, split: str = "train", captions: bool = False) -> list[Example]:
+    """Return the examples of dataset folders and LLaVA JSON files, in a fixed order.
+
+    Parameters
+    ----------
+    paths
+        Folders with TASK/SPLIT datasets, or LLaVA JSON files (images relative to the file's folder).
+    split
+        Of the dataset folders; JSON files have none.
+    captions
+        One caption or description a picture, for the align stage, instead of questions.
+
+    Raises
+    ------
+    DataError
+        Naming the file and row of a malformed row, an empty answer, an image token inside the text, an image
+        outside its root, or an empty split.
+    """
+    from vlm_backbones.data import _llava_json, _task_folders
+
+    examples: list[Example] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            examples += _task_folders.read_folder(path, split, captions=captions)
+        elif path.is_file():
+            examples += _llava_json.read_json(path)
+        else:
+            raise DataError(f"{path} does not exist: expected a folder of task datasets or a LLaVA JSON file.")
+    if not examples:
+        raise DataError(f"no examples: split {split!r} of {', '.join(map(str, paths)) or 'nothing'} is empty.")
+    for example in examples:
+        check_turns(example.turns)
+    return examples
+
+
+def load_stage_examples(align: Path | None, finetune: Sequence[Path], stage: str) -> list[Example]:
+    """Return the examples of a study's stage, `align` or `finetune`; nothing given means the pocket data."""
+    if not finetune:
+        from vlm_backbones.pocket.datasets import data_dir
+
+        finetune = [data_dir()]
+    if stage == "align":
+        return load_examples([align] if align is not None else finetune, captions=True)
+    return load_examples(finetune)
+
+
+def check_turns(turns: Iterable[Turn]) -> None:
+    """Refuse turns that would train on nothing or smuggle an image token into the text."""
+    for turn in turns:
+        if not turn.answer.strip():
+            raise DataError(f"{turn.place}: the answer is empty. Fill it in or drop the row.")
+        if IMAGE_TOKEN in turn.question or IMAGE_TOKEN in turn.answer:
+            raise DataError(f"{turn.place}: the text holds {IMAGE_TOKEN!r}, the image's token. Remove it.")
+
+
+def examples_digest(examples: Sequence[Example], order: Iterable[Sequence[int]]) -> str:
+    """Return the sha256 of the examples in the order in which the steps see them."""
+    rows = [_digest(example) for example in examples]
+    total = hashlib.sha256()
+    for step in order:
+        total.update(b"step")
+        for index in step:
+            total.update(rows[index])
+    return total.hexdigest()
+
+
+def _digest(example: Example) -> bytes:
+    text = repr((example.id, example.independent, [(turn.question, turn.answer) for turn in example.turns]))
+    image = example.image.digest() if example.image and example.image.data is not None else b""
+    return hashlib.sha256(text.encode() + image).digest()

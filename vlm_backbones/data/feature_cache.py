@@ -1,0 +1,190 @@
+"""Feature cache: hidden states of the frozen tower, computed once, memory-mapped, shared by all backbones."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from filelock import FileLock
+from transformers import PreTrainedModel
+
+from vlm_backbones.cache import atomic_write_text, staged_path
+from vlm_backbones.data.conversations import Example, ImageSource
+from vlm_backbones.errors import DataError
+from vlm_backbones.vision.preprocessing import preprocess_images
+
+__all__ = ["FeatureCache", "FeatureSpec", "build_feature_cache", "feature_statistics", "tower_fingerprint"]
+
+_BATCH = 64
+_LEAST_STD = 1e-3
+
+
+def tower_fingerprint(tower: PreTrainedModel) -> str:
+    """Return the sha256 of a tower's weights, as loaded."""
+    total = hashlib.sha256(type(tower).__name__.encode())
+    for name, tensor in sorted(tower.state_dict().items()):
+        total.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        total.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """What is computed: a tower, its preprocessing and one of its layers."""
+
+    tower: PreTrainedModel
+    image_processor: Any
+    layer: int
+    select_strategy: str
+
+    def fingerprint(self) -> str:
+        """Return the sha256 of tower, preprocessing, layer, strategy and stored type."""
+        facts = [tower_fingerprint(self.tower), self.image_processor.to_json_string(), self.layer, self.select_strategy]
+        return hashlib.sha256(json.dumps([*facts, "float16"]).encode()).hexdigest()
+
+    @torch.inference_mode()
+    def compute(self, images: Sequence[ImageSource]) -> torch.Tensor:
+        """Return hidden states, float32, (images, all tokens, width)."""
+        pixels = preprocess_images(self.image_processor, [image.open() for image in images])
+        pixels = pixels.to(self.tower.device, self.tower.dtype)
+        states = self.tower(pixels, output_hidden_states=True).hidden_states[self.layer]
+        return states.float().cpu()  # type: ignore[no-any-return]
+
+    def selected(self, states: torch.Tensor) -> torch.Tensor:
+        """Return the tokens that the projector reads."""
+        return states[:, 1:] if self.select_strategy == "default" else states
+
+
+@dataclass(frozen=True)
+class FeatureCache:
+    """Cached states by the digest of the encoded picture."""
+
+    states: npt.NDArray[np.float16]  # (images, tokens, width), memory-mapped
+    rows: dict[bytes, int]
+    mean: torch.Tensor  # (width,)
+    std: torch.Tensor  # (width,)
+    fingerprint: str
+
+    def row(self, image: ImageSource) -> int:
+        """Return the row of a picture."""
+        return self.rows[image.digest()]
+
+    def gather(self, rows: Sequence[int]) -> torch.Tensor:
+        """Return states, float32, (rows, tokens, width)."""
+        return torch.from_numpy(self.states[np.asarray(rows)].astype(np.float32))
+
+
+def unique_images(examples: Iterable[Example]) -> dict[bytes, ImageSource]:
+    """Return the pictures of examples by digest, in the order of their digests."""
+    images = {example.image.digest(): example.image for example in examples if example.image is not None}
+    return dict(sorted(images.items()))
+
+
+def build_feature_cache(
+    folder: Path,
+    images: dict[bytes, ImageSource],
+    spec: FeatureSpec,
+    *,
+    budget_bytes: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> FeatureCache | None:
+    """Return the cache of these pictures under `folder`, computing it where it is missing or damaged.
+
+    Parameters
+    ----------
+    images
+        From `unique_images`.
+    budget_bytes
+        Larger sets are not cached.
+    progress
+        Called with (done, total) pictures.
+
+    Returns
+    -------
+    The cache, or None where the set is larger than the budget: then stream through the tower.
+
+    Raises
+    ------
+    DataError
+        If a picture is missing or corrupt, or the folder cannot be written.
+    """
+    if not images:
+        return None
+    name = hashlib.sha256(spec.fingerprint().encode() + b"".join(images)).hexdigest()
+    place = folder / name[:16]
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot write {place}: {error.strerror}. Choose another folder.") from error
+    with FileLock(place / "lock"):
+        cache = _open(place, list(images), name)
+        if cache is None:
+            sources = list(images.values())
+            shape = (len(sources), *spec.compute(sources[:1]).shape[1:])
+            if 2 * int(np.prod(shape)) > budget_bytes:
+                return None
+            _compute(place, sources, spec, shape, name, progress)
+            cache = _open(place, list(images), name)
+    return cache
+
+
+def _open(place: Path, digests: list[bytes], name: str) -> FeatureCache | None:
+    """Return the cache of a folder, or None where it is missing, of other content, or damaged."""
+    try:
+        meta = json.loads((place / "meta.json").read_text(encoding="utf-8"))
+        with (place / "states.npy").open("rb") as stream:
+            checksum = hashlib.file_digest(stream, "sha256").hexdigest()
+    except (OSError, ValueError):
+        return None
+    if meta.get("name") != name or meta.get("sha256") != checksum:
+        return None
+    return FeatureCache(
+        states=np.load(place / "states.npy", mmap_mode="r"),
+        rows={digest: row for row, digest in enumerate(digests)},
+        mean=torch.tensor(meta["mean"]),
+        std=torch.tensor(meta["std"]),
+        fingerprint=name,
+    )
+
+
+def _compute(
+    place: Path,
+    sources: Sequence[ImageSource],
+    spec: FeatureSpec,
+    shape: tuple[int, ...],
+    name: str,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    total, square, count = torch.zeros(shape[-1]).double(), torch.zeros(shape[-1]).double(), 0
+    with staged_path(place / "states.npy") as staged:
+        states = np.lib.format.open_memmap(staged, mode="w+", dtype=np.float16, shape=shape)
+        for start in range(0, len(sources), _BATCH):
+            batch = spec.compute(sources[start : start + _BATCH]).half()
+            states[start : start + len(batch)] = batch.numpy()
+            flat = spec.selected(batch).double().flatten(0, 1)
+            total, square, count = total + flat.sum(0), square + flat.square().sum(0), count + len(flat)
+            if progress is not None:
+                progress(start + len(batch), len(sources))
+        states.flush()
+        del states
+    mean = total / count
+    std = (square / count - mean.square()).clamp_min(0).sqrt().clamp_min(_LEAST_STD)
+    with (place / "states.npy").open("rb") as stream:
+        checksum = hashlib.file_digest(stream, "sha256").hexdigest()
+    meta = {"name": name, "sha256": checksum, "mean": mean.tolist(), "std": std.tolist(), "shape": shape}
+    atomic_write_text(place / "meta.json", json.dumps(meta))
+
+
+def feature_statistics(images: dict[bytes, ImageSource], spec: FeatureSpec) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (mean, std), each (width,), from the first 512 pictures, for sets that are not cached."""
+    sources = list(images.values())[:512]
+    batches = [spec.compute(sources[start : start + _BATCH]) for start in range(0, len(sources), _BATCH)]
+    flat = torch.cat([spec.selected(batch).flatten(0, 1) for batch in batches]).double()
+    return flat.mean(0).float(), flat.std(0, correction=0).clamp_min(_LEAST_STD).float()

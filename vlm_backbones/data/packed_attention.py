@@ -1,0 +1,85 @@
+"""Attention over packed turns, registered with transformers as `packed_turns`; without a layout it is plain sdpa."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from vlm_backbones.data.collation import AttentionLayout
+
+__all__ = ["NAME", "attend", "use_packed_attention"]
+
+NAME = "packed_turns"
+
+
+def attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: AttentionLayout, scaling: float
+) -> torch.Tensor:
+    """Return the attention output of flat tokens, each seeing what the layout allows.
+
+    Parameters
+    ----------
+    query
+        (tokens, heads, head_size)
+    key, value
+        (tokens, key_value_heads, head_size)
+
+    Returns
+    -------
+    (tokens, heads, head_size)
+    """
+    outputs = []
+    heads, size = query.shape[1:]
+    for block in layout.blocks:
+        rows = block.mask.shape[0]
+        own_query = query.index_select(0, block.queries).view(rows, -1, heads, size).transpose(1, 2)
+        own_key, own_value = (
+            states.index_select(0, block.keys).view(rows, -1, states.shape[1], size).transpose(1, 2)
+            for states in (key, value)
+        )
+        output = nn.functional.scaled_dot_product_attention(
+            own_query,
+            own_key,
+            own_value,
+            attn_mask=block.mask.to(query.dtype),
+            scale=scaling,
+            enable_gqa=own_key.shape[1] != heads,
+        )
+        outputs.append(output.transpose(1, 2).reshape(-1, heads, size))
+    return torch.cat(outputs).index_select(0, layout.inverse)
+
+
+def _packed_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    layout: AttentionLayout | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    if layout is None:
+        output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+        return output, None
+    flat = [states[0].transpose(0, 1) for states in (query, key, value)]  # (tokens, heads, head_size)
+    return attend(flat[0], flat[1], flat[2], layout, scaling or query.shape[-1] ** -0.5)[None], None
+
+
+def _packed_mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
+    """Packed rows carry their own layout, so the model's mask would only cost memory."""
+    return sdpa_mask(*args, **kwargs) if kwargs.get("attention_mask") is not None else None
+
+
+AttentionInterface.register(NAME, _packed_attention)
+AttentionMaskInterface.register(NAME, _packed_mask)
+
+
+def use_packed_attention(language_model: PreTrainedModel) -> None:
+    """Let a language model attend by the `layout` that its forward is given."""
+    language_model.set_attn_implementation(NAME)

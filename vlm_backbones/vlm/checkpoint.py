@@ -1,0 +1,166 @@
+"""A VLM's folder in transformers' format: save whole or not at all, load with clear errors, fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
+
+from vlm_backbones.cache import cache_dir
+from vlm_backbones.errors import CheckpointError, DataError
+
+__all__ = ["checkpoint_fingerprint", "load", "save", "staged_folder"]
+
+_ARCHITECTURES = {"LlavaForConditionalGeneration", "VipLlavaForConditionalGeneration"}
+
+
+@contextmanager
+def staged_folder(path: Path) -> Iterator[Path]:
+    """Yield a sibling folder to fill; it takes the place of `path` on success and disappears on failure.
+
+    Raises
+    ------
+    DataError
+        If the disk is full or the place cannot be written.
+    """
+    staged = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        shutil.rmtree(staged, ignore_errors=True)
+        staged.mkdir(parents=True)
+        yield staged
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(staged, path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise DataError(f"cannot write {path}: {reason}. Free space or choose another folder.") from error
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def save(model: LlavaForConditionalGeneration, processor: LlavaProcessor, path: str | Path, *, card: str = "") -> None:
+    """Write a checkpoint that `load` and plain transformers open; an older one at `path` is replaced whole.
+
+    Parameters
+    ----------
+    card
+        Text of the model card, README.md; none is written where empty.
+
+    Raises
+    ------
+    DataError
+        If the folder cannot be written.
+    """
+    with staged_folder(Path(path)) as folder:
+        try:
+            model.save_pretrained(folder)
+            processor.save_pretrained(folder)
+        except SafetensorError as error:  # how the weight writer reports a full disk
+            raise OSError(str(error)) from error
+        if card:
+            (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def load(
+    path: str | Path, *, dtype: torch.dtype | None = None, device: str | torch.device | None = None
+) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+    """Return (model, processor) of a checkpoint folder, in evaluation mode.
+
+    Parameters
+    ----------
+    dtype
+        Type of the weights; by default the type they were saved in.
+
+    Raises
+    ------
+    CheckpointError
+        If the folder has no weights, is of another architecture, or lacks its processor.
+    """
+    folder = Path(path)
+    _check_folder(folder)
+    try:
+        processor = AutoProcessor.from_pretrained(folder)
+        model, report = AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=dtype or "auto", output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"{folder}: cannot be loaded ({error})") from error
+    if report["missing_keys"]:
+        names = ", ".join(sorted(report["missing_keys"])[:3])
+        raise CheckpointError(f"{folder}: {len(report['missing_keys'])} weights are missing ({names}, ...).")
+    return (model if device is None else model.to(device)).eval(), processor
+
+
+def _check_folder(folder: Path) -> None:
+    config = _read_config(folder)
+    found = config.get("architectures") or [config.get("model_type", "nothing")]
+    if "mm_vision_tower" in config:
+        raise CheckpointError(f"{folder} is an original LLaVA checkpoint: run `vlm-backbones convert` on it first.")
+    if not _ARCHITECTURES.intersection(found):
+        raise CheckpointError(f"{folder}: architecture {found[0]}, expected {' or '.join(sorted(_ARCHITECTURES))}.")
+    if not list(folder.glob("*.safetensors")):
+        raise CheckpointError(f"{folder} has no weights: no *.safetensors file.")
+    processor_files = [["processor_config.json", "preprocessor_config.json"], ["tokenizer.json", "tokenizer.model"]]
+    for names in processor_files:
+        if not any((folder / name).is_file() for name in names):
+            raise CheckpointError(f"{folder} lacks its processor: no {' or '.join(names)}.")
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is not a folder: expected a checkpoint in transformers' format.")
+    try:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder} is no checkpoint: config.json cannot be read ({error}).") from error
+    return config
+
+
+def checkpoint_fingerprint(path: str | Path) -> str:
+    """Return the sha256 of a checkpoint: its configuration, processor and weights; the model card does not count.
+
+    The result is kept in the user cache under the files' names, sizes and times, so asking again is cheap.
+
+    Raises
+    ------
+    CheckpointError
+        If there is no config.json or no weights.
+    """
+    folder = Path(path)
+    _read_config(folder)
+    files = sorted(file for file in folder.iterdir() if file.is_file() and not _is_remark(file))
+    if not any(file.suffix == ".safetensors" for file in files):
+        raise CheckpointError(f"{folder} has no weights: no *.safetensors file.")
+    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    key = hashlib.sha256(repr((str(folder.resolve()), stats)).encode()).hexdigest()
+    remembered = cache_dir() / "fingerprints" / key
+    with suppress(OSError):
+        return remembered.read_text(encoding="utf-8")
+    digest = _hash_files(files)
+    with suppress(OSError):  # a read-only cache only costs time
+        remembered.parent.mkdir(parents=True, exist_ok=True)
+        staged = remembered.with_name(f"{key}.{os.getpid()}")
+        staged.write_text(digest, encoding="utf-8")
+        os.replace(staged, remembered)
+    return digest
+
+
+def _is_remark(file: Path) -> bool:
+    return file.name.startswith(".") or file.suffix == ".md"
+
+
+def _hash_files(files: list[Path]) -> str:
+    total = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            total.update(f"{file.name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()
