@@ -1,0 +1,1 @@
+"""One offline page from the tables and samples; imported by `vlm_backbones.analysis.pipeline` alone."""
