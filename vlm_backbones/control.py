@@ -69,9 +69,8 @@ def _stage_recipes(study: Study, backbone: str | None = None) -> list[tuple[str,
     """Return (name, kind, recipe) of every training stage in order."""
     recipe = study.recipe if backbone is None else study.recipe_for(backbone)
     align = [("align", "align", recipe.align)] if recipe.align else []
-    many = len(recipe.finetune_stages) > 1
     finetune = [
-        (f"finetune-{number}" if many else "finetune", "finetune", stage)
+        ("finetune" if number == 1 else f"finetune-{number}", "finetune", stage)
         for number, stage in enumerate(recipe.finetune_stages, start=1)
     ]
     return [*align, *finetune]

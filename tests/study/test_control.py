@@ -1,0 +1,93 @@
+"""The certificate says what is equal, and an unfair comparison is refused before training."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from vlm_backbones.control import check_study
+from vlm_backbones.errors import DataError
+from vlm_backbones.study import load_study
+
+
+@pytest.fixture(scope="module")
+def certificate(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    out = tmp_path_factory.mktemp("check")
+    check_study(load_study(tiny_study), out)
+    return dict(json.loads((out / "certificate.json").read_text(encoding="utf-8")))
+
+
+def test_a_fair_study_has_no_confound(certificate: dict[str, Any]) -> None:
+    assert certificate["confounds"] == []
+    assert list(certificate["backbones"]) == ["tiny-1", "tiny-2"]
+    # 32 scene questions on 16 pictures and 32 events; captions for both kinds
+    assert certificate["equal"]["examples"] == {"align": 48, "finetune": 48}
+    assert certificate["equal"]["image_tokens"] == 17  # (112 / 28)^2 patches and CLS
+
+
+def test_tokens_that_must_differ_are_listed(certificate: dict[str, Any]) -> None:
+    first, second = certificate["backbones"].values()
+    assert first["digits"]["36.12"] == ["3", "6", ".", "1", "2"]
+    assert second["digits"]["36.12"] != first["digits"]["36.12"]
+    assert "digits" in certificate["varies"]
+
+
+def test_steps_examples_and_image_tokens_are_counted(certificate: dict[str, Any]) -> None:
+    for row in certificate["backbones"].values():
+        stage = row["stages"]["finetune"]
+        assert (stage["optimizer_steps"], stage["examples_seen"]) == (5, 20)
+        assert stage["image_tokens_seen"] == 20 * 17
+        assert stage["dropped_examples"] == stage["truncated_answers"] == 0
+        # projector: 32 -> 32 -> 32 with biases
+        assert row["trained_parameters"]["align"] == 32 * 32 + 32 + 32 * 32 + 32
+
+
+def test_the_certificate_is_the_same_twice(tiny_study: Path, tmp_path: Path, certificate: dict[str, Any]) -> None:
+    again = check_study(load_study(tiny_study), tmp_path)
+    assert json.loads(json.dumps(again)) == certificate
+
+
+def test_truncation_that_differs_is_a_confound(tiny_study: Path, tmp_path: Path) -> None:
+    """Single digits make the coordinates' answer longer, so one length cuts it for one backbone only."""
+    longest = {
+        name: row["stages"]["finetune"]["longest_tokens"]
+        for name, row in check_study(load_study(tiny_study), tmp_path)["backbones"].items()
+    }
+    assert longest["tiny-1"] != longest["tiny-2"]
+    cut = [f"recipe.{stage}.max_length_tokens={min(longest.values())}" for stage in ("align", "finetune")]
+    (confound, *_) = check_study(load_study(tiny_study, cut), tmp_path)["confounds"]
+    assert "not the same ones" in confound
+
+
+def test_every_bad_image_is_named(tiny_study: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(tiny_study.parent / "data", data)
+    folder = data / "seismic_coords" / "train"
+    rows = datasets.load_from_disk(str(folder)).cast_column("image", datasets.Image(decode=False))
+    broken = {3, 5}
+    corrupt = {"bytes": b"no picture", "path": None}
+    spoilt = [{**row, "image": corrupt} if index in broken else row for index, row in enumerate(rows)]
+    for name in ("seismic_coords", "seismic_description", "vqa_scene"):
+        shutil.rmtree(data / name)
+    datasets.Dataset.from_list(spoilt, features=rows.features).save_to_disk(folder)
+    study = load_study(tiny_study, [f"data.finetune=[{data}]", "recipe.align=null"])
+    with pytest.raises(DataError) as caught:
+        check_study(study, tmp_path / "out")
+    message = str(caught.value)
+    assert message.startswith("2 bad images")
+    assert "seismic_coords/train row 3" in message
+    assert "seismic_coords/train row 5" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_order_that_another_seed_makes_has_another_hash(
+    tiny_study: Path, tmp_path: Path, certificate: dict[str, Any]
+) -> None:
+    other = check_study(load_study(tiny_study, ["recipe.finetune.data_seed=1"]), tmp_path)
+    assert other["equal"]["examples_in_order"]["align"] == certificate["equal"]["examples_in_order"]["align"]
+    assert other["equal"]["examples_in_order"]["finetune"] != certificate["equal"]["examples_in_order"]["finetune"]
