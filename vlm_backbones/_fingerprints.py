@@ -16,7 +16,7 @@ from vlm_backbones.errors import ConfigError
 
 __all__ = ["files_fingerprint", "hash_of", "read_record", "stage_version", "write_record"]
 
-_VERSION = re.compile(r"^VERSION(?:: *\w+)? *= *(\d+)", re.MULTILINE)
+_VERSION = re.compile(r"^(?:DATA_)?VERSION(?:: *\w+)? *= *(\d+)", re.MULTILINE)
 _SMALL_BYTES = 64 * 2**20
 
 

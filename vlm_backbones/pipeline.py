@@ -49,12 +49,12 @@ def default_out(study: Study) -> Path:
 
 def plan_study(study: Study, out: Path) -> list[Stage]:
     """Return all stages of a study in the order in which ready ones start."""
-    stages = [_data_stage(study, out)] if _uses_pocket_data(study) else []
-    stages.append(_check_stage(study, out, stages))
-    stages.append(_features_stage(study, out, stages))
-    trained = {run: _train_stage(study, out, run, stages[-1]) for run in study.runs()}
+    data = [_data_stage(out)] if _uses_pocket_data(study) else []
+    check = _check_stage(study, out, data)
+    features = _features_stage(study, out, data)
+    trained = {run: _train_stage(study, out, run, [check, features]) for run in study.runs()}
     evaluated = [_eval_stage(study, out, run, train) for run, train in trained.items()]
-    return [*stages, *trained.values(), *evaluated, _analyze_stage(study, out, evaluated)]
+    return [*data, check, features, *trained.values(), *evaluated, _analyze_stage(study, out, [check, *evaluated])]
 
 
 def _uses_pocket_data(study: Study) -> bool:
@@ -74,7 +74,11 @@ def _stage(
     return Stage(job, hash_of(facts), record, tuple(outputs), only_for_others)
 
 
-def _data_stage(study: Study, out: Path) -> Stage:
+def _names(stages: Sequence[Stage]) -> tuple[str, ...]:
+    return tuple(stage.job.name for stage in stages)
+
+
+def _data_stage(out: Path) -> Stage:
     job = Job("data", _CLI, ("data", "build"), out / "data.log")
     facts = ["data", stage_version("vlm_backbones.pocket.datasets")]
     return _stage(out, job, facts, (), only_for_others=True)
@@ -113,7 +117,7 @@ def _check_stage(study: Study, out: Path, needs: Sequence[Stage]) -> Stage:
         _CLI,
         ("study", "check", str(out / "study.yaml"), "--out", str(out)),
         out / "check.log",
-        needs=tuple(stage.job.name for stage in needs),
+        needs=_names(needs),
     )
     return _stage(out, job, facts, [out / "certificate.json"])
 
@@ -125,20 +129,20 @@ def _features_stage(study: Study, out: Path, needs: Sequence[Stage]) -> Stage:
         _FEATURES,
         ("--study", str(out / "study.yaml"), "--out", str(out)),
         out / "features.log",
-        needs=tuple(stage.job.name for stage in needs),
+        needs=_names(needs),
         progress=out / "progress.json",
         uses_gpu=True,
     )
     return _stage(out, job, facts, (), only_for_others=True)
 
 
-def _train_stage(study: Study, out: Path, run: tuple[str, int], features: Stage) -> Stage:
+def _train_stage(study: Study, out: Path, run: tuple[str, int], needs: Sequence[Stage]) -> Stage:
     backbone, seed = run
     name = study.run_name(backbone, seed)
     facts = [
         "train",
         stage_version(_TRAIN),
-        features.fingerprint,
+        needs[-1].fingerprint,
         study.recipe_for(backbone).model_dump(mode="json"),
         [backbone, _part_fingerprint(backbone), seed, study.chat_format, study.trust_remote_code],
     ]
@@ -147,7 +151,7 @@ def _train_stage(study: Study, out: Path, run: tuple[str, int], features: Stage)
         _TRAIN,
         ("--study", str(out / "study.yaml"), "--backbone", backbone, "--seed", str(seed), "--out", str(out)),
         out / name / "train.log",
-        needs=(features.job.name, "check"),
+        needs=_names(needs),
         progress=out / name / "progress.json",
         uses_gpu=True,
         takes_threads=True,
@@ -182,16 +186,15 @@ def _eval_stage(study: Study, out: Path, run: tuple[str, int], train: Stage) -> 
     return _stage(out, job, facts, [folder / "logs" / condition / "done.json" for condition in conditions])
 
 
-def _analyze_stage(study: Study, out: Path, evaluated: Sequence[Stage]) -> Stage:
+def _analyze_stage(study: Study, out: Path, needs: Sequence[Stage]) -> Stage:
     names = [study.run_name(*run) for run in study.runs()]
     # analysis is cheap: any change of its code repeats it, no VERSION needed
     code = files_fingerprint([package_folder("vlm_backbones.analysis")])
     facts = ["analyze", code, study.model_dump(mode="json")]
-    facts += [stage.fingerprint for stage in evaluated]
+    facts += [stage.fingerprint for stage in needs]
     arguments = ["analyze", *(part for name in names for part in ("--run", f"{name}={out / name}"))]
     arguments += ["--study-dir", str(out), "--out", str(out), "--bootstrap", str(study.analysis.bootstrap)]
-    needs = ("check", *(stage.job.name for stage in evaluated))
-    job = Job("analyze", _CLI, tuple(arguments), out / "analyze.log", needs=needs)
+    job = Job("analyze", _CLI, tuple(arguments), out / "analyze.log", needs=_names(needs))
     return _stage(out, job, facts, [out / "report.html", out / "tables" / "scores.csv"])
 
 
