@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from transformers import TrainingArguments
+from transformers import PrinterCallback, TrainingArguments
 
 from vlm_backbones.cache import atomic_write_text, staged_path
 from vlm_backbones.data.packed_attention import use_packed_attention
@@ -98,6 +98,7 @@ def _train(stage: Stage, model: Any) -> None:
         data_collator=first,
         callbacks=[RunCallback(stage.run_dir, stage.name, sizes)],
     )
+    trainer.remove_callback(PrinterCallback)  # metrics.jsonl and progress.json say it all
     resume = last_sealed(stage.folder)
     model.train()
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)

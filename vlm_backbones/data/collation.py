@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -35,11 +35,13 @@ class AttentionLayout:
 
     blocks: tuple[AttentionBlock, ...]
     inverse: torch.Tensor  # (tokens,)
+    read: torch.Tensor | None = None  # (tokens that are predicted from,), the only last hidden states that matter
 
     def to(self, device: torch.device | str, **_: Any) -> AttentionLayout:
         """Return the layout on a device."""
         place = torch.device(device)
-        return AttentionLayout(tuple(block.to(place) for block in self.blocks), self.inverse.to(place))
+        read = None if self.read is None else self.read.to(place)
+        return AttentionLayout(tuple(block.to(place) for block in self.blocks), self.inverse.to(place), read)
 
 
 def answer_weights(packed: PackedExample, weighting: Literal["token", "inverse_sqrt_length"]) -> np.ndarray:
@@ -55,13 +57,15 @@ def collate(
     """Return one flat row: input_ids and position_ids (1, tokens), predict_at, labels, weights (supervised,), layout."""
     starts = np.cumsum([0, *(len(example.ids) for example in examples)])
     shifted = [example.predict_at + start for example, start in zip(examples, starts[:-1], strict=True)]
+    predict_at = np.concatenate(shifted)
+    layout = build_layout([example.lengths for example in examples])
     return {
         "input_ids": torch.from_numpy(np.concatenate([example.ids for example in examples]))[None],
         "position_ids": torch.from_numpy(np.concatenate([example.positions for example in examples]))[None],
-        "predict_at": torch.from_numpy(np.concatenate(shifted)),
+        "predict_at": torch.from_numpy(predict_at),
         "labels": torch.from_numpy(np.concatenate([example.targets for example in examples])),
         "weights": torch.from_numpy(np.concatenate([answer_weights(example, weighting) for example in examples])),
-        "layout": build_layout([example.lengths for example in examples]),
+        "layout": replace(layout, read=torch.from_numpy(np.unique(predict_at))),
     }
 
 
