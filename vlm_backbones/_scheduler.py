@@ -38,8 +38,8 @@ class Job:
     needs: tuple[str, ...] = ()
     progress: Path | None = None
     uses_gpu: bool = False
-    takes_threads: bool = False
-    """Whether the command has `--threads N`."""
+    threads: int | None = None
+    """A fixed number, passed as `--threads N`; else the free cores are shared."""
     environment: tuple[tuple[str, str], ...] = ()
 
 
@@ -124,9 +124,9 @@ def _start_ready(waiting: list[Job], running: list[Running], free_gpus: list[str
     for position, job in enumerate(ready):
         free = cores() - sum(item.threads for item in running)
         needs_gpu = has_gpu and job.uses_gpu
-        if (free < 1 and running) or (needs_gpu and not free_gpus):
+        if (free < (job.threads or 1) and running) or (needs_gpu and not free_gpus):
             continue
-        threads = max(1, free // min(len(ready) - position, max(free, 1)))
+        threads = job.threads or max(1, free // min(len(ready) - position, max(free, 1)))
         gpu = free_gpus.pop(0) if needs_gpu else None
         item = Running(job, _start(job, threads, gpu), threads, gpu)
         waiting.remove(job)
@@ -140,7 +140,7 @@ def _start(job: Job, threads: int, gpu: str | None) -> subprocess.Popen[bytes]:
         environment[name] = str(threads)
     if gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = gpu
-    more = ("--threads", str(threads)) if job.takes_threads else ()
+    more = ("--threads", str(threads)) if job.threads else ()
     command = [sys.executable, "-m", "vlm_backbones._stage", str(os.getpid()), job.module, *job.arguments, *more]
     try:
         job.log.parent.mkdir(parents=True, exist_ok=True)

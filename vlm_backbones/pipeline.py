@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from vlm_backbones._fingerprints import files_fingerprint, hash_of, read_record, stage_version, write_record
-from vlm_backbones._scheduler import Display, Job, run_jobs
+from vlm_backbones._scheduler import Display, Job, cores, run_jobs
 from vlm_backbones._study_loading import package_folder
 from vlm_backbones.cache import atomic_write_text, write_last_study
 from vlm_backbones.errors import ConfigError, DataError
@@ -72,6 +72,15 @@ def _stage(
 ) -> Stage:
     record = out / ".stages" / f"{job.name.replace(' ', '-')}.json"
     return Stage(job, hash_of(facts), record, tuple(outputs), only_for_others)
+
+
+def _threads(study: Study) -> int:
+    """Return the threads of each training and evaluation.
+
+    One number whatever else runs: sums over another number of threads differ in the last digits, and a study that
+    was broken off must give the tables of one that was not.
+    """
+    return max(1, cores() // min(cores(), len(study.runs())))
 
 
 def _names(stages: Sequence[Stage]) -> tuple[str, ...]:
@@ -154,7 +163,7 @@ def _train_stage(study: Study, out: Path, run: tuple[str, int], needs: Sequence[
         needs=_names(needs),
         progress=out / name / "progress.json",
         uses_gpu=True,
-        takes_threads=True,
+        threads=_threads(study),
     )
     return _stage(out, job, facts, [out / name / "checkpoint" / "config.json", out / name / "run.json"])
 
@@ -170,6 +179,8 @@ def _eval_stage(study: Study, out: Path, run: tuple[str, int], train: Stage) -> 
     ]
     arguments = [str(folder), "--tasks", ",".join(study.tasks), "--conditions", ",".join(conditions)]
     arguments += ["--out", str(folder), "--batch-size", str(study.evaluation.batch_size)]
+    if study.task_paths:
+        arguments += ["--include-path", ",".join(map(str, study.task_paths))]
     if study.evaluation.limit is not None:
         arguments += ["--limit", str(study.evaluation.limit)]
     job = Job(
@@ -180,7 +191,7 @@ def _eval_stage(study: Study, out: Path, run: tuple[str, int], train: Stage) -> 
         needs=(train.job.name,),
         progress=folder / "progress.json",
         uses_gpu=True,
-        takes_threads=True,
+        threads=_threads(study),
         environment=(("VLM_BACKBONES_DATA", str(study.data.eval)),) if study.data.eval else (),
     )
     return _stage(out, job, facts, [folder / "logs" / condition / "done.json" for condition in conditions])

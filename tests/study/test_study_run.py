@@ -1,0 +1,139 @@
+"""A shortened study from command to report: what it writes, what a second call skips, what a kill leaves."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+
+def command(study: Path, out: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "vlm_backbones.cli", "study", "run", str(study), "--out", str(out), *more]
+
+
+def run(study: Path, out: Path, cache: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    environment = dict(os.environ, VLM_BACKBONES_CACHE=str(cache), CUDA_VISIBLE_DEVICES="")
+    return subprocess.run(command(study, out, *more), capture_output=True, text=True, env=environment, check=False)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_study: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of a study that ran through."""
+    out = tmp_path_factory.mktemp("finished")
+    done = run(tiny_study, out, cache)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == str(out / "report.html")
+    return out
+
+
+def tables(out: Path) -> dict[str, str]:
+    return {path.name: path.read_text(encoding="utf-8") for path in sorted((out / "tables").glob("*.csv"))}
+
+
+def test_every_stage_leaves_its_files(finished: Path) -> None:
+    assert {path.name for path in finished.iterdir()} >= {
+        "study.yaml",
+        "certificate.json",
+        "report.html",
+        "tables",
+        "tiny-1",
+        "tiny-2",
+    }
+    for name in ("tiny-1", "tiny-2"):
+        run_dir = finished / name
+        assert json.loads((run_dir / "run.json").read_text(encoding="utf-8"))["state"] == "finished"
+        assert (run_dir / "checkpoint" / "model.safetensors").is_file()
+        for condition in ("clean", "swap"):
+            assert len(list((run_dir / "logs" / condition).rglob("*_samples_*.jsonl"))) == 2
+    assert {"scores.csv", "agreement.csv", "coordinates.csv", "calibration.csv"} <= tables(finished).keys()
+    assert not [path for path in finished.rglob("*") if ".partial" in path.name]
+
+
+def test_the_scores_name_both_runs_and_both_conditions(finished: Path) -> None:
+    with (finished / "tables" / "scores.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["run"], row["condition"]) for row in rows} == {
+        (run_name, condition) for run_name in ("tiny-1", "tiny-2") for condition in ("clean", "swap")
+    }
+    assert {row["n"] for row in rows if row["metric"] == "vqa_accuracy"} == {"6"}
+
+
+def test_a_second_call_skips_everything(tiny_study: Path, finished: Path, cache: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.suffix in {".csv", ".safetensors"}}
+    start = time.perf_counter()
+    done = run(tiny_study, finished, cache)
+    assert done.returncode == 0
+    assert "started" not in done.stdout
+    assert time.perf_counter() - start < 20
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_the_last_study_points_to_the_newest_generation(finished: Path, cache: Path) -> None:
+    pointer = json.loads((cache / "last_study.json").read_text(encoding="utf-8"))
+    assert Path(pointer["checkpoint"]).name == "checkpoint"
+    assert Path(pointer["checkpoint"]).parent.name == "tiny-2"
+
+
+def test_a_change_repeats_only_what_it_touches(tiny_study: Path, finished: Path, cache: Path) -> None:
+    from vlm_backbones.pipeline import study_status
+    from vlm_backbones.study import load_study
+
+    def left(*overrides: str) -> list[str]:
+        return [stage.job.name for stage, done in study_status(load_study(tiny_study, overrides), finished) if not done]
+
+    assert left() == []
+    assert left("analysis.bootstrap=300") == ["check", "analyze"]
+    assert left("evaluation.limit=5") == ["check", "eval tiny-1", "eval tiny-2", "analyze"]
+    deviation = "deviations={" + str(tiny_study.parent / "tiny-2") + ": {finetune.learning_rate: 2e-3, reason: why}}"
+    assert left(deviation) == ["check", "train tiny-2", "eval tiny-2", "analyze"]
+
+
+def test_two_studies_cannot_work_in_one_folder(tiny_study: Path, finished: Path, cache: Path) -> None:
+    from filelock import FileLock
+
+    with FileLock(finished / ".lock"):
+        done = run(tiny_study, finished, cache)
+    assert done.returncode == 2
+    assert "another process is working" in done.stderr
+
+
+def test_a_killed_study_continues_to_the_same_tables(
+    tiny_study: Path, finished: Path, cache: Path, tmp_path: Path
+) -> None:
+    environment = dict(os.environ, VLM_BACKBONES_CACHE=str(cache), CUDA_VISIBLE_DEVICES="")
+    with (tmp_path / "first.log").open("wb") as log:
+        study = subprocess.Popen(command(tiny_study, tmp_path), stdout=log, stderr=log, env=environment)
+        while not (tmp_path / "tiny-1" / "align" / "stage.json").exists():
+            assert study.poll() is None
+            time.sleep(0.01)
+        study.send_signal(signal.SIGKILL)
+        study.wait()
+    assert not (tmp_path / "report.html").exists()
+    done = run(tiny_study, tmp_path, cache)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "started  check" not in done.stdout  # finished before the kill
+    assert tables(tmp_path) == tables(finished)
+
+
+def test_a_stage_that_fails_names_the_row_and_keeps_what_is_done(
+    tiny_study: Path, finished: Path, cache: Path, tmp_path: Path
+) -> None:
+    rows = [{"id": 0, "conversations": [{"from": "human", "value": "What?"}, {"from": "gpt", "value": " "}]}]
+    (tmp_path / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
+    done = run(tiny_study, tmp_path / "out", cache, "--set", f"data.finetune=[{tmp_path / 'rows.json'}]")
+    assert done.returncode == 2
+    assert "rows.json row 0: the answer is empty" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out" / "report.html").exists()
