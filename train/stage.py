@@ -17,6 +17,7 @@ from vlm_backbones.cache import atomic_write_text, staged_path
 from vlm_backbones.data.packed_attention import use_packed_attention
 from vlm_backbones.recipe import StageRecipe
 from vlm_backbones.train.dataset import MicroBatches, StageData, first
+from vlm_backbones.train.fast_llama import use_fast_layers, use_own_layers
 from vlm_backbones.train.features import Features
 from vlm_backbones.train.lora import add_lora, merge_lora
 from vlm_backbones.train.trainer import (
@@ -65,8 +66,11 @@ def run_stage(stage: Stage, model: Any) -> Any:
     if stage.recipe.lora is not None:
         model = add_lora(model, stage.recipe.lora)
         _train_projector_too(model, stage.recipe)
+    elif stage.recipe.precision == "float32":
+        use_fast_layers(model.model.language_model)
     _train(stage, model)
     model = merge_lora(model)
+    use_own_layers(model.model.language_model)
     model.model.language_model.set_attn_implementation("sdpa")
     model.model.vision_tower = tower
     _finish(stage, model, names)

@@ -1,0 +1,151 @@
+"""Training end to end on tiny parts: the run folder, resume after a kill, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from vlm_backbones.train import finetune
+from vlm_backbones.vlm import load
+
+
+def write_study(tiny_parts: ModuleType, parts: Path, folder: Path, **changes: Any) -> Path:
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(tiny_parts.study_text(parts, **changes)), encoding="utf-8")
+    return path
+
+
+def arguments(study: Path, parts: Path, out: Path) -> list[str]:
+    return ["--study", str(study), "--backbone", str(parts / "backbone"), "--out", str(out), "--threads", "1"]
+
+
+@pytest.fixture(scope="module")
+def run_dir(tiny_parts: ModuleType, parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("study")
+    assert finetune.main(arguments(write_study(tiny_parts, parts, folder, steps=10), parts, folder / "out")) == 0
+    return folder / "out" / "backbone"
+
+
+def test_a_run_holds_its_checkpoint_metrics_and_record_and_no_trainer_checkpoints(run_dir: Path) -> None:
+    assert sorted(path.name for path in run_dir.iterdir()) == [
+        "align", "checkpoint", "finetune", "metrics.jsonl", "progress.json", "run.json",
+    ]  # fmt: skip
+    assert sorted(path.name for path in (run_dir / "finetune").iterdir()) == [
+        "fingerprint", "stage.json", "trainable.safetensors",
+    ]  # fmt: skip
+    record = json.loads((run_dir / "run.json").read_text())
+    assert record["state"] == "finished"
+    assert record["stages"]["finetune"]["examples_seen"] == 40
+    assert len(record["stages"]["finetune"]["order_sha256"]) == 64
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert {row["stage"] for row in rows} == {"align", "finetune"}
+    assert set(rows[0]) == {"stage", "step", "loss", "lr", "grad_norm", "tokens", "seconds"}
+    losses = [row["loss"] for row in rows if row["stage"] == "finetune"]
+    assert losses[-1] < losses[0]
+
+
+def test_align_trains_the_projector_only_and_the_tower_never_changes(run_dir: Path, parts: Path) -> None:
+    names = load_file(run_dir / "align" / "trainable.safetensors")
+    assert all("multi_modal_projector" in name for name in names)
+    model, _ = load(run_dir / "checkpoint")
+    before = load_file(parts / "tower" / "model.safetensors")
+    after = {f"vision_model.{name}": value for name, value in model.model.vision_tower.state_dict().items()}
+    shared = [name for name in before if name in after]
+    assert shared or "vision_model" not in next(iter(before))
+    assert all(torch.equal(before[name], after[name]) for name in shared)
+
+
+def test_the_checkpoint_reads_raw_features_as_training_read_standardised_ones(run_dir: Path) -> None:
+    model, _ = load(run_dir / "checkpoint")
+    trained = load_file(run_dir / "finetune" / "trainable.safetensors")
+    meta = json.loads(next((run_dir.parent / "features").glob("*/meta.json")).read_text())
+    features = torch.randn(3, 32)
+    standard = (features - torch.tensor(meta["mean"])) / torch.tensor(meta["std"])
+    name = "model.multi_modal_projector.linear_1"
+    wanted = standard @ trained[f"{name}.weight"].T + trained[f"{name}.bias"]
+    assert torch.allclose(model.model.multi_modal_projector.linear_1(features), wanted, atol=1e-4)
+
+
+def test_a_finished_run_is_skipped_and_another_version_is_refused(
+    run_dir: Path, tiny_parts: ModuleType, parts: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    written = (run_dir / "checkpoint" / "model.safetensors").stat().st_mtime_ns
+    again = arguments(run_dir.parent.parent / "study.yaml", parts, run_dir.parent)
+    assert finetune.main(again) == 0
+    assert (run_dir / "checkpoint" / "model.safetensors").stat().st_mtime_ns == written
+    monkeypatch.setattr(finetune, "VERSION", finetune.VERSION + 1)
+    assert finetune.main(again) == 2
+    assert "finished training of version" in capsys.readouterr().err
+
+
+def test_killed_and_resumed_training_gives_the_same_bits(
+    run_dir: Path, tiny_parts: ModuleType, parts: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "vlm_backbones.train.finetune"]
+    command += arguments(run_dir.parent.parent / "study.yaml", parts, tmp_path / "out")
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    folder = tmp_path / "out" / "backbone" / "finetune"
+    deadline = time.monotonic() + 120
+    while process.poll() is None and not list(folder.glob("checkpoint-*/seal.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert list(folder.glob("checkpoint-*")), "the run finished before it could be killed"
+    assert finetune.main(arguments(run_dir.parent.parent / "study.yaml", parts, tmp_path / "out")) == 0
+    resumed = load_file(tmp_path / "out" / "backbone" / "checkpoint" / "model.safetensors")
+    straight = load_file(run_dir / "checkpoint" / "model.safetensors")
+    assert resumed.keys() == straight.keys()
+    assert all(torch.equal(resumed[name], straight[name]) for name in straight)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "out/backbone/metrics.jsonl").read_text().splitlines()]
+    assert steps == [json.loads(line)["step"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_lora_adapts_the_language_model_only_and_is_merged(
+    tiny_parts: ModuleType, parts: Path, tmp_path: Path
+) -> None:
+    stage = tiny_parts.study_text(parts, steps=3)["recipe"]["finetune"]
+    recipe = {"finetune": {**stage, "lora": {"r": 2, "alpha": 4, "dropout": 0.1}}}
+    study = write_study(tiny_parts, parts, tmp_path, recipe=recipe)
+    assert finetune.main(arguments(study, parts, tmp_path / "out")) == 0
+    model, _ = load(tmp_path / "out" / "backbone" / "checkpoint")
+    start = load_file(parts / "backbone" / "model.safetensors")
+    after = model.model.language_model.state_dict()
+    assert not any("lora" in name for name in model.state_dict())
+    assert not torch.equal(after["layers.0.mlp.up_proj.weight"], start["model.layers.0.mlp.up_proj.weight"])
+    assert torch.equal(after["embed_tokens.weight"], start["model.embed_tokens.weight"])
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_step(
+    tiny_parts: ModuleType, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage = {**tiny_parts.study_text(parts, steps=6)["recipe"]["finetune"], "learning_rate": 1e30, "warmup_steps": 0}
+    study = write_study(tiny_parts, parts, tmp_path, recipe={"finetune": stage})
+    assert finetune.main(arguments(study, parts, tmp_path / "out")) == 2
+    assert "at step 2" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "backbone" / "checkpoint").exists()
+
+
+def test_images_beyond_the_cache_budget_stream_and_train_alike(
+    run_dir: Path, tiny_parts: ModuleType, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLM_BACKBONES_FEATURE_CACHE_GB", "0")
+    study = run_dir.parent.parent / "study.yaml"
+    assert finetune.main(arguments(study, parts, tmp_path / "out")) == 0
+    assert not list((tmp_path / "out" / "features").glob("*/states.npy"))
+    streamed = json.loads((tmp_path / "out/backbone/metrics.jsonl").read_text().splitlines()[0])
+    cached = json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[0])
+    assert streamed["loss"] == pytest.approx(cached["loss"], rel=1e-3)
