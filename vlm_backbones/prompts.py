@@ -41,9 +41,7 @@ def coordinates_answer(latitude: float, longitude: float, *, decimals: int = 1) 
     return json.dumps({"lat": round(latitude, decimals), "lon": round(longitude, decimals)})
 
 
-def description_sentence(
-    *, magnitude: float, depth_km: float, region: str, quadrant: str, max_intensity: str
-) -> str:
+def description_sentence(*, magnitude: float, depth_km: float, region: str, quadrant: str, max_intensity: str) -> str:
     """Return the reference description of a shake map in one sentence.
 
     Examples

@@ -1,0 +1,113 @@
+"""The pocket datasets: columns, sizes, determinism, safe building, and the import of a user's catalogue."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import pytest
+
+from vlm_backbones.errors import DataError
+from vlm_backbones.pocket.datasets import SPLITS, TASKS, ensure_pocket_data, import_earthquakes
+
+COLUMNS = {
+    "vqa_scene": {
+        "image", "question", "paraphrase", "answers", "options", "question_type", "image_id", "question_id", "targets",
+    },
+    "seismic_description": {
+        "image", "event_id", "description", "magnitude", "depth_km", "region", "quadrant", "max_intensity", "image_id",
+        "targets",
+    },
+    "seismic_coords": {"image", "event_id", "latitude", "longitude", "frame", "image_id", "targets"},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pocket() -> Path:
+    return ensure_pocket_data()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_columns_and_sizes(pocket: Path, task: str) -> None:
+    for split in SPLITS:
+        table = datasets.load_from_disk(str(pocket / task / split))
+        assert set(table.column_names) == COLUMNS[task]
+        assert table[0]["image"].size == (112, 112)
+        assert isinstance(json.loads(table[0]["targets"]), dict)
+    assert len(table) >= 600
+
+
+def test_no_picture_of_the_test_split_is_in_training(pocket: Path) -> None:
+    for task in TASKS:
+        digests = {
+            split: {
+                hashlib.sha256(row["image"]["bytes"]).hexdigest()
+                for row in datasets.load_from_disk(str(pocket / task / split)).cast_column(
+                    "image", datasets.Image(decode=False)
+                )
+            }
+            for split in ("train", "test")
+        }
+        assert digests["test"]
+        assert not digests["train"] & digests["test"]
+
+
+def test_two_processes_build_at_once_and_the_bytes_are_equal(tmp_path: Path, pocket: Path) -> None:
+    code = "from vlm_backbones.pocket.datasets import ensure_pocket_data as e; print(e())"
+    environment = {**os.environ, "VLM_BACKBONES_CACHE": str(tmp_path)}
+    started = [
+        subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    folders = {process.communicate()[0].strip() for process in started}
+    assert [process.returncode for process in started] == [0, 0]
+    (built,) = map(Path, folders)
+    for task in TASKS:
+        theirs = datasets.load_from_disk(str(built / task / "test")).cast_column("image", datasets.Image(decode=False))
+        ours = datasets.load_from_disk(str(pocket / task / "test")).cast_column("image", datasets.Image(decode=False))
+        assert theirs.to_dict() == ours.to_dict()
+    assert not list(tmp_path.glob(".*partial"))
+
+
+CATALOGUE = """event_id,time,latitude,longitude,depth_km,magnitude,magnitude_type,source
+mine-1,2024-01-01T07:10:09Z,37.5,141.2,10,7.5,MWW,US
+mine-2,2024-02-01T00:00:00Z,-51.5,139.2,10,6.1,MWW,US
+"""
+
+
+def test_import_leaves_out_and_counts_what_is_outside_the_windows(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text(CATALOGUE)
+    assert import_earthquakes(path, tmp_path / "out") == {"drawn": 1, "left_out": 1}
+    table = datasets.load_from_disk(str(tmp_path / "out" / "seismic_coords" / "test"))
+    assert table["event_id"][:] == ["mine-1"]
+    assert table["frame"][:] == ["Japan"]
+
+
+def test_import_draws_a_window_around_every_event(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text(CATALOGUE)
+    assert import_earthquakes(path, tmp_path / "out", frames="auto") == {"drawn": 2, "left_out": 0}
+    assert len(datasets.load_from_disk(str(tmp_path / "out" / "seismic_description" / "test"))) == 2
+
+
+def test_import_never_overwrites(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text(CATALOGUE)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "precious.txt").write_text("x")
+    with pytest.raises(DataError, match="exists already"):
+        import_earthquakes(path, tmp_path / "out")
+    assert (tmp_path / "out" / "precious.txt").read_text() == "x"
+
+
+def test_import_of_a_catalogue_outside_all_windows_names_the_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("".join(CATALOGUE.splitlines(keepends=True)[::2]))
+    with pytest.raises(DataError, match="--frames auto"):
+        import_earthquakes(path, tmp_path / "out")

@@ -1,0 +1,1 @@
+"""The maker of the pocket parts: `python -m vlm_backbones.pocket.make`. Users never need it."""

@@ -1,0 +1,104 @@
+"""The text that pocket backbones are pretrained on: facts or a text picture, then questions and answers.
+
+A text picture writes a scene as sixteen Braille letters, one a cell, in raster order: what an emoji
+drawing is to a large LLM. Every question stands alone: it sees the facts and itself only.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from vlm_backbones.pocket.datasets import map_targets, scene_targets
+from vlm_backbones.pocket.events import FRAMES, Event
+from vlm_backbones.pocket.questions import SceneQuestion, pick_questions
+from vlm_backbones.pocket.scenes import COLOURS, GRID, SHAPES, SIZES, SceneObject, sample_scene
+from vlm_backbones.prompts import (
+    coordinates_answer,
+    coordinates_prompt,
+    description_prompt,
+    description_sentence,
+    short_questions,
+    vqa_prompt,
+)
+
+__all__ = ["PICTURE_LETTERS", "Passage", "sample_passage", "vocabulary_texts"]
+
+_SCENE_SHARE = 0.62
+_TURNS_A_SCENE = 8
+_EMPTY = "\u2800"
+_LEAD = "\u28ff"  # opens a text picture, as the class token opens the image tokens
+_LETTER_OF = {
+    attributes: chr(0x2801 + index) for index, attributes in enumerate(itertools.product(SIZES, COLOURS, SHAPES))
+}
+PICTURE_LETTERS = (_LEAD, _EMPTY, *_LETTER_OF.values())
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Facts, and the (question, answer) turns on them, each independent of the others."""
+
+    facts: str
+    turns: tuple[tuple[str, str], ...]
+
+
+def text_picture(objects: list[SceneObject]) -> str:
+    """Return a scene as a lead and sixteen Braille letters, one a cell."""
+    cells = [_EMPTY] * (GRID * GRID)
+    for item in objects:
+        cells[item.row * GRID + item.column] = _LETTER_OF[item.attributes]
+    return _LEAD + "".join(cells)
+
+
+def _scene(seen: Counter[tuple[str, str]], rng: np.random.Generator) -> Passage:
+    objects = sample_scene(rng)
+    caption = str(scene_targets(objects)["caption"])
+    questions = pick_questions(objects, _TURNS_A_SCENE, seen, rng)
+    turns = [(vqa_prompt(_wording(question, rng)), question.answer) for question in questions]
+    if rng.random() < 0.25:
+        return Passage(caption, tuple(turns))
+    return Passage(text_picture(objects), (*turns, ("Describe this picture.", caption)))
+
+
+def _wording(question: SceneQuestion, rng: np.random.Generator) -> str:
+    return question.paraphrase if rng.random() < 0.2 else question.question
+
+
+def _map(rng: np.random.Generator) -> Passage:
+    frame = FRAMES[int(rng.integers(len(FRAMES)))]
+    north, east = (round(float(value), 1) for value in rng.uniform(0.2, 7.8, size=2))
+    depth_km, magnitude = round(float(rng.exponential(60.0)) % 600 + 5), round(float(rng.uniform(5.5, 8.0)), 1)
+    event = Event("text", round(frame.south + north, 1), round(frame.west + east, 1), depth_km, magnitude)
+    targets = map_targets(event, frame)
+    stated = {name: targets[name] for name in ("magnitude", "depth_km", "region", "quadrant", "max_intensity")}
+    facts = [f"{frame.name}", f"M{magnitude}", f"{depth_km} km", f"intensity {targets['max_intensity']}"]
+    absolute = rng.random() < 0.5
+    place = f"lat {event.latitude} lon {event.longitude}" if absolute else f"star {north} north {east} east"
+    facts.append(f"{place}, {targets['quadrant']}" if rng.random() < 0.5 else place)
+    order = rng.permutation(len(facts))
+    turns = [
+        (description_prompt(), description_sentence(**stated)),
+        (coordinates_prompt(), coordinates_answer(event.latitude, event.longitude)),
+        *short_questions(stated),
+    ]
+    return Passage(", ".join(facts[int(index)] for index in order), tuple(turns))
+
+
+def sample_passage(seen: Counter[tuple[str, str]], rng: np.random.Generator) -> Passage:
+    """Draw one passage; `seen` balances the answers of a batch's scene questions."""
+    return _scene(seen, rng) if rng.random() < _SCENE_SHARE else _map(rng)
+
+
+def vocabulary_texts(count: int, seed: int) -> list[str]:
+    """Return texts to train a tokenizer on: passages, and every whole number below 1,000."""
+    rng, seen = np.random.default_rng(seed), Counter[tuple[str, str]]()
+    texts = []
+    for _ in range(count):
+        passage = sample_passage(seen, rng)
+        turns = [f"{question} ASSISTANT: {answer}\nassistant\n{answer}" for question, answer in passage.turns]
+        texts.append("\n".join([f"USER: {passage.facts}\nuser", *turns]))
+    numbers = [f"{number:0{digits}d}" for digits in (1, 2, 3) for number in range(10**digits)]
+    return texts + numbers * 30
