@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 
 __all__ = [
+    "caption_prompt",
     "coordinates_answer",
     "coordinates_prompt",
     "description_prompt",
@@ -18,6 +19,11 @@ __all__ = [
 def vqa_prompt(question: str) -> str:
     """Return the prompt of a short-answer question."""
     return f"{question}\nAnswer briefly."
+
+
+def caption_prompt() -> str:
+    """Return the prompt of a scene's caption, the align stage's question."""
+    return "Describe this picture."
 
 
 def description_prompt() -> str:

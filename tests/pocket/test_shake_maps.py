@@ -87,7 +87,7 @@ def test_a_map_has_the_same_pixels_as_when_the_tower_was_trained() -> None:
 def test_a_malformed_catalogue_names_file_and_row(tmp_path: Path, row: str, named: str) -> None:
     path = tmp_path / "mine.csv"
     path.write_text("event_id,time,latitude,longitude,depth_km,magnitude\n" + row)
-    with pytest.raises(DataError, match="mine.csv") as raised:
+    with pytest.raises(DataError, match=r"mine\.csv") as raised:
         read_catalogue(path)
     assert named in str(raised.value)
 

@@ -35,4 +35,5 @@ def is_land(latitude: NDArray[np.float64], longitude: NDArray[np.float64]) -> ND
     mask = _land()
     rows = np.clip(np.floor((90.0 - latitude) * _CELLS_PER_DEGREE).astype(int), 0, mask.shape[0] - 1)
     columns = np.floor((longitude + 180.0) * _CELLS_PER_DEGREE).astype(int) % mask.shape[1]
-    return mask[rows, columns]
+    land: NDArray[np.bool_] = mask[rows, columns]
+    return land

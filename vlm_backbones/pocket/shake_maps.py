@@ -94,13 +94,15 @@ def _distance_km(event: Event, latitude: NDArray[np.float64], longitude: NDArray
         + math.cos(phi_1) * np.cos(phi_2) * np.sin(np.radians(longitude - event.longitude) / 2) ** 2
     )
     surface_km = 2 * EARTH_RADIUS_KM * np.arcsin(np.sqrt(np.clip(half, 0.0, 1.0)))
-    return np.sqrt(surface_km**2 + max(event.depth_km, 0.0) ** 2)
+    hypocentral_km: NDArray[np.float64] = np.sqrt(surface_km**2 + max(event.depth_km, 0.0) ** 2)
+    return hypocentral_km
 
 
 def _colours(mmi: NDArray[np.float64]) -> NDArray[np.float64]:
     low = np.clip(np.floor(mmi).astype(int), 0, len(_MMI_COLOURS) - 2)
     share = np.clip(mmi - low, 0.0, 1.0)[..., None]
-    return _MMI_COLOURS[low] * (1 - share) + _MMI_COLOURS[low + 1] * share
+    colours: NDArray[np.float64] = _MMI_COLOURS[low] * (1 - share) + _MMI_COLOURS[low + 1] * share
+    return colours
 
 
 def _wrap(longitude: float) -> int:

@@ -17,6 +17,7 @@ from vlm_backbones.pocket.events import FRAMES, Event
 from vlm_backbones.pocket.questions import SceneQuestion, pick_questions
 from vlm_backbones.pocket.scenes import COLOURS, GRID, SHAPES, SIZES, SceneObject, sample_scene
 from vlm_backbones.prompts import (
+    caption_prompt,
     coordinates_answer,
     coordinates_prompt,
     description_prompt,
@@ -60,7 +61,7 @@ def _scene(seen: Counter[tuple[str, str]], rng: np.random.Generator) -> Passage:
     turns = [(vqa_prompt(_wording(question, rng)), question.answer) for question in questions]
     if rng.random() < 0.25:
         return Passage(caption, tuple(turns))
-    return Passage(text_picture(objects), (*turns, ("Describe this picture.", caption)))
+    return Passage(text_picture(objects), (*turns, (caption_prompt(), caption)))
 
 
 def _wording(question: SceneQuestion, rng: np.random.Generator) -> str:
