@@ -1,8 +1,11 @@
-"""One batch of requests from documents to records: prompts, features, options, answers."""
+"""Batches of requests from documents to records: read and tokenise ahead, then features, options, answers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
 
@@ -10,7 +13,7 @@ import torch
 
 from vlm_backbones.errors import DataError
 from vlm_backbones.model_wrappers._engine import Engine
-from vlm_backbones.model_wrappers._generation import Prefix, generate, prefill
+from vlm_backbones.model_wrappers._generation import Generated, Prefix, generate, prefill
 from vlm_backbones.model_wrappers._options import OptionScore, score_options
 from vlm_backbones.model_wrappers._prompting import Prompter
 from vlm_backbones.model_wrappers._record import Record, image_key
@@ -19,7 +22,20 @@ from vlm_backbones.model_wrappers._stock_options import options_of
 from vlm_backbones.model_wrappers._stops import StopStrings
 from vlm_backbones.model_wrappers._vision import ImageEncoder
 
-__all__ = ["Answerer"]
+__all__ = ["Answerer", "Prepared"]
+
+BATCHES_AHEAD = 2
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One request before the model: its document, tokens with one image token an image, and options."""
+
+    document: Document
+    prompt: Sequence[int]
+    image_keys: Sequence[str]
+    options: Sequence[str]
+    option_ids: Sequence[Sequence[int]]
 
 
 class Answerer:
@@ -33,67 +49,100 @@ class Answerer:
         self.stops = lru_cache(maxsize=64)(lambda until: StopStrings(engine.tokenizer, until))
         self.near_ties = 0
 
-    def answer(self, jobs: Sequence[Job]) -> list[Record]:
-        """Generate one greedy answer a request and score the options where the document has some."""
-        documents = [self.reader.read(job) for job in jobs]
-        names = [options_of(job.task, document.row, job.setting("score_options")) for job, document in zip(jobs, documents, strict=True)]
-        prefix = self._prefill(documents)
-        scores = self._score(prefix, names, end=True)
-        stops = self.stops(jobs[0].until)
-        lengths = prefix.lengths.tolist()
-        limits = [self._limit(job, length) for job, length in zip(jobs, lengths, strict=True)]
-        generated = generate(self.engine, prefix, limits, stops.found if stops.until else None)
-        records = []
-        for document, length, options, scored, answer in zip(documents, lengths, names, scores, generated, strict=True):
-            self.near_ties += answer.near_ties
-            records.append(
-                Record(
-                    text=stops.text(answer.token_ids),
-                    input_tokens=length,
-                    token_count=answer.token_count,
-                    logprob=answer.logprob,
-                    truncated=answer.truncated,
-                    option_logprobs={name: s.logprob for name, s in zip(options, scored, strict=True)} or None,
-                    doc_key=document.doc_key,
-                    image_key=document.image_key,
-                    checkpoint=self.engine.fingerprint,
-                    condition=document.condition,
+    def ahead(
+        self, batches: Iterable[Sequence[Job]], options: Callable[[Document], Sequence[str]] | None = None
+    ) -> Iterator[list[Prepared]]:
+        """Yield prepared batches; a thread reads and tokenises the next ones while the model works on this one."""
+        waiting: deque[Future[list[Prepared]]] = deque()
+        pool = ThreadPoolExecutor(1, "prepare")
+        try:
+            for batch in batches:
+                waiting.append(pool.submit(self._prepare, batch, options or _task_options))
+                if len(waiting) > BATCHES_AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _prepare(self, jobs: Sequence[Job], options: Callable[[Document], Sequence[str]]) -> list[Prepared]:
+        rows = []
+        for job in jobs:
+            document = self.reader.read(job)
+            names = options(document)
+            rows.append(
+                Prepared(
+                    document=document,
+                    prompt=self._prompt(document),
+                    image_keys=[image_key([image]) or "" for image in document.images],
+                    options=names,
+                    option_ids=[self.prompter.answer_ids(name.strip()) for name in names],
                 )
             )
-        return records
+        return rows
 
-    def score(self, jobs: Sequence[Job], answers: Sequence[Sequence[str]], *, end: bool) -> list[list[OptionScore]]:
-        """Score given answers a request, with or without the end of turn."""
-        prefix = self._prefill([self.reader.read(job) for job in jobs])
-        return self._score(prefix, answers, end=end)
+    def _prompt(self, document: Document) -> list[int]:
+        try:
+            return self.prompter.prompt_ids(document.context, len(document.images))
+        except DataError as error:
+            raise DataError(f"task {document.job.task!r}, row {document.job.doc_id}: {error}") from error
 
-    def _prefill(self, documents: Sequence[Document]) -> Prefix:
-        keys = [[image_key([image]) or "" for image in document.images] for document in documents]
+    def answer(self, batch: Sequence[Prepared]) -> list[Record]:
+        """Generate one greedy answer a request and score the options where the document has some."""
+        prefix = self._prefill(batch)
+        scores = score_options(self.engine, prefix, [row.option_ids for row in batch])
+        lengths = prefix.lengths.tolist()
+        limits = [self._limit(row.document.job, length) for row, length in zip(batch, lengths, strict=True)]
+        stops = self.stops(batch[0].document.job.until)
+        answers = generate(self.engine, prefix, limits, stops.found if stops.until else None)
+        self.near_ties += sum(answer.near_ties for answer in answers)
+        rows = zip(batch, lengths, scores, answers, strict=True)
+        return [self._record(row, length, scored, answer, stops) for row, length, scored, answer in rows]
+
+    def score(self, batch: Sequence[Prepared]) -> list[list[OptionScore]]:
+        """Score each request's options without the end of turn."""
+        prefix = self._prefill(batch)
+        return score_options(self.engine, prefix, [[option[:-1] for option in row.option_ids] for row in batch])
+
+    def _record(
+        self, row: Prepared, length: int, scored: Sequence[OptionScore], answer: Generated, stops: StopStrings
+    ) -> Record:
+        return Record(
+            text=stops.text(answer.token_ids),
+            input_tokens=length,
+            token_count=answer.token_count,
+            logprob=answer.logprob,
+            truncated=answer.truncated,
+            option_logprobs={name: option.logprob for name, option in zip(row.options, scored, strict=True)} or None,
+            doc_key=row.document.doc_key,
+            image_key=row.document.image_key,
+            checkpoint=self.engine.fingerprint,
+            condition=row.document.condition,
+        )
+
+    def _prefill(self, batch: Sequence[Prepared]) -> Prefix:
         images = {
-            key: image
-            for row, document in zip(keys, documents, strict=True)
-            for key, image in zip(row, document.images, strict=True)
+            key: image for row in batch for key, image in zip(row.image_keys, row.document.images, strict=True)
         }
         features = self.encoder.encode(images)
-        prompts = [
-            self._prompt(document, [features[key] for key in row]) for row, document in zip(keys, documents, strict=True)
-        ]
-        ordered = [features[key] for key in chain.from_iterable(keys)]
+        prompts = [self._expanded(row, [features[key] for key in row.image_keys]) for row in batch]
+        ordered = [features[key] for key in chain.from_iterable(row.image_keys for row in batch)]
         return prefill(self.engine, prompts, ordered, self.prompter.image_token_id)
 
-    def _prompt(self, document: Document, features: Sequence[torch.Tensor]) -> list[int]:
-        """Return a document's tokens with as many image tokens as its images have features."""
+    def _expanded(self, row: Prepared, features: Sequence[torch.Tensor]) -> list[int]:
+        """Return a prompt with as many image tokens as its images have features; refuse what the backbone cannot take."""
         counts = iter([len(feature) for feature in features])
         image = self.prompter.image_token_id
         prompt: list[int] = []
-        for token in self.prompter.prompt_ids(document.context, len(features)):
+        for token in row.prompt:
             prompt += [image] * next(counts) if token == image else [token]
         longest = self.engine.max_tokens
-        if longest is not None and len(prompt) >= longest:
-            job = document.job
+        needed = len(prompt) + max([1, *(len(option) for option in row.option_ids)])
+        if longest is not None and needed > longest:
+            job = row.document.job
             raise DataError(
-                f"task {job.task!r}, row {job.doc_id}: the prompt has {len(prompt)} tokens, the backbone takes "
-                f"{longest} with the answer. Shorten the question."
+                f"task {job.task!r}, row {job.doc_id}: prompt and answer need {needed} tokens or more, the backbone "
+                f"takes {longest}. Shorten the question."
             )
         return prompt
 
@@ -101,8 +150,6 @@ class Answerer:
         longest = self.engine.max_tokens
         return job.new_tokens if longest is None else min(job.new_tokens, longest - prompt_length)
 
-    def _score(self, prefix: Prefix, answers: Sequence[Sequence[str]], *, end: bool) -> list[list[OptionScore]]:
-        if not any(answers):
-            return [[] for _ in answers]
-        ids = [[self.prompter.answer_ids(answer.strip()) for answer in row] for row in answers]
-        return score_options(self.engine, prefix, [[option if end else option[:-1] for option in row] for row in ids])
+
+def _task_options(document: Document) -> list[str]:
+    return options_of(document.job.task, document.row, document.job.setting("score_options"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import lru_cache
 from typing import Any
 
@@ -15,7 +16,8 @@ class Prompter:
     """Renders prompts and answers by the chat template that the checkpoint was trained with."""
 
     def __init__(self, engine: Engine) -> None:
-        self.tokenizer = engine.tokenizer
+        # A copy: the answers are decoded in another thread, and a tokenizer serves one at a time.
+        self.tokenizer = copy.deepcopy(engine.tokenizer)
         self.end_ids = engine.end_ids
         self.image_token: str = getattr(engine.processor, "image_token", None) or "<image>"
         self.image_token_id = int(engine.model.config.image_token_id)

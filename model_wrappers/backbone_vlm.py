@@ -101,9 +101,9 @@ class BackboneVLM(lmms):  # type: ignore[misc]
         responses: list[Any] = [None] * len(jobs)
         answerer = self._answerer()
         with self._bar(len(jobs)) as bar:
-            for batch in batches(jobs, self.batch_size):
-                for job, record in zip(batch, answerer.answer(batch), strict=True):
-                    responses[job.index] = record.as_response()
+            for batch in answerer.ahead(batches(jobs, self.batch_size)):
+                for row, record in zip(batch, answerer.answer(batch), strict=True):
+                    responses[row.document.job.index] = record.as_response()
                 self._advance(bar, len(batch))
         if answerer.near_ties:
             print(f"backbone_vlm: {answerer.near_ties} tokens had a runner-up within 1e-4: they may depend on the batch.")
@@ -123,10 +123,10 @@ class BackboneVLM(lmms):  # type: ignore[misc]
         results: list[tuple[float, bool]] = [(0.0, False)] * len(jobs)
         answerer = self._answerer()
         with self._bar(len(jobs)) as bar:
-            for batch in batches(jobs, self.batch_size):
-                scores = answerer.score(batch, [[continuations[job.index]] for job in batch], end=False)
-                for job, (score,) in zip(batch, scores, strict=True):
-                    results[job.index] = (score.logprob, score.greedy)
+            ahead = answerer.ahead(batches(jobs, self.batch_size), lambda document: [continuations[document.job.index]])
+            for batch in ahead:
+                for row, (score,) in zip(batch, answerer.score(batch), strict=True):
+                    results[row.document.job.index] = (score.logprob, score.greedy)
                 self._advance(bar, len(batch))
         return results
 

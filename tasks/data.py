@@ -57,7 +57,9 @@ def dataset_dir(task: str) -> Path:
 def _refuse_empty(task: str, split: Path) -> None:
     from datasets import load_from_disk
 
-    if len(load_from_disk(str(split))) == 0:
+    # A split saved without rows has no data file at all, and `datasets` cannot open it.
+    files = json.loads((split / "state.json").read_text(encoding="utf-8")).get("_data_files")
+    if not files or len(load_from_disk(str(split))) == 0:
         raise DataError(f"the {EVALUATION_SPLIT} split of task {task!r} in {split} is empty. Import some rows first.")
 
 

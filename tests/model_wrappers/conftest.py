@@ -25,7 +25,7 @@ from transformers import (
 IMAGE_SIDE_PX, PATCH_PX, IMAGE_TOKENS = 56, 28, 5
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}USER: {% for c in m['content'] %}"
-    "{% if c['type'] == 'image' %}<image>\n{% else %}{{ c['text'] }}{% endif %}{% endfor %}\n"
+    "{% if c['type'] == 'image' %}<image>\n{% else %}{{ c['text'] }}{% endif %}{% endfor %} "
     "{% else %}ASSISTANT: {% generation %}{% for c in m['content'] %}{{ c['text'] }}{% endfor %}{{ eos_token }}"
     "{% endgeneration %}{% endif %}{% endfor %}{% if add_generation_prompt %}ASSISTANT: {% endif %}"
 )
