@@ -47,7 +47,10 @@ def build_backbone(
     sentences = [description_prompt(), coordinates_prompt(), vqa_prompt("How many red circles are there?")]
     sentences += [str(turn) for index in range(20) for turn in scene_turns(random.Random(index))]
     trainer = trainers.BpeTrainer(
-        vocab_size=590, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=590,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(sentences, trainer)
     fast = PreTrainedTokenizerFast(

@@ -22,21 +22,16 @@ _FLAT_TOKENS = 16_384
 
 @dataclass(frozen=True)
 class StageData:
-    """Everything a stage reads, tokenised once."""
+    """Everything a stage reads, tokenised once; by index of the example, only those that its steps use."""
 
-    packed: list[PackedExample]
-    handles: list[Any]
+    packed: dict[int, PackedExample]
+    handles: dict[int, Any]
     order: list[list[int]]
-
-    @property
-    def supervised_tokens(self) -> int:
-        """Tokens under the loss, over all examples once."""
-        return sum(len(example.targets) for example in self.packed)
 
     @property
     def truncated(self) -> int:
         """Turns that were cut at the longest length."""
-        return sum(example.truncated for example in self.packed)
+        return sum(example.truncated for example in self.packed.values())
 
 
 def build_stage_data(
@@ -44,19 +39,20 @@ def build_stage_data(
 ) -> StageData:
     """Tokenise the examples for one backbone and fix the order of its steps, which no tokenizer influences."""
     context = int(model.config.text_config.max_position_embeddings)
+    steps = count_steps(len(examples), recipe.batch_size, recipe.steps, recipe.epochs)
+    lengths = [example.length for example in examples]
+    order = build_order(lengths, batch_size=recipe.batch_size, steps=steps, seed=recipe.data_seed)
+    used = {index: examples[index] for index in sorted({index for step in order for index in step})}
     packed = pack_examples(
-        examples,
+        list(used.values()),
         processor.tokenizer,
         processor.chat_template,
         image_token_id=model.config.image_token_id,
         image_tokens=model.config.image_seq_length,
         max_length_tokens=min(recipe.max_length_tokens, context),
     )
-    handles = [features.handle(example.image) if example.image else None for example in examples]
-    steps = count_steps(len(examples), recipe.batch_size, recipe.steps, recipe.epochs)
-    lengths = [example.length for example in examples]
-    order = build_order(lengths, batch_size=recipe.batch_size, steps=steps, seed=recipe.data_seed)
-    return StageData(packed, handles, order)
+    handles = {index: features.handle(example.image) for index, example in used.items() if example.image}
+    return StageData(dict(zip(used, packed, strict=True)), handles, order)
 
 
 class MicroBatches(Dataset[dict[str, Any]]):
@@ -69,7 +65,7 @@ class MicroBatches(Dataset[dict[str, Any]]):
 
     def _count_parts(self, batch_size: int, world_size: int) -> int:
         """Return the fewest equal parts of a step that fit the devices and the memory bound."""
-        tokens = sum(len(example.ids) for example in self._data.packed) / len(self._data.packed)
+        tokens = sum(len(example.ids) for example in self._data.packed.values()) / len(self._data.packed)
         for parts in range(world_size, batch_size + 1, world_size):
             if batch_size % parts == 0 and batch_size / parts * tokens <= _FLAT_TOKENS:
                 return parts

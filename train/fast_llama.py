@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from vlm_backbones.data.collation import AttentionLayout
@@ -25,9 +24,9 @@ _CHUNK = 512
 Tensor = torch.Tensor
 
 
-def use_fast_layers(language_model: PreTrainedModel) -> bool:
+def use_fast_layers(language_model: Any) -> bool:
     """Replace the forward of every decoder layer where all of them can be; return whether that was done."""
-    layers = list(language_model.layers)
+    layers: list[Any] = list(language_model.layers)
     if not all(_is_plain(layer) for layer in layers):
         return False
     for layer in layers:
@@ -36,7 +35,7 @@ def use_fast_layers(language_model: PreTrainedModel) -> bool:
     return True
 
 
-def use_own_layers(language_model: PreTrainedModel) -> None:
+def use_own_layers(language_model: Any) -> None:
     """Undo `use_fast_layers`."""
     for layer in language_model.layers:
         layer.__dict__.pop("forward", None)
@@ -144,9 +143,7 @@ class _GatedMlp(torch.autograd.Function):
     """x + down(silu(gate(norm(x))) * up(norm(x))), in chunks of tokens."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, norm: Tensor, gate: Tensor, up: Tensor, down: Tensor, epsilon: float
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, norm: Tensor, gate: Tensor, up: Tensor, down: Tensor, epsilon: float) -> Tensor:
         both = torch.cat([gate, up])
         output, width = torch.empty_like(x), gate.shape[0]
         inverse = torch.rsqrt(_mean_square(x) + epsilon)
@@ -191,7 +188,8 @@ def _chunks(tokens: int) -> list[slice]:
 
 def _mean_square(x: Tensor) -> Tensor:
     """Return the mean square of each row, (tokens, 1)."""
-    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1])
+    squares: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
+    return squares.div_(x.shape[-1])
 
 
 def _norm_backward(grad: Tensor, x: Tensor, norm: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
@@ -199,5 +197,5 @@ def _norm_backward(grad: Tensor, x: Tensor, norm: Tensor, inverse: Tensor) -> tu
     scaled = x * inverse  # (tokens, hidden)
     grad_norm = (grad * scaled).sum(0)
     grad.mul_(norm)
-    along = torch.linalg.vecdot(grad, scaled)[:, None].div_(x.shape[-1])
+    along: Tensor = torch.linalg.vecdot(grad, scaled)[:, None].div_(x.shape[-1])
     return grad.addcmul_(scaled, along, value=-1).mul_(inverse), grad_norm

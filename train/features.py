@@ -11,11 +11,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from vlm_backbones.data.conversations import Example, ImageSource, load_stage_examples
 from vlm_backbones.data.feature_cache import (
@@ -27,7 +26,7 @@ from vlm_backbones.data.feature_cache import (
 )
 from vlm_backbones.errors import VlmBackbonesError
 from vlm_backbones.study import Study, load_study
-from vlm_backbones.train.progress import Progress
+from vlm_backbones.train.progress import Progress, quieten
 from vlm_backbones.vision import get_vision_tower
 from vlm_backbones.vision.preprocessing import build_image_processor, preprocess_images
 from vlm_backbones.vlm.composition import load_vision_tower
@@ -74,7 +73,7 @@ def load_training_examples(study: Study) -> dict[str, list[Example]]:
 def load_features(study: Study, out: Path, examples: dict[str, list[Example]]) -> Features:
     """Return the features of all training pictures of a study, from the cache under `out` where it fits."""
     row = get_vision_tower(study.vision_tower)
-    tower: PreTrainedModel = load_vision_tower(row)
+    tower: Any = load_vision_tower(row)
     if torch.cuda.is_available():
         tower = tower.to("cuda")
     spec = FeatureSpec(tower, build_image_processor(row), row.feature_layer, row.select_strategy)
@@ -98,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="the study's output folder")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads")
     arguments = parser.parse_args(argv)
-    transformers_logging.set_verbosity_error()
+    quieten()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     try:

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from transformers import set_seed
-from transformers.utils import logging as transformers_logging
 
 from vlm_backbones.backbones import get_backbone
 from vlm_backbones.data.conversations import Example, examples_digest
@@ -25,6 +24,7 @@ from vlm_backbones.study import Study, load_study
 from vlm_backbones.train.card import model_card
 from vlm_backbones.train.dataset import StageData, build_stage_data, parameter_dtype
 from vlm_backbones.train.features import Features, load_features, load_training_examples
+from vlm_backbones.train.progress import quieten
 from vlm_backbones.train.run_record import (
     RunRecord,
     environment,
@@ -45,7 +45,7 @@ VERSION = 1
 def main(argv: Sequence[str] | None = None) -> int:
     """Train; 0 on success or where the run is finished already, 2 on what the user can mend."""
     arguments = _parse_arguments(argv)
-    transformers_logging.set_verbosity_error()
+    quieten()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     try:
@@ -99,6 +99,7 @@ def train(study: Study, backbone: str, seed: int, out: Path) -> Path:
     record.write(state="running", fingerprint=fingerprint, facts=facts, study=study.model_dump(mode="json"))
     record.write(**environment(), seconds={}, stages={})
     set_seed(seed)
+    model: Any
     model, processor = compose(
         backbone,
         study.vision_tower,

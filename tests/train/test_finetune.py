@@ -114,9 +114,7 @@ def test_killed_and_resumed_training_gives_the_same_bits(
     assert steps == [json.loads(line)["step"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_lora_adapts_the_language_model_only_and_is_merged(
-    tiny_parts: ModuleType, parts: Path, tmp_path: Path
-) -> None:
+def test_lora_adapts_the_language_model_only_and_is_merged(tiny_parts: ModuleType, parts: Path, tmp_path: Path) -> None:
     stage = tiny_parts.study_text(parts, steps=3)["recipe"]["finetune"]
     recipe = {"finetune": {**stage, "lora": {"r": 2, "alpha": 4, "dropout": 0.1}}}
     study = write_study(tiny_parts, parts, tmp_path, recipe=recipe)

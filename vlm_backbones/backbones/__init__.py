@@ -1,4 +1,4 @@
-"""Registry of LLM backbones, one YAML row each; from outside: Backbone, get_backbone, list_backbones, BACKBONES. No torch."""
+"""Registry of LLM backbones, one YAML row each; every name of `__all__` may be imported from outside. No torch."""
 
 from __future__ import annotations
 

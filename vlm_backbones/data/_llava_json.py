@@ -37,7 +37,9 @@ def _example(path: Path, index: int, row: Any) -> Example:
 
 def _text(message: Any, place: str, speaker: str) -> str:
     if not isinstance(message, dict) or message.get("from") != speaker or not isinstance(message.get("value"), str):
-        raise DataError(f"{place} is malformed: expected a message {{from: {speaker}, value: text}}, found {message!r}.")
+        raise DataError(
+            f"{place} is malformed: expected a message {{from: {speaker}, value: text}}, found {message!r}."
+        )
     return str(message["value"])
 
 

@@ -40,16 +40,17 @@ def read_folder(folder: Path, split: str, *, captions: bool) -> list[Example]:
 
 
 def _read_rows(folder: Path) -> Iterator[tuple[str, Mapping[str, Any], ImageSource]]:
-    import datasets
+    import datasets  # type: ignore[import-untyped]
 
     if not folder.is_dir():
         raise DataError(f"{folder} does not exist: expected a dataset saved with save_to_disk.")
     try:
-        rows = datasets.load_from_disk(str(folder)).with_format("arrow")[:]
+        dataset = datasets.load_from_disk(str(folder))
+        if len(dataset) == 0:
+            raise DataError(f"{folder} is empty: expected at least one row.")
+        rows = dataset.with_format("arrow")[:]
     except (OSError, ValueError, RuntimeError) as error:
         raise DataError(f"{folder}: cannot be read as a dataset ({error}).") from error
-    if rows.num_rows == 0:
-        raise DataError(f"{folder} is empty: expected at least one row.")
     pictures = rows.column("image")
     for index, row in enumerate(rows.drop_columns(["image"]).to_pylist()):
         place = f"{folder} row {index}"

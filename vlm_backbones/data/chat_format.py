@@ -71,10 +71,13 @@ def encode_chats(tokenizer: Any, template: str, chats: Sequence[list[dict[str, A
     """
     if not chats:
         return []
-    special = {name: value for name, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
-    texts, spans = render_jinja_template(
+    special: dict[str, Any] = {
+        name: value for name, value in tokenizer.special_tokens_map.items() if isinstance(value, str)
+    }
+    rendered: Any = render_jinja_template(
         conversations=list(chats), chat_template=template, return_assistant_tokens_mask=True, **special
     )
+    texts, spans = rendered
     encoded = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
     return [
         EncodedChat(ids, _supervised(offsets, answer_spans, text))

@@ -51,10 +51,8 @@ def answer_weights(packed: PackedExample, weighting: Literal["token", "inverse_s
     return weights
 
 
-def collate(
-    examples: Sequence[PackedExample], *, weighting: Literal["token", "inverse_sqrt_length"]
-) -> dict[str, Any]:
-    """Return one flat row: input_ids and position_ids (1, tokens), predict_at, labels, weights (supervised,), layout."""
+def collate(examples: Sequence[PackedExample], *, weighting: Literal["token", "inverse_sqrt_length"]) -> dict[str, Any]:
+    """Return one flat row: input_ids, position_ids (1, tokens); predict_at, labels, weights (supervised,); layout."""
     starts = np.cumsum([0, *(len(example.ids) for example in examples)])
     shifted = [example.predict_at + start for example, start in zip(examples, starts[:-1], strict=True)]
     predict_at = np.concatenate(shifted)

@@ -104,9 +104,10 @@ class _Packer:
             room = self.max_length_tokens - len(prefix)
             turn, mask = chat.ids[cut : cut + room], chat.supervised[cut : cut + room]
             if not any(mask):
+                needed = len(prefix) + chat.supervised.index(True) - cut
                 raise DataError(
-                    f"{example.turns[number].place}: the question takes {len(prefix) + chat.supervised.index(True) - cut}"
-                    f" tokens and leaves no room for its answer in {self.max_length_tokens}. Shorten it."
+                    f"{example.turns[number].place}: the question takes {needed} tokens and leaves no room for its "
+                    f"answer in {self.max_length_tokens}. Shorten it."
                 )
             truncated += len(chat.ids) - cut > room
             answer = [index for index, supervised in enumerate(mask) if supervised]
@@ -117,7 +118,8 @@ class _Packer:
             lengths.append(len(turn))
             ids += turn
         return PackedExample(
-            *(np.asarray(values, dtype=np.int64) for values in (ids, positions)),
+            ids=np.asarray(ids, dtype=np.int64),
+            positions=np.asarray(positions, dtype=np.int64),
             lengths=tuple(lengths),
             predict_at=np.asarray(predict_at, dtype=np.int64),
             targets=np.asarray(targets, dtype=np.int64),

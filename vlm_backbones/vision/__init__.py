@@ -1,4 +1,4 @@
-"""Registry of vision towers and image preprocessing; outside: VisionTower, get_vision_tower, list_vision_towers. No torch."""
+"""Registry of vision towers (every name of `__all__`) and image preprocessing (from its module). No torch here."""
 
 from __future__ import annotations
 

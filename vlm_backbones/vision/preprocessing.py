@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import BaseImageProcessor, CLIPImageProcessor
+from transformers import AutoImageProcessor, CLIPImageProcessor
 from transformers.models.llava import LlavaImageProcessorPil
 
 from vlm_backbones.vision.registry import VisionTower
@@ -36,17 +36,16 @@ def build_image_processor(tower: VisionTower) -> Any:
     )
 
 
-def _own_processor(tower: VisionTower) -> BaseImageProcessor:
+def _own_processor(tower: VisionTower) -> Any:
     folder = Path(tower.source)
     if folder.is_dir() and not (folder / "preprocessor_config.json").is_file():
         size = tower.image_size
         return CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
-    from transformers import AutoImageProcessor
-
-    return AutoImageProcessor.from_pretrained(tower.source, revision=tower.revision)
+    loader: Any = AutoImageProcessor
+    return loader.from_pretrained(tower.source, revision=tower.revision)
 
 
 def preprocess_images(processor: Any, images: Sequence[Image.Image | np.ndarray]) -> torch.Tensor:
     """Return pixel values, float32, (images, 3, height, width)."""
-    pixels = processor(images=[image for image in images], return_tensors="pt")["pixel_values"]
+    pixels = processor(images=list(images), return_tensors="pt")["pixel_values"]
     return torch.as_tensor(pixels, dtype=torch.float32)

@@ -87,11 +87,11 @@ def load(
     """
     folder = Path(path)
     _check_folder(folder)
+    processor_loader: Any = AutoProcessor
+    model_loader: Any = AutoModelForImageTextToText
     try:
-        processor = AutoProcessor.from_pretrained(folder)
-        model, report = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=dtype or "auto", output_loading_info=True
-        )
+        processor = processor_loader.from_pretrained(folder)
+        model, report = model_loader.from_pretrained(folder, dtype=dtype or "auto", output_loading_info=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: cannot be loaded ({error})") from error
     if report["missing_keys"]:

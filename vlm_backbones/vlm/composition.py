@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -27,7 +26,7 @@ from vlm_backbones.vision.preprocessing import build_image_processor
 
 __all__ = ["compose", "load_vision_tower"]
 
-_TOWER_CLASSES = {"clip": CLIPVisionModel, "siglip": SiglipVisionModel}
+_TOWER_CLASSES: dict[str, Any] = {"clip": CLIPVisionModel, "siglip": SiglipVisionModel}
 
 
 def compose(
@@ -67,7 +66,8 @@ def compose(
     _add_image_token(llm, tokenizer, image_token)
     model = _assemble(llm, tower, tower_row, int(tokenizer.convert_tokens_to_ids(image_token)), seed)
     model.generation_config = _build_generation_config(llm, tokenizer)
-    processor = LlavaProcessor(
+    build_processor: Any = LlavaProcessor
+    processor: LlavaProcessor = build_processor(
         image_processor=build_image_processor(tower_row),
         tokenizer=tokenizer,
         patch_size=tower_row.patch_size,
@@ -85,10 +85,11 @@ def load_vision_tower(row: VisionTower, *, dtype: torch.dtype = torch.float32) -
         tower = _TOWER_CLASSES[row.family].from_pretrained(row.source, revision=row.revision, dtype=dtype)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"vision tower {row.id}: cannot be loaded from {row.source} ({error})") from error
-    return tower.requires_grad_(False).eval()
+    frozen: PreTrainedModel = tower.requires_grad_(False).eval()
+    return frozen
 
 
-def _load_backbone(row: Backbone, dtype: torch.dtype, trust_remote_code: bool) -> tuple[PreTrainedModel, Any]:
+def _load_backbone(row: Backbone, dtype: torch.dtype, trust_remote_code: bool) -> tuple[Any, Any]:
     options: dict[str, Any] = {"revision": row.revision, "trust_remote_code": trust_remote_code}
     try:
         tokenizer = AutoTokenizer.from_pretrained(row.source, **options)
@@ -100,7 +101,7 @@ def _load_backbone(row: Backbone, dtype: torch.dtype, trust_remote_code: bool) -
     return llm, tokenizer
 
 
-def _add_image_token(llm: PreTrainedModel, tokenizer: Any, image_token: str) -> None:
+def _add_image_token(llm: Any, tokenizer: Any, image_token: str) -> None:
     """Add the image token where it is missing; embedding rows made for it start at the mean of the others."""
     if image_token in tokenizer.get_vocab():
         return
@@ -115,10 +116,11 @@ def _add_image_token(llm: PreTrainedModel, tokenizer: Any, image_token: str) -> 
 
 
 def _assemble(
-    llm: PreTrainedModel, tower: PreTrainedModel, row: VisionTower, image_token_id: int, seed: int
+    llm: Any, tower: PreTrainedModel, row: VisionTower, image_token_id: int, seed: int
 ) -> LlavaForConditionalGeneration:
     tied = bool(llm.config.tie_word_embeddings)
-    config = LlavaConfig(
+    build_config: Any = LlavaConfig
+    config = build_config(
         vision_config=tower.config,
         text_config=llm.config,
         image_token_index=image_token_id,
@@ -129,7 +131,7 @@ def _assemble(
     )
     # the parts exist already: a skeleton without storage avoids holding a large model twice
     with torch.device("meta"):
-        model = LlavaForConditionalGeneration(config)
+        model: Any = LlavaForConditionalGeneration(config)
     model.model.vision_tower = tower
     model.model.language_model = getattr(llm, llm.base_model_prefix)
     model.lm_head = llm.get_output_embeddings()
@@ -137,10 +139,11 @@ def _assemble(
     projector = model.model.multi_modal_projector.to_empty(device=llm.device).to(llm.dtype)
     _start_projector(projector, llm.get_input_embeddings().weight, seed)
     model.tie_weights()
-    return model.eval()
+    composed: LlavaForConditionalGeneration = model.eval()
+    return composed
 
 
-def _start_projector(projector: nn.Module, embeddings: torch.Tensor, seed: int) -> None:
+def _start_projector(projector: Any, embeddings: torch.Tensor, seed: int) -> None:
     """Draw the projector so that, on standardised features, its outputs are about as large as word embeddings.
 
     The second layer is scaled by (embedding std / 0.3): GELU of unit-variance inputs through `fan_in**-0.5`
@@ -156,13 +159,14 @@ def _start_projector(projector: nn.Module, embeddings: torch.Tensor, seed: int) 
                 layer.bias.zero_()
 
 
-def _build_generation_config(llm: PreTrainedModel, tokenizer: Any) -> GenerationConfig:
+def _build_generation_config(llm: Any, tokenizer: Any) -> Any:
     """Return greedy defaults that stop at the end of turn as well as at the model's own stop tokens."""
     own = getattr(llm.generation_config, "eos_token_id", None)
     stops = [own] if isinstance(own, int) else list(own or [])
     if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in stops:
         stops.append(tokenizer.eos_token_id)
-    return GenerationConfig(
+    build: Any = GenerationConfig
+    return build(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=stops[0] if len(stops) == 1 else stops,
         pad_token_id=tokenizer.pad_token_id,

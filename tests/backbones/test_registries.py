@@ -1,0 +1,56 @@
+"""The registries: exact ids, nearest names, local folders, and no torch at import."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vlm_backbones.backbones import BACKBONES, get_backbone, list_backbones
+from vlm_backbones.errors import CheckpointError, ConfigError
+from vlm_backbones.vision import VISION_TOWERS, get_vision_tower
+
+
+def test_the_shipped_rows_are_found_and_valid() -> None:
+    assert {"pocket-llama-1", "llama-1-7b", "vicuna-1.5-13b", "phi-3-mini"} <= set(BACKBONES)
+    assert {"pocket-vision", "clip-vit-l-336", "clip-vit-l-224", "siglip-so400m-384"} == set(VISION_TOWERS)
+    assert len(list_backbones()) == len(BACKBONES) >= 10
+
+
+def test_image_tokens_follow_from_size_patch_and_strategy() -> None:
+    assert get_vision_tower("pocket-vision").image_tokens == 17  # 4 x 4 patches and CLS
+    assert get_vision_tower("clip-vit-l-336").image_tokens == 576  # 24 x 24, CLS dropped
+    assert get_vision_tower("siglip-so400m-384").image_tokens == 729  # 27 x 27, no CLS
+
+
+def test_an_unknown_id_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"unknown backbone 'pocket-lama-1'\. Did you mean 'pocket-llama-1'\?"):
+        get_backbone("pocket-lama-1")
+    with pytest.raises(ConfigError, match="Did you mean 'pocket-vision'"):
+        get_vision_tower("pocket-visoin")
+
+
+def test_a_local_folder_is_a_backbone_and_a_tower(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    assert get_backbone(tmp_path).source == str(tmp_path)
+    with pytest.raises(CheckpointError, match="expected a CLIP or SigLIP vision tower, found 'llama'"):
+        get_vision_tower(tmp_path)
+
+
+def test_a_folder_without_config_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"config\.json cannot be read"):
+        get_backbone(tmp_path)
+
+
+def test_a_backbone_without_public_repository_asks_for_a_folder() -> None:
+    with pytest.raises(ConfigError, match="give the path of a local folder"):
+        _ = get_backbone("llama-1-7b").source
+
+
+def test_the_registries_load_no_torch() -> None:
+    code = "import sys, vlm_backbones.backbones, vlm_backbones.vision; list(vlm_backbones.vision.VISION_TOWERS); "
+    code += "sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,107 @@
+"""Examples from dataset folders and LLaVA JSON: one an image, every bad row named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import datasets
+import pytest
+from PIL import Image
+
+from vlm_backbones.data.conversations import examples_digest, load_examples
+from vlm_backbones.errors import DataError
+
+
+def test_rows_of_one_image_become_one_example_over_the_tasks(parts: Path) -> None:
+    examples = load_examples([parts / "data"])
+    assert len(examples) == 8 + 6
+    assert [len(example.turns) for example in examples] == [6] * 8 + [7] * 6  # describe, five short, coordinates
+    assert all(example.independent for example in examples)
+    assert examples[-1].turns[-1].answer.startswith('{"lat": ')
+
+
+def test_captions_are_one_turn_an_image(parts: Path) -> None:
+    examples = load_examples([parts / "data"], captions=True)
+    assert [len(example.turns) for example in examples] == [1] * 14
+    assert examples[-1].turns[0].answer.startswith("A magnitude ")
+
+
+def test_an_empty_or_missing_split_is_named(tiny_parts: ModuleType, parts: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="validation does not exist"):
+        load_examples([parts / "data"], split="validation")
+    rows = datasets.load_from_disk(str(parts / "data" / "vqa_scene" / "train"))
+    rows.select([]).save_to_disk(str(tmp_path / "vqa_scene" / "train"))
+    with pytest.raises(DataError, match="train is empty"):
+        load_examples([tmp_path])
+
+
+def test_a_row_without_image_and_a_corrupt_image_are_named(parts: Path, tmp_path: Path) -> None:
+    rows = datasets.load_from_disk(str(parts / "data" / "vqa_scene" / "train")).cast_column(
+        "image", datasets.Image(decode=False)
+    )
+    content = rows.to_list()[:2]
+    content[1] = {**content[1], "image": None, "image_id": "other"}
+    datasets.Dataset.from_list(content, features=rows.features).save_to_disk(str(tmp_path / "a/vqa_scene/train"))
+    with pytest.raises(DataError, match=r"train row 1: the image is missing"):
+        load_examples([tmp_path / "a"])
+    content[1] = {**content[1], "image": {"bytes": b"no picture", "path": None}}
+    datasets.Dataset.from_list(content, features=rows.features).save_to_disk(str(tmp_path / "b/vqa_scene/train"))
+    example = load_examples([tmp_path / "b"])[1]
+    assert example.image is not None
+    with pytest.raises(DataError, match=r"train row 1: the image is corrupt"):
+        example.image.open()
+
+
+def llava_file(folder: Path, *rows: Any) -> Path:
+    Image.new("RGB", (8, 8)).save(folder / "a.png")
+    path = folder / "rows.json"
+    path.write_text(json.dumps(list(rows)))
+    return path
+
+
+def row(question: str = "<image>\nWhat?", answer: str = "A dot.", **changes: Any) -> dict[str, Any]:
+    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+    return {"id": "1", "image": "a.png", "conversations": turns, **changes}
+
+
+def test_llava_rows_become_chains(tmp_path: Path) -> None:
+    two = row()["conversations"] + [{"from": "human", "value": "And?"}, {"from": "gpt", "value": "No."}]
+    examples = load_examples([llava_file(tmp_path, row(conversations=two), {"conversations": two[2:]})])
+    assert [turn.question for turn in examples[0].turns] == ["What?", "And?"]
+    assert not examples[0].independent
+    assert examples[1].image is None
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (row(answer=" "), "row 1: the answer is empty"),
+        (row(answer="an <image> here"), "row 1: the text holds '<image>'"),
+        (row(conversations="text"), "row 1 is malformed: expected 'conversations'"),
+        (row(conversations=[{"from": "gpt", "value": "a"}, {"from": "human", "value": "b"}]), "expected a message"),
+        (row(image="missing.png"), "row 1: image .*missing.png does not exist"),
+        (row(image="../../etc/passwd"), "row 1: image '../../etc/passwd' lies outside"),
+        ("a string", "row 1 is malformed"),
+    ],
+)
+def test_a_bad_llava_row_is_named(tmp_path: Path, bad: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        load_examples([llava_file(tmp_path, row(), bad)])
+
+
+def test_files_that_are_no_examples_are_named(tmp_path: Path) -> None:
+    (tmp_path / "broken.json").write_text("[{")
+    with pytest.raises(DataError, match="not valid JSON"):
+        load_examples([tmp_path / "broken.json"])
+    with pytest.raises(DataError, match="does not exist"):
+        load_examples([tmp_path / "none.json"])
+
+
+def test_the_digest_depends_on_order_and_content(parts: Path) -> None:
+    examples = load_examples([parts / "data"])
+    assert examples_digest(examples, [[0, 1]]) == examples_digest(list(examples), [[0, 1]])
+    assert examples_digest(examples, [[0, 1]]) != examples_digest(examples, [[1, 0]])
+    assert examples_digest(examples, [[0, 1]]) != examples_digest(examples, [[0], [1]])

@@ -1,0 +1,82 @@
+"""The order of steps, and the feature cache: computed once, checked, rebuilt when damaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vlm_backbones.data.conversations import load_examples
+from vlm_backbones.data.feature_cache import FeatureSpec, build_feature_cache, unique_images
+from vlm_backbones.data.order import build_order, count_steps
+from vlm_backbones.errors import DataError
+from vlm_backbones.vision import get_vision_tower
+from vlm_backbones.vision.preprocessing import build_image_processor
+from vlm_backbones.vlm.composition import load_vision_tower
+
+
+def test_every_epoch_shows_every_example_once_and_the_seed_decides() -> None:
+    lengths = np.random.default_rng(0).integers(10, 500, 103).tolist()
+    order = build_order(lengths, batch_size=8, steps=26, seed=1)
+    assert order == build_order(lengths, batch_size=8, steps=26, seed=1)
+    assert order != build_order(lengths, batch_size=8, steps=26, seed=2)
+    seen = np.bincount(np.concatenate(order), minlength=103)
+    assert {len(step) for step in order} == {8}
+    assert set(seen.tolist()) <= {1, 2, 3}  # 26 steps of 8 are two epochs and two examples
+
+
+def test_fewer_examples_than_a_batch_repeat() -> None:
+    assert [len(step) for step in build_order([1, 2, 3], batch_size=4, steps=3, seed=0)] == [4, 4, 4]
+    with pytest.raises(DataError, match="no examples"):
+        build_order([], batch_size=4, steps=1, seed=0)
+
+
+def test_steps_follow_from_epochs() -> None:
+    assert count_steps(100, 8, None, 2.0) == 25
+    assert count_steps(100, 8, 7, None) == 7
+
+
+@pytest.fixture
+def spec(parts: Path) -> FeatureSpec:
+    row = get_vision_tower(parts / "tower")
+    return FeatureSpec(load_vision_tower(row), build_image_processor(row), row.feature_layer, row.select_strategy)
+
+
+def test_the_cache_holds_the_towers_states_and_their_statistics(parts: Path, spec: FeatureSpec, tmp_path: Path) -> None:
+    images = unique_images(load_examples([parts / "data"]))
+    cache = build_feature_cache(tmp_path, images, spec, budget_bytes=10**9)
+    assert cache is not None
+    wanted = spec.compute(list(images.values()))  # (images, 17, 32)
+    assert torch.allclose(cache.gather(range(len(images))), wanted, atol=2e-3)
+    flat = cache.gather(range(len(images))).flatten(0, 1)
+    assert torch.allclose((flat - cache.mean).mean(0), torch.zeros(32), atol=1e-4)
+    assert torch.allclose(flat.std(0, correction=0), cache.std, atol=1e-3)
+
+
+def test_a_second_opening_computes_nothing_and_a_damaged_cache_is_rebuilt(
+    parts: Path, spec: FeatureSpec, tmp_path: Path
+) -> None:
+    images = unique_images(load_examples([parts / "data"]))
+    calls: list[tuple[int, int]] = []
+
+    def build() -> None:
+        assert build_feature_cache(tmp_path, images, spec, budget_bytes=10**9, progress=lambda *now: calls.append(now))
+
+    build()
+    first = len(calls)
+    build()
+    assert first == len(calls) > 0
+    states = next(tmp_path.glob("*/states.npy"))
+    content = bytearray(states.read_bytes())
+    content[-1] ^= 1
+    states.write_bytes(content)
+    build()
+    assert len(calls) == 2 * first
+
+
+def test_a_set_beyond_the_budget_is_not_cached(parts: Path, spec: FeatureSpec, tmp_path: Path) -> None:
+    images = unique_images(load_examples([parts / "data"]))
+    assert build_feature_cache(tmp_path, images, spec, budget_bytes=1000) is None
+    assert not list(tmp_path.glob("*/states.npy"))
