@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["HASHED_GROUPS", "cluster_sums", "cluster_weights", "interval", "pattern_bootstrap", "sign_flip_p", "wilson"]
+__all__ = [
+    "HASHED_GROUPS",
+    "SharedBootstrap",
+    "cluster_sums",
+    "cluster_weights",
+    "interval",
+    "pattern_bootstrap",
+    "sign_flip_p",
+    "wilson",
+]
 
 import math
 
@@ -14,6 +23,7 @@ Ints = NDArray[np.int64]
 
 HASHED_GROUPS = 2000
 _MAX_PATTERNS = 5000
+_FEW_PATTERNS = 100
 _MAX_CLUSTERS = 20_000
 _EXACT_CLUSTERS = 16
 _FLIPS = 20_000
@@ -40,6 +50,27 @@ def pattern_bootstrap(sums: Floats, draws: int, rng: np.random.Generator) -> Flo
         counts = np.ones(HASHED_GROUPS, dtype=np.int64)
     total = int(counts.sum())
     return rng.multinomial(total, counts / total, size=draws).astype(float) @ rows
+
+
+class SharedBootstrap:
+    """`pattern_bootstrap` for many metrics of the same questions: where clusters hardly repeat, one set of draws serves
+    every metric with that number of clusters."""
+
+    def __init__(self, draws: int, seed: int) -> None:
+        self._draws = draws
+        self._seed = seed
+        self._weights: dict[int, Floats] = {}
+
+    def totals(self, sums: Floats) -> Floats:
+        """Totals of each draw: (draws, columns)."""
+        clusters = sums.shape[0]
+        rng = np.random.default_rng([self._seed, clusters])
+        if clusters > _MAX_PATTERNS or np.unique(sums, axis=0).shape[0] <= _FEW_PATTERNS:
+            return pattern_bootstrap(sums, self._draws, rng)
+        if clusters not in self._weights:
+            drawn = rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=self._draws)
+            self._weights[clusters] = drawn.astype(float)
+        return self._weights[clusters] @ sums
 
 
 def cluster_weights(cluster: Ints, draws: int, rng: np.random.Generator) -> tuple[Floats, Ints]:

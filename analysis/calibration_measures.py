@@ -5,8 +5,8 @@ from __future__ import annotations
 __all__ = [
     "aurc",
     "auroc",
-    "binary_log_loss",
     "bin_of",
+    "binary_log_loss",
     "brier",
     "calibration_p",
     "ece",
@@ -131,7 +131,7 @@ def brier(confidence: Floats, correct: Floats) -> float:
 
 
 def binary_log_loss(confidence: Floats, correct: Floats) -> float:
-    """Mean negative log-likelihood of the outcomes; confidences are kept 1e-15 away from 0 and 1, as sklearn once did."""
+    """Mean negative log-likelihood of the outcomes; confidences are kept 1e-15 away from 0 and 1."""
     return float(np.mean(log_losses(confidence, correct))) if confidence.size else math.nan
 
 

@@ -13,9 +13,24 @@ import polars as pl
 from vlm_backbones.cache import staged_path
 
 _TEXT = frozenset(
-    "run backbone task condition metric note run_a run_b test runs runs_right question_type confidence_kind measure".split()
+    [
+        "run",
+        "backbone",
+        "task",
+        "condition",
+        "metric",
+        "note",
+        "run_a",
+        "run_b",
+        "test",
+        "runs",
+        "runs_right",
+        "question_type",
+        "confidence_kind",
+        "measure",
+    ]
 )
-_WHOLE = frozenset("seed n n_missing n11 n10 n01 n00 count bin".split())
+_WHOLE = frozenset(["seed", "n", "n_missing", "n11", "n10", "n01", "n00", "count", "bin"])
 
 TABLES: dict[str, tuple[str, ...]] = {
     name: tuple(columns.split())

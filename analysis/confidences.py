@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-
 from vlm_backbones.analysis.calibration_measures import log_losses
 from vlm_backbones.analysis.options import fold, option_logits, softmax
 
@@ -23,8 +22,9 @@ KINDS = ("option", "sequence", "per_token")
 class Confidences:
     """Documents that have a score and a confidence; `n_missing` counts the others that were logged.
 
-    `brier` and `nll` are per document: over all options where they exist, else of the answer's own confidence. `options`
-    = log-probabilities, right option, option count, answered option; only of documents whose target is an option.
+    `brier` and `nll` are per document: over all options where they exist (NaN where the target is none of them), else
+    of the answer's own confidence. `options` holds log-probabilities, the right option (-1: none), the number of
+    options and the answered option.
     """
 
     rows: Ints  # row numbers in the frame
@@ -72,9 +72,7 @@ def take_confidences(part: pl.DataFrame, kind: str) -> Confidences:
     nll = np.where(known, -np.log(np.maximum((p * hit).sum(axis=1), 1e-15)), np.nan)
     answered = _answered(part, rows, kept["parsed"].to_list())
     options = (logits, right, count, answered)
-    return Confidences(
-        rows, confidence, correct, brier, nll, part.height - rows.size, options, int((~known).sum())
-    )
+    return Confidences(rows, confidence, correct, brier, nll, part.height - rows.size, options, int((~known).sum()))
 
 
 def _answered(part: pl.DataFrame, rows: Ints, parsed: list[str | None]) -> Ints:

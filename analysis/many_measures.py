@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["cochran_q", "cochran_q_cluster_p", "fleiss_kappa", "holm", "benjamini_hochberg", "krippendorff_alpha"]
+__all__ = ["benjamini_hochberg", "cochran_q", "cochran_q_cluster_p", "fleiss_kappa", "holm", "krippendorff_alpha"]
 
 import math
 from itertools import permutations

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["Paired", "pair_runs"]
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -88,7 +87,9 @@ def _with_keys(frame: pl.DataFrame, runs: list[str]) -> pl.DataFrame:
 
 
 def _refuse_other_targets(frame: pl.DataFrame) -> None:
-    clash = frame.group_by("doc_id", maintain_order=True).agg("run", "target").filter(pl.col("target").list.n_unique() > 1)
+    clash = (
+        frame.group_by("doc_id", maintain_order=True).agg("run", "target").filter(pl.col("target").list.n_unique() > 1)
+    )
     if clash.height:
         row: dict[str, Any] = clash.row(0, named=True)
         said = dict(zip(row["target"], row["run"], strict=True))
@@ -101,15 +102,21 @@ def _refuse_other_targets(frame: pl.DataFrame) -> None:
 
 def _stripped(part: pl.DataFrame, inside: list[str], common: set[str]) -> list[str]:
     """doc_id and what is particular to each question; questions outside the common ones keep their doc_id alone."""
-    low, high = (min(inside), max(inside)) if inside else ("", "")
-    head = len(os.path.commonprefix([low, high])) if len(inside) > 1 else 0
-    backwards = [text[head:][::-1] for text in inside]
-    tail = len(os.path.commonprefix([min(backwards), max(backwards)])) if len(inside) > 1 else 0
+    head = _shared_length(inside)
+    tail = _shared_length([text[head:][::-1] for text in inside])
     keys = []
     for doc, text in zip(part["doc_id"], part["question"], strict=True):
         middle = text[head : len(text) - tail] if doc in common and len(inside) > 1 else ""
         keys.append(f"{doc} {middle.strip()}")
     return keys
+
+
+def _shared_length(texts: list[str]) -> int:
+    """Length of the common prefix; none of a single text, which would vanish whole."""
+    if len(texts) < 2:
+        return 0
+    first, last = min(texts), max(texts)
+    return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
 
 
 def _nothing_shared(frame: pl.DataFrame, runs: Sequence[str]) -> str:

@@ -23,14 +23,49 @@ HEADLINE = {
 LOWER_IS_BETTER = frozenset({"error_km", "hallucinated_facts"})
 
 _NOT_METRICS = frozenset(
-    "doc_id doc target arguments resps filtered_resps token_counts doc_hash input input_media backbones "
-    "question_id index id idx image_id category question_type split filter prompt_hash target_hash".split()
+    [
+        "doc_id",
+        "doc",
+        "target",
+        "arguments",
+        "resps",
+        "filtered_resps",
+        "token_counts",
+        "doc_hash",
+        "input",
+        "input_media",
+        "backbones",
+        "question_id",
+        "index",
+        "id",
+        "idx",
+        "image_id",
+        "category",
+        "question_type",
+        "split",
+        "filter",
+        "prompt_hash",
+        "target_hash",
+    ]
 )
 # Names under which tasks log correctness, the most telling first.
-_KNOWN = (
-    "acc exact_match accuracy vqa_accuracy anls relaxed_overall relaxed_accuracy mmmu_acc pope_accuracy "
-    "mme_perception_score mme_cognition_score gqa_acc score gpt_eval_score submission"
-).split()
+_KNOWN = [
+    "acc",
+    "exact_match",
+    "accuracy",
+    "vqa_accuracy",
+    "anls",
+    "relaxed_overall",
+    "relaxed_accuracy",
+    "mmmu_acc",
+    "pope_accuracy",
+    "mme_perception_score",
+    "mme_cognition_score",
+    "gqa_acc",
+    "score",
+    "gpt_eval_score",
+    "submission",
+]
 _SUFFIX = re.compile(r"(acc|accuracy|score|match|correct|anls)$")
 _LETTER = re.compile(r"^\W*(?:(?:the )?answer(?: is)?\W*)?\(?([A-H])(?:[).:,\s]|$)", re.IGNORECASE)
 
@@ -45,7 +80,9 @@ def parse_cluster_key(expression: str) -> Cluster:
     """
     match = re.fullmatch(r"\s*([A-Za-z_][\w.]*)\s*(?:(%|//)\s*(\d+))?\s*", expression)
     if match is None or match[3] == "0":
-        raise ConfigError(f"--cluster-key {expression!r} is not KEY, KEY%NUMBER or KEY//NUMBER, as question_id%1000000.")
+        raise ConfigError(
+            f"--cluster-key {expression!r} is not KEY, KEY%NUMBER or KEY//NUMBER, as question_id%1000000."
+        )
     key, operator, number = match[1], match[2], int(match[3] or 1)
 
     def cluster(record: Record) -> str | None:
@@ -73,7 +110,9 @@ def lookup(record: Record, key: str) -> Any:
     return value
 
 
-def parse_record(record: Record, score_key: str | None, cluster: Cluster | None) -> tuple[dict[str, Any], dict[str, float]]:
+def parse_record(
+    record: Record, score_key: str | None, cluster: Cluster | None
+) -> tuple[dict[str, Any], dict[str, float]]:
     """Return the row of a sample (without run and task) and its metrics, name -> value."""
     ours = record.get("backbones") if isinstance(record.get("backbones"), Mapping) else {}
     extras = _extras(record)

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-
 from vlm_backbones.analysis.log_files import LogFile, RunInfo, find_logs, read_run_info
 from vlm_backbones.analysis.record import HEADLINE, Cluster, parse_cluster_key, parse_record
+
 from vlm_backbones.errors import LogError
 
 # The last four stand beyond the documented columns: what the tables need of each sample.
@@ -126,7 +126,11 @@ def load_logs(
             best[key] = (log, rows, metrics)
             continue
         old = best[key]
-        newer = (len(rows), log.stamp, log.path.stat().st_mtime) >= (len(old[1]), old[0].stamp, old[0].path.stat().st_mtime)
+        newer = (len(rows), log.stamp, log.path.stat().st_mtime) >= (
+            len(old[1]),
+            old[0].stamp,
+            old[0].path.stat().st_mtime,
+        )
         winner, loser = ((log, rows, metrics), old) if newer else (old, (log, rows, metrics))
         best[key] = winner
         notes.append(
@@ -215,5 +219,3 @@ def _records(path: Path, notes: list[str]) -> Any:
         raise LogError(f"cannot read {path}: {error.strerror or error}. Check the path and its permissions.") from error
     if pending is not None:
         notes.append(f"{path}: the last line (row {pending[0]}) is cut off and was left out; the rest was used.")
-
-

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 _GRID = 2048
-_DRAW_GRID = 512
-_STEPS = 22
+_DRAW_GRID = 256
+_STEPS = 24
+_DRAW_STEPS = 13
 _SMALLEST = 1e-4
 
 
@@ -37,7 +38,7 @@ def smece_draws(confidence: Floats, correct: Floats, cluster: NDArray[np.int64],
     np.add.at(per_cluster, (cluster, low), residual * (1 - share))
     np.add.at(per_cluster, (cluster, low + 1), residual * share)
     totals = weights @ np.bincount(cluster, minlength=groups)
-    return _fixed_points(weights @ per_cluster / totals[:, None])
+    return _fixed_points(weights @ per_cluster / totals[:, None], _DRAW_STEPS)
 
 
 def _places(confidence: Floats, grid: int) -> tuple[NDArray[np.int64], Floats]:
@@ -54,7 +55,7 @@ def _deposit(confidence: Floats, values: Floats, grid: int) -> Floats:
     return np.asarray(left + right)
 
 
-def _fixed_points(residual: Floats) -> Floats:
+def _fixed_points(residual: Floats, steps: int = _STEPS) -> Floats:
     """Solve smECE_s = s in each row of residual masses by bisection: smECE_s falls with s.
 
     On cell centres the reflected Gaussian is diagonal in the cosine basis: frequency k shrinks by exp(-(pi k s)^2 / 2).
@@ -64,7 +65,7 @@ def _fixed_points(residual: Floats) -> Floats:
     spectrum = dct(residual, axis=1)
     frequency = np.pi * np.arange(residual.shape[1])
     low, high = np.full(len(residual), _SMALLEST), np.ones(len(residual))
-    for _ in range(_STEPS):
+    for _ in range(steps):
         middle = (low + high) / 2
         smooth = idct(spectrum * np.exp(-((frequency * middle[:, None]) ** 2) / 2), axis=1)
         above = np.abs(smooth).sum(axis=1) > middle

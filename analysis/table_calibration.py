@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-
 from vlm_backbones.analysis import calibration_measures as measure
 from vlm_backbones.analysis.bootstrap import cluster_weights, interval
 from vlm_backbones.analysis.columns import build_table
 from vlm_backbones.analysis.confidences import KINDS, Confidences, primary_kind, take_confidences
-from vlm_backbones.analysis.pairing import pair_runs
+from vlm_backbones.analysis.pairing import Paired, pair_runs
 from vlm_backbones.analysis.smooth_ece import smece, smece_draws
 from vlm_backbones.analysis.table_agreement import by_task, runs_of
 from vlm_backbones.analysis.temperature import HeldOut, held_out, in_first_half
@@ -131,28 +130,43 @@ def calibration_pairs(
     """
     rows: list[dict[str, Any]] = []
     for task, part in by_task(samples, condition):
-        kind = primary_kind(part)
-        for index, (a, b) in enumerate(combinations(runs_of(part), 2)):
-            rng = np.random.default_rng([seed, index])
-            rows += [{"task": task, **row} for row in _pair_rows(part, kind, (a, b), min(bootstrap, _SAMPLE_DRAWS), rng)]
+        runs = runs_of(part)
+        paired, kind = pair_runs(part, runs), primary_kind(part)
+        drawn = _Draws(
+            [_side(part, kind, rows_of) for rows_of in paired.rows], paired, min(bootstrap, _SAMPLE_DRAWS), seed
+        )
+        for (i, a), (j, b) in combinations(enumerate(runs), 2):
+            rows += [{"task": task, "run_a": a, "run_b": b, **row} for row in drawn.differences(i, j)]
     return build_table("calibration_pairs", rows)
 
 
-def _pair_rows(
-    part: pl.DataFrame, kind: str, runs: tuple[str, str], draws: int, rng: np.random.Generator
-) -> Iterator[dict[str, Any]]:
-    paired = pair_runs(part, runs)
-    sides = [_side(part, kind, paired.rows[index]) for index in (0, 1)]
-    both = ~np.isnan(sides[0]["c"]) & ~np.isnan(sides[1]["c"])
-    start = {"run_a": runs[0], "run_b": runs[1], "n": int(both.sum()), "n_missing": int((~both).sum())}
-    if both.sum() < FEWEST:
-        return
-    _, cluster = np.unique(paired.cluster[both], return_inverse=True)
-    weights, group = cluster_weights(cluster.astype(np.int64), draws, rng)
-    (a, a_draws), (b, b_draws) = (_values({k: v[both] for k, v in side.items()}, group, weights) for side in sides)
-    for name in a:
-        low, high = interval(b_draws[name] - a_draws[name])
-        yield start | {"measure": name, "diff": b[name] - a[name], "diff_low": low, "diff_high": high}
+class _Draws:
+    """Measures of each run on each set of questions, computed once; all runs of a task share the same draws."""
+
+    def __init__(self, sides: list[dict[str, Floats]], paired: Paired, draws: int, seed: int) -> None:
+        self._sides = sides
+        self._logged = paired.rows >= 0
+        self._weights, self._group = cluster_weights(paired.cluster, draws, np.random.default_rng(seed))
+        self._known: dict[tuple[int, bytes], tuple[dict[str, float], dict[str, Floats]]] = {}
+
+    def differences(self, i: int, j: int) -> Iterator[dict[str, Any]]:
+        """Rows of the pair, none where both have fewer than 50 confidences of the kind in common."""
+        both = ~np.isnan(self._sides[i]["c"]) & ~np.isnan(self._sides[j]["c"])
+        logged = self._logged[i] | self._logged[j]
+        if both.sum() < FEWEST:
+            return
+        counts = {"n": int(both.sum()), "n_missing": int((logged & ~both).sum())}
+        (a, a_draws), (b, b_draws) = (self._values(index, both) for index in (i, j))
+        for name in a:
+            low, high = interval(b_draws[name] - a_draws[name])
+            yield counts | {"measure": name, "diff": b[name] - a[name], "diff_low": low, "diff_high": high}
+
+    def _values(self, index: int, where: NDArray[np.bool_]) -> tuple[dict[str, float], dict[str, Floats]]:
+        key = (index, where.tobytes())
+        if key not in self._known:
+            side = {name: values[where] for name, values in self._sides[index].items()}
+            self._known[key] = _values(side, self._group[where], self._weights)
+        return self._known[key]
 
 
 def _side(part: pl.DataFrame, kind: str, rows: NDArray[np.int64]) -> dict[str, Floats]:
@@ -167,10 +181,17 @@ def _side(part: pl.DataFrame, kind: str, rows: NDArray[np.int64]) -> dict[str, F
     return out
 
 
-def _values(side: dict[str, Floats], group: NDArray[np.int64], weights: Floats) -> tuple[dict[str, float], Any]:
+def _values(
+    side: dict[str, Floats], group: NDArray[np.int64], weights: Floats
+) -> tuple[dict[str, float], dict[str, Floats]]:
     """The four measures on all questions, and on every draw."""
     c, y = side["c"], side["y"]
-    values = {"brier": _mean(side["brier"]), "nll": _mean(side["nll"]), "auroc": measure.auroc(c, y), "smece": smece(c, y)}
+    values = {
+        "brier": _mean(side["brier"]),
+        "nll": _mean(side["nll"]),
+        "auroc": measure.auroc(c, y),
+        "smece": smece(c, y),
+    }
     drawn = {name: _mean_draws(side[name], group, weights) for name in ("brier", "nll")}
     drawn |= {"auroc": _auroc_draws(c, y, group, weights), "smece": smece_draws(c, y, group, weights)}
     return values, drawn

@@ -10,13 +10,21 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-
 from vlm_backbones.analysis.columns import build_table
 from vlm_backbones.analysis.table_agreement import by_task, runs_of
 
-_RATES = (
-    "answered parsed schema in_range within_1000_km within_250_km within_100_km within_50_km swapped sign_flipped"
-).split()
+_RATES = [
+    "answered",
+    "parsed",
+    "schema",
+    "in_range",
+    "within_1000_km",
+    "within_250_km",
+    "within_100_km",
+    "within_50_km",
+    "swapped",
+    "sign_flipped",
+]
 
 
 def is_coordinate_target(target: str | None) -> bool:
@@ -34,7 +42,9 @@ def coordinate_rows(part: pl.DataFrame) -> list[dict[str, Any]]:
     """Rungs of every answer of a coordinates task: the keys of `vlm_backbones.scoring.coordinate_rungs`."""
     from vlm_backbones.scoring import coordinate_rungs
 
-    return [dict(coordinate_rungs(answer or "", target)) for answer, target in part.select("answer", "target").iter_rows()]
+    return [
+        dict(coordinate_rungs(answer or "", target)) for answer, target in part.select("answer", "target").iter_rows()
+    ]
 
 
 def coordinates(samples: pl.DataFrame, *, condition: str = "clean") -> pl.DataFrame:

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-
-from vlm_backbones.analysis.bootstrap import cluster_sums, interval, pattern_bootstrap, wilson
+from vlm_backbones.analysis.bootstrap import SharedBootstrap, cluster_sums, interval, wilson
 from vlm_backbones.analysis.columns import build_table
 from vlm_backbones.analysis.record import LOWER_IS_BETTER
 from vlm_backbones.analysis.samples import Logs
@@ -24,23 +23,23 @@ def scores(logs: Logs, *, bootstrap: int = 10_000, seed: int = 0) -> pl.DataFram
     """
     rows: list[dict[str, Any]] = []
     samples = logs.samples
-    asked = dict(
-        ((task, condition), n)
+    asked = {
+        (task, condition): n
         for task, condition, n in samples.group_by("task", "condition").agg(pl.col("doc_id").n_unique()).iter_rows()
-    )
+    }
     frame = _with_headline(logs)
+    resample = SharedBootstrap(bootstrap, seed)
     for key, part in frame.group_by("run", "task", "condition", "metric", maintain_order=True):
         run, task, condition, metric = (str(name) for name in key)
         info = logs.runs[run]
         start = {"run": run, "backbone": info.backbone, "seed": info.seed, "task": task, "condition": condition}
-        rng = np.random.default_rng([seed, len(rows)])
-        rows.append(start | {"metric": metric} | _mean(part, metric, asked[task, condition], bootstrap, rng))
+        rows.append(start | {"metric": metric} | _mean(part, metric, asked[task, condition], resample))
     return build_table("scores", rows)
 
 
 def _with_headline(logs: Logs) -> pl.DataFrame:
     """The logged metrics, with the headline metric first and present even where it was computed here."""
-    headline = pl.DataFrame({"task": list(logs.headline), "metric": list(logs.headline.values())})
+    headline = pl.DataFrame(list(logs.headline.items()), schema={"task": pl.String, "metric": pl.String}, orient="row")
     own = logs.samples.join(headline, on="task").select(
         "run", "task", "condition", "doc_id", "cluster", "metric", pl.col("score").alias("value")
     )
@@ -48,7 +47,7 @@ def _with_headline(logs: Logs) -> pl.DataFrame:
     return pl.concat([own, rest])
 
 
-def _mean(part: pl.DataFrame, metric: str, asked: int, draws: int, rng: np.random.Generator) -> dict[str, Any]:
+def _mean(part: pl.DataFrame, metric: str, asked: int, resample: SharedBootstrap) -> dict[str, Any]:
     kept = part.filter(pl.col("value").is_not_null() & pl.col("value").is_not_nan())
     value = kept["value"].to_numpy()
     n, missing = value.size, asked - value.size
@@ -61,7 +60,7 @@ def _mean(part: pl.DataFrame, metric: str, asked: int, draws: int, rng: np.rando
         low, high = wilson(float(value.sum()), n)
     else:
         sums = cluster_sums(np.column_stack([value, np.ones(n)]), cluster.astype(np.int64))
-        drawn = pattern_bootstrap(sums, draws, rng)
+        drawn = resample.totals(sums)
         low, high = interval(drawn[:, 0] / drawn[:, 1])
         note.append("bootstrap over images" if not single else "bootstrap")
     lower = metric in LOWER_IS_BETTER

@@ -1,84 +1,89 @@
-"""The certificate and the runs' own records, read for the first page; each may be absent."""
+"""The certificate, read for the first page; foreign logs have none."""
 
 from __future__ import annotations
 
-__all__ = ["CertificateRow", "read_certificate"]
+__all__ = ["Certificate", "Line", "read_certificate"]
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vlm_backbones.errors import DataError
 
-_STATUS_KEYS = ("status", "verdict", "result", "state")
-_NOTE_KEYS = ("note", "reason", "detail", "explanation", "message")
-_GOOD = frozenset({"equal", "ok", "same", "pass", "passed", "true"})
-_VARIES = frozenset({"varies", "explained", "differs", "declared", "note", "warning"})
+_HASH_SHOWN = 12
 
 
 @dataclass(frozen=True)
-class CertificateRow:
-    """One line of the certificate: `kind` is equal, varies or refused."""
+class Line:
+    """One fact: its name, why it may vary (empty where it is equal), and who has which value."""
 
     name: str
-    kind: str
-    note: str
+    why: str
     values: dict[str, str]
 
 
-def read_certificate(study_dir: Path | None) -> list[CertificateRow]:
-    """Return the lines of `certificate.json`; none where there is no certificate (foreign logs)."""
+@dataclass(frozen=True)
+class Certificate:
+    """What was held equal, what varies and why, and what makes the comparison unfair."""
+
+    equal: list[Line] = field(default_factory=list)
+    varies: list[Line] = field(default_factory=list)
+    confounds: list[str] = field(default_factory=list)
+
+
+def read_certificate(study_dir: Path | None) -> Certificate | None:
+    """Read `certificate.json` of a study; None where there is none.
+
+    Raises
+    ------
+    DataError
+        If the file is not a certificate.
+    """
     file = study_dir / "certificate.json" if study_dir else None
     if file is None or not file.is_file():
-        return []
+        return None
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{file} is not valid JSON ({error}). Run `vlm-backbones study check` again.") from error
-    rows = _checks(content)
-    return sorted(rows, key=lambda row: ("refused", "varies", "equal").index(row.kind))
+        equal = [Line(_words(name), "", _values(value)) for name, value in content.get("equal", {}).items()]
+        backbones: Mapping[str, Any] = content.get("backbones", {})
+        same, varies = _compare(backbones, content.get("varies", {}))
+        return Certificate(equal + same, varies, [str(problem) for problem in content.get("confounds", [])])
+    except (ValueError, AttributeError, TypeError) as error:
+        raise DataError(f"{file} is not a certificate ({error}). Run `vlm-backbones study check` again.") from error
 
 
-def _checks(content: Any) -> list[CertificateRow]:
-    """Accept a list of checks under any key, and mappings name -> value per backbone or one shared value."""
-    rows: list[CertificateRow] = []
-    for key, value in content.items() if isinstance(content, Mapping) else ():
-        if isinstance(value, list) and value and all(isinstance(item, Mapping) and "name" in item for item in value):
-            rows += [_row(str(item["name"]), item) for item in value]
-        elif isinstance(value, Mapping) and value and all(isinstance(item, Mapping) for item in value.values()):
-            if any(k in item for item in value.values() for k in _STATUS_KEYS):
-                rows += [_row(str(name), item) for name, item in value.items()]
-            else:
-                rows += _by_backbone(value)
-        elif isinstance(value, Mapping) and key in ("equal", "hashes", "shared", "fixed"):
-            rows += [CertificateRow(str(name), "equal", "", {"all": _short(item)}) for name, item in value.items()]
-    return rows
+def _compare(backbones: Mapping[str, Any], reasons: Mapping[str, str]) -> tuple[list[Line], list[Line]]:
+    """Facts of the backbones, apart by whether all have the same."""
+    flat = {name: _flatten(facts) for name, facts in backbones.items()}
+    same, varies = [], []
+    for fact in dict.fromkeys(fact for facts in flat.values() for fact in facts):
+        values = {name: _short(facts.get(fact)) for name, facts in flat.items()}
+        if len(set(values.values())) == 1:
+            same.append(Line(_words(fact), "", {"": next(iter(values.values()))}))
+        else:
+            why = next((text for key, text in reasons.items() if key in fact), "follows from the tokenizer")
+            varies.append(Line(_words(fact), why, values))
+    return same, varies
 
 
-def _row(name: str, item: Mapping[str, Any]) -> CertificateRow:
-    status = next((str(item[key]).lower() for key in _STATUS_KEYS if key in item), "equal")
-    if "equal" in item and isinstance(item["equal"], bool):
-        status = "equal" if item["equal"] else "varies"
-    kind = "equal" if status in _GOOD else "varies" if status in _VARIES else "refused"
-    note = next((str(item[key]) for key in _NOTE_KEYS if item.get(key)), "")
-    values = item.get("values", item.get("value"))
-    shown = {str(k): _short(v) for k, v in values.items()} if isinstance(values, Mapping) else {}
-    if not shown and values is not None:
-        shown = {"all": _short(values)}
-    return CertificateRow(_words(name), kind, note, shown)
+def _flatten(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{a: {b: 1}} -> {"a b": 1}; the word `stages` is left out, since the stage's own name follows."""
+    flat: dict[str, Any] = {}
+    for name, value in facts.items():
+        path = prefix if name == "stages" else f"{prefix} {name}".strip()
+        if isinstance(value, Mapping) and value:
+            flat |= _flatten(value, path)
+        else:
+            flat[path] = value
+    return flat
 
 
-def _by_backbone(table: Mapping[str, Mapping[str, Any]]) -> list[CertificateRow]:
-    """backbone -> {name: value}, turned into name -> {backbone: value}."""
-    names = dict.fromkeys(name for values in table.values() for name in values)
-    rows = []
-    for name in names:
-        shown = {backbone: _short(values.get(name)) for backbone, values in table.items()}
-        kind = "equal" if len(set(shown.values())) == 1 else "varies"
-        rows.append(CertificateRow(_words(name), kind, "", shown if kind == "varies" else {"all": next(iter(shown.values()))}))
-    return rows
+def _values(value: Any) -> dict[str, str]:
+    if isinstance(value, Mapping):
+        return {str(name): _short(part) for name, part in value.items()}
+    return {"": _short(value)}
 
 
 def _words(name: str) -> str:
@@ -86,7 +91,14 @@ def _words(name: str) -> str:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        # How digits are split reads best as the pieces themselves.
+        return " · ".join(map(str, value))[:60]
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    if len(text) in (40, 64) and all(letter in "0123456789abcdef" for letter in text):
-        return text[:12]
+    if len(text) >= 32 and all(letter in "0123456789abcdef" for letter in text):
+        return text[:_HASH_SHOWN]
     return text if len(text) <= 60 else text[:57] + "..."

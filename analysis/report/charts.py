@@ -9,7 +9,6 @@ from typing import Any
 
 import altair as alt
 import polars as pl
-
 from vlm_backbones.analysis.report.palette import BAD, GOOD, INK, MUTED, PAPER, RULE, WASH, run_scale
 
 _PERCENT = alt.Axis(format=".0%", tickCount=5)
@@ -23,7 +22,8 @@ def score_chart(headline: pl.DataFrame, blind: pl.DataFrame, runs: Sequence[str]
         + "], n = " + pl.col("n").cast(pl.String)
     )  # fmt: skip
     data = pl.concat(
-        [headline.with_columns(kind=pl.lit("scores")), blind.with_columns(kind=pl.lit("blind baseline"))], how="diagonal"
+        [headline.with_columns(kind=pl.lit("scores")), blind.with_columns(kind=pl.lit("blind baseline"))],
+        how="diagonal",
     ).with_columns(label=label)
     base = alt.Chart(data)
     y = alt.Y("run:N", sort=list(runs), title=None, axis=alt.Axis(grid=False, labelColor=INK))
@@ -38,9 +38,13 @@ def score_chart(headline: pl.DataFrame, blind: pl.DataFrame, runs: Sequence[str]
     dot = clean.mark_circle(size=80, opacity=1, stroke=PAPER, strokeWidth=1).encode(
         x="value:Q", y=y, color=color, description="label:N"
     )
-    text = clean.mark_text(dy=-10, fontSize=10, color=MUTED).encode(x="value:Q", y=y, text=alt.Text("value:Q", format=".1%"))
-    swap = base.transform_filter("datum.kind != 'scores'").mark_tick(thickness=2, size=14, color=WASH).encode(
-        x="value:Q", y=y, description="label:N"
+    text = clean.mark_text(dy=-10, fontSize=10, color=MUTED).encode(
+        x="value:Q", y=y, text=alt.Text("value:Q", format=".1%")
+    )
+    swap = (
+        base.transform_filter("datum.kind != 'scores'")
+        .mark_tick(thickness=2, size=14, color=WASH)
+        .encode(x="value:Q", y=y, description="label:N")
     )
     layers = alt.layer(rule, swap, dot, text).properties(width=300, height=alt.Step(30))
     return layers.facet(row=alt.Row("task:N", sort=list(tasks), header=alt.Header(orient="top", labelAnchor="start")))
@@ -53,14 +57,15 @@ def agreement_chart(agreement: pl.DataFrame, runs: Sequence[str]) -> Any:
         for x, y, phi, low, high, n in agreement.select("run_a", "run_b", "phi", "phi_low", "phi_high", "n").iter_rows()
         for a, b in ((x, y), (y, x))
     ]
-    data = pl.DataFrame(both, strict=False).with_columns(
-        label=pl.format("{} and {}: phi {} [{}, {}], n = {}", "a", "b", *(pl.col(c).round(3) for c in ("phi", "low", "high")), "n")
-    )  # fmt: skip
+    numbers = [pl.col(name).round(3) for name in ("phi", "low", "high")]
+    label = pl.format("{} and {}: phi {} [{}, {}], n = {}", "a", "b", *numbers, "n")
+    data = pl.DataFrame(both, strict=False).with_columns(label=label)
     side = 54 if len(runs) < 7 else max(14, 380 // len(runs))
-    axis = {"sort": list(runs), "title": None}
+    order = list(runs)
     base = alt.Chart(data).encode(
-        x=alt.X("b:N", **axis, axis=alt.Axis(labelAngle=-35, labelColor=INK)), y=alt.Y("a:N", **axis, axis=alt.Axis(labelColor=INK))
-    )  # fmt: skip
+        x=alt.X("b:N", sort=order, title=None, axis=alt.Axis(labelAngle=-35, labelColor=INK)),
+        y=alt.Y("a:N", sort=order, title=None, axis=alt.Axis(labelColor=INK)),
+    )
     scale = alt.Scale(domain=[-1, 0, 1], range=["#c2413c", "#f3f1ea", "#2f6f9f"])
     cells = base.mark_rect(cornerRadius=3, stroke=PAPER, strokeWidth=2).encode(
         color=alt.Color("phi:Q", scale=scale, legend=None), description="label:N"
@@ -76,7 +81,9 @@ def agreement_chart(agreement: pl.DataFrame, runs: Sequence[str]) -> Any:
 def flip_chart(agreement: pl.DataFrame) -> Any:
     """Share of questions lost (left) and won (right) by going from the first run to the second."""
     pair = pl.col("run_a") + " → " + pl.col("run_b")
-    lost = agreement.select(pair.alias("pair"), (-pl.col("negative_flip_rate")).alias("share"), "n", kind=pl.lit("lost"))
+    lost = agreement.select(
+        pair.alias("pair"), (-pl.col("negative_flip_rate")).alias("share"), "n", kind=pl.lit("lost")
+    )
     won = agreement.select(pair.alias("pair"), pl.col("positive_flip_rate").alias("share"), "n", kind=pl.lit("won"))
     data = pl.concat([lost, won]).with_columns(
         label=pl.format("{}: {} {} % of {} questions", "pair", "kind", (100 * pl.col("share").abs()).round(1), "n"),
@@ -92,7 +99,9 @@ def flip_chart(agreement: pl.DataFrame) -> Any:
     bars = base.mark_bar(height=13, cornerRadius=2).encode(
         color=alt.Color("kind:N", scale=scale, legend=alt.Legend(symbolType="square")), description="label:N"
     )
-    left = base.transform_filter("datum.share <= 0 && datum.kind == 'lost'").mark_text(align="right", dx=-4, fontSize=10)
+    left = base.transform_filter("datum.share <= 0 && datum.kind == 'lost'").mark_text(
+        align="right", dx=-4, fontSize=10
+    )
     right = base.transform_filter("datum.kind == 'won'").mark_text(align="left", dx=4, fontSize=10)
     return alt.layer(bars, *(mark.encode(text="shown:N") for mark in (left, right))).properties(
         width=240, height=alt.Step(26)
@@ -113,7 +122,9 @@ def solved_chart(solved: pl.DataFrame, runs: Sequence[str], sets: int = 12) -> A
             for run in runs
         ]
     )
-    x = alt.X("run:N", sort=list(runs), title=None, axis=alt.Axis(orient="top", labelAngle=-35, labelColor=INK, grid=False))
+    x = alt.X(
+        "run:N", sort=list(runs), title=None, axis=alt.Axis(orient="top", labelAngle=-35, labelColor=INK, grid=False)
+    )
     matrix = alt.Chart(dots).mark_circle(size=90, opacity=1).encode(
         x=x, y=order,
         color=alt.condition("datum.hit", alt.Color("run:N", scale=run_scale(runs), legend=None), alt.value(RULE)),
@@ -130,27 +141,29 @@ def ladder_chart(coordinates: pl.DataFrame, runs: Sequence[str]) -> Any:
         "answered": "answered", "parsed": "parsed", "in_range": "on the globe", "within_1000_km": "1000 km",
         "within_250_km": "250 km", "within_100_km": "100 km", "within_50_km": "50 km",
     }  # fmt: skip
-    data = coordinates.unpivot(list(rungs), index=["run", "n"], variable_name="rung", value_name="share").with_columns(
-        pl.col("rung").replace_strict(rungs),
-        label=pl.format("{}, {}: {} % of {}", "run", pl.col("rung").replace_strict(rungs), (100 * pl.col("share")).round(1), "n"),
-    )  # fmt: skip
+    data = coordinates.unpivot(list(rungs), index=["run", "n"], variable_name="rung", value_name="share")
+    data = data.with_columns(pl.col("rung").replace_strict(rungs)).with_columns(
+        label=pl.format("{}, {}: {} % of {}", "run", "rung", (100 * pl.col("share")).round(1), "n")
+    )
     base = alt.Chart(data).encode(
         x=alt.X("rung:N", sort=list(rungs.values()), title=None, axis=alt.Axis(labelAngle=-30, grid=False)),
         y=alt.Y("share:Q", scale=alt.Scale(domain=[0, 1]), axis=_PERCENT, title=None),
         color=alt.Color("run:N", scale=run_scale(runs), legend=alt.Legend(columns=3)),
     )
     line = base.mark_line(strokeWidth=2)
-    return alt.layer(line, base.mark_circle(size=60, opacity=1).encode(description="label:N")).properties(width=380, height=220)
+    return alt.layer(line, base.mark_circle(size=60, opacity=1).encode(description="label:N")).properties(
+        width=380, height=220
+    )
 
 
 def reliability_chart(reliability: pl.DataFrame, runs: Sequence[str]) -> Any:
     """Accuracy against confidence in 15 bins of one task; the area of a dot is its number of answers."""
-    data = reliability.filter(pl.col("n") > 0).with_columns(
-        label=pl.format("{}: confidence {}, accuracy {}, n = {}", "run", pl.col("confidence").round(3), pl.col("accuracy").round(3), "n")
-    )  # fmt: skip
+    numbers = [pl.col(name).round(3) for name in ("confidence", "accuracy")]
+    label = pl.format("{}: confidence {}, accuracy {}, n = {}", "run", *numbers, "n")
+    data = reliability.filter(pl.col("n") > 0).with_columns(label=label)
     unit = alt.Scale(domain=[0, 1])
     present = [run for run in runs if run in set(data["run"])]
-    axis = alt.Axis(values=[0, 0.5, 1], format=".0%")
+    axis = alt.Axis(values=[0, 0.5, 1], format="~g")
     base = alt.Chart(data)
     x = alt.X("confidence:Q", scale=unit, title="confidence", axis=axis)
     y = alt.Y("accuracy:Q", scale=unit, title="accuracy", axis=axis)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-
 from vlm_backbones.analysis.pairing import pair_runs
 from vlm_backbones.analysis.samples import Logs
+
 from vlm_backbones.cache import atomic_write_text, staged_path
 
 _CHUNK = 2000
@@ -59,12 +59,26 @@ def _documents(part: pl.DataFrame, runs: list[str], media: _Media) -> list[dict[
     paired = pair_runs(part, runs)
     columns = {
         name: part[name].to_list()
-        for name in "doc_id question target question_type image_key answer score confidence confidence_kind".split()
+        for name in [
+            "doc_id",
+            "question",
+            "target",
+            "question_type",
+            "image_key",
+            "answer",
+            "score",
+            "confidence",
+            "confidence_kind",
+        ]
     }
     documents = []
     for rows in paired.rows.T.tolist():
         first = next(row for row in rows if row >= 0)
-        document = {"i": columns["doc_id"][first], "q": _cut(columns["question"][first]), "t": _cut(columns["target"][first])}
+        document = {
+            "i": columns["doc_id"][first],
+            "q": _cut(columns["question"][first]),
+            "t": _cut(columns["target"][first]),
+        }
         document |= {"y": columns["question_type"][first], "m": media.place(columns["image_key"][first])}
         document["r"] = [_cell(columns, row) if row >= 0 else None for row in rows]
         documents.append(document)

@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-
 from vlm_backbones.analysis.report.certificate import read_certificate
 from vlm_backbones.analysis.report.explorer import script_json, write_explorer
 from vlm_backbones.analysis.report.palette import RUN_COLORS
 from vlm_backbones.analysis.report.pictures import Picture, render_pictures
 from vlm_backbones.analysis.report.verdict import write_verdict
 from vlm_backbones.analysis.samples import Logs
+
 from vlm_backbones.cache import atomic_write_text
 
 _HERE = Path(__file__).parent
+_NONE, _MINUS = "\u2013", "\u2212"
 
 
 def write_report(
@@ -40,12 +41,10 @@ def write_report(
     index = write_explorer(logs, runs, tasks, out)
     script = (_HERE / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    certificate = read_certificate(study_dir)
     page = _environment().get_template("report.html.j2").render(
         title=title,
         verdict=write_verdict(tables, logs.headline, runs),
-        certificate=certificate,
-        certificate_counts={kind: sum(row.kind == kind for row in certificate) for kind in ("equal", "varies", "refused")},
+        certificate=read_certificate(study_dir),
         deviations=deviations,
         runs=[{"name": run, "color": i % len(RUN_COLORS)} for i, run in enumerate(runs)],
         color_of={run: i % len(RUN_COLORS) for i, run in enumerate(runs)},
@@ -83,9 +82,9 @@ def _environment() -> Any:
 
 
 def _by_section(pictures: Sequence[Picture]) -> dict[str, list[Picture]]:
-    sections: dict[str, list[Picture]] = {}
+    sections: dict[str, list[Picture]] = {name: [] for name in ("scores", "agreement", "coordinates", "calibration")}
     for picture in pictures:
-        sections.setdefault(picture.section, []).append(picture)
+        sections[picture.section].append(picture)
     return sections
 
 
@@ -109,18 +108,18 @@ def _missing(value: Any) -> bool:
 
 
 def _percent(value: Any, digits: int = 1) -> str:
-    return "–" if _missing(value) else f"{100 * value:.{digits}f}".replace("-", "−")
+    return _NONE if _missing(value) else f"{100 * value:.{digits}f}".replace("-", _MINUS)
 
 
 def _points(value: Any) -> str:
-    return "–" if _missing(value) else f"{100 * value:+.1f}".replace("-", "−")
+    return _NONE if _missing(value) else f"{100 * value:+.1f}".replace("-", _MINUS)
 
 
 def _number(value: Any, digits: int = 2) -> str:
-    return "–" if _missing(value) else f"{value:,.{digits}f}".replace("-", "−")
+    return _NONE if _missing(value) else f"{value:,.{digits}f}".replace("-", _MINUS)
 
 
 def _p_value(value: Any) -> str:
     if _missing(value):
-        return "–"
+        return _NONE
     return "< 0.001" if value < 0.001 else f"{value:.3f}"

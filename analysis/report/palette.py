@@ -48,7 +48,7 @@ def chart_config(chart: Any) -> Any:
     }
     head = {"labelColor": INK, "labelFontSize": 12, "labelFontWeight": 600, "title": None}
     return (
-        chart.configure(font=FONT, background="transparent", padding=4)
+        chart.configure(font=FONT, background="transparent", padding={"left": 18, "top": 4, "right": 8, "bottom": 4})
         .configure_view(stroke=None)
         .configure_axis(**axis)
         .configure_header(**head)

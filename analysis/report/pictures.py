@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-
 from vlm_backbones.analysis.report import charts
 from vlm_backbones.analysis.report.palette import chart_config, themed
+
 from vlm_backbones.cache import staged_path
 
 
@@ -38,7 +38,7 @@ def render_pictures(
     """Build every chart that the tables allow; save NAME.svg and NAME.png under OUT/charts."""
     plans: list[tuple[str, str, str | None, str, str, Any]] = []
     scores = tables["scores"].filter(pl.col("value").is_not_nan())
-    own = pl.DataFrame({"task": list(headline), "metric": list(headline.values())})
+    own = pl.DataFrame(list(headline.items()), schema={"task": pl.String, "metric": pl.String}, orient="row")
     shown = scores.join(own, on=["task", "metric"])
     clean = shown.filter(pl.col("condition") == "clean")
     if clean.height:

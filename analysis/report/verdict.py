@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
-
 from vlm_backbones.analysis.bootstrap import wilson
 
 
@@ -24,7 +23,7 @@ class Verdict:
 
 def write_verdict(tables: Mapping[str, pl.DataFrame], headline: Mapping[str, str], runs: Sequence[str]) -> Verdict:
     """Compare the last run (newest) with the first (oldest); with one run, say what it reaches."""
-    own = pl.DataFrame({"task": list(headline), "metric": list(headline.values())})
+    own = pl.DataFrame(list(headline.items()), schema={"task": pl.String, "metric": pl.String}, orient="row")
     scores = tables["scores"].join(own, on=["task", "metric"]).filter(pl.col("condition") == "clean")
     if len(runs) < 2:
         return _single(scores, runs[0])
@@ -48,19 +47,18 @@ def _compared(rows: list[dict[str, float]], old: str, new: str) -> Verdict:
         headline = f"{new} is better than {old} on {len(better)} of {total} and worse on {len(worse)}"
     else:
         headline = f"No difference between {new} and {old} stands out on {total}"
-    parts = [
-        f"{start} {'; '.join(map(_difference, group))}"
-        for start, group in (("Gains:", better), ("Losses:", worse), ("Cannot be told apart:", even))
-        if group
-    ]
+    groups = (("It gains {} points on {}", better), ("it loses {} points on {}", worse))
+    parts = [_listed(pattern, group) for pattern, group in groups if group]
+    parts += [f"no clear difference on {_joined([_even(row) for row in even])}"] if even else []
+    sentence = "; ".join(parts) + _n(rows)
     most = max(rows, key=lambda row: row["negative_flip_rate"])
     low, high = wilson(most["n10"] / _effect(most), max(1, round(most["n"] / _effect(most))))
     questions = (
         f"The swap also loses answers: on {most['task']}, {_percent(most['negative_flip_rate'])} "
-        f"[{_percent(low, '')}, {_percent(high)}] of the questions are right with {old} and wrong with {new}, while "
-        f"{_percent(most['positive_flip_rate'])} go the other way (n = {int(most['n'])})."
+        f"[{_percent(low, '')}, {_percent(high, '')}] of the questions are right with {old} and wrong with {new}, "
+        f"while {_percent(most['positive_flip_rate'])} go the other way (n\u00a0=\u00a0{int(most['n'])})."
     )
-    return Verdict(headline, ". ".join(parts) + ".", questions, _caveat(rows))
+    return Verdict(headline, sentence[0].upper() + sentence[1:], questions, _caveat(rows))
 
 
 def _caveat(rows: list[dict[str, float]]) -> str:
@@ -87,19 +85,46 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
-def _difference(row: Mapping[str, float]) -> str:
-    points = f"{100 * row['diff']:+.1f} points [{100 * row['diff_low']:+.1f}, {100 * row['diff_high']:+.1f}]"
-    return f"{row['task']} {points}, n = {int(row['n'])}".replace("-", "−" if "-" not in str(row["task"]) else "-")
+def _listed(pattern: str, group: list[dict[str, float]]) -> str:
+    """It gains 14.2 points [9.2, 19.2] on A, 3.0 [1.0, 5.0] on B."""
+    sign = 1 if group[0]["diff"] > 0 else -1
+    shown = []
+    for row in sorted(group, key=lambda row: -abs(row["diff"])):
+        low, high = sorted((sign * row["diff_low"], sign * row["diff_high"]))
+        shown.append((f"{_points(sign * row['diff'])}", f"[{_points(low)},\u00a0{_points(high)}]", str(row["task"])))
+    first = pattern.format(shown[0][0], f"{shown[0][2]}").replace(" points on", f" points {shown[0][1]} on")
+    return _joined([first, *(f"{value} {between} on {task}" for value, between, task in shown[1:])])
 
 
-def _percent(value: float, unit: str = " %") -> str:
+def _even(row: Mapping[str, float]) -> str:
+    low, high = _points(row["diff_low"]), _points(row["diff_high"])
+    return f"{row['task']} ({_points(row['diff'])} points [{low},\u00a0{high}])"
+
+
+def _joined(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _n(rows: list[dict[str, float]]) -> str:
+    sizes = [int(row["n"]) for row in rows]
+    each = " each" if len(rows) > 1 else ""
+    if len(set(sizes)) == 1:
+        return f" (n\u00a0=\u00a0{sizes[0]}{each})."
+    return f" (n\u00a0=\u00a0{min(sizes)} to {max(sizes)})."
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:.1f}".replace("-", "\u2212")
+
+
+def _percent(value: float, unit: str = "\u00a0%") -> str:
     return f"{100 * value:.1f}{unit}"
 
 
 def _single(scores: pl.DataFrame, run: str) -> Verdict:
     shown = [
         f"{row['task']} {_percent(row['value'])} [{_percent(row['ci_low'], '')}, {_percent(row['ci_high'], '')}], "
-        f"n = {row['n']}"
+        f"n\u00a0=\u00a0{row['n']}"
         for row in scores.to_dicts()
         if row["n"]
     ]

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -189,3 +190,13 @@ def _write_media(folder: Path, docs: int) -> None:
 def study_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three runs, three tasks, two conditions, 120 documents a task, hostile answers among them."""
     return write_study(tmp_path_factory.mktemp("study"), docs=120)
+
+
+@pytest.fixture(scope="session")
+def make() -> SimpleNamespace:
+    """The makers of logs: `make.row`, `make.log(folder, rows)`, `make.file(path, rows)`, `make.study(folder)`."""
+
+    def log(folder: Path, rows: list[dict[str, Any]], stamp: str = STAMP, task: str = "vqa") -> Path:
+        return write_log(folder / f"{stamp}_samples_{task}.jsonl", rows)
+
+    return SimpleNamespace(row=plain_row, log=log, file=write_log, study=write_study)
