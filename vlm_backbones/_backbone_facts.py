@@ -90,7 +90,7 @@ def collect_facts(parts: TextParts, tower: VisionTower, stages: Sequence[StageIn
     DataError
         Where the supervised tokens of an answer do not decode to its text.
     """
-    found = {name: _stage_facts(parts, tower, name, *rest) for name, *rest in stages}
+    found = {name: _stage_facts(parts, tower, examples, order, recipe) for name, examples, order, recipe in stages}
     pieces = {
         text: [parts.tokenizer.decode([token]) for token in parts.tokenizer.encode(text, add_special_tokens=False)]
         for text in _DIGITS
@@ -107,7 +107,6 @@ def collect_facts(parts: TextParts, tower: VisionTower, stages: Sequence[StageIn
 def _stage_facts(
     parts: TextParts,
     tower: VisionTower,
-    name: str,
     examples: Sequence[Example],
     order: Sequence[Sequence[int]],
     recipe: StageRecipe,
@@ -176,10 +175,10 @@ def _trained_parameters(parts: TextParts, tower: VisionTower, recipe: StageRecip
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        llm = AutoModelForCausalLM.from_config(parts.config)
+        llm: Any = AutoModelForCausalLM.from_config(parts.config)
     count = 0
     if "projector" in recipe.trainable:
-        hidden = int(llm.config.hidden_size)
+        hidden = int(parts.config.hidden_size)
         count += _tower_width(tower) * hidden + hidden + hidden * hidden + hidden
     if "llm" in recipe.trainable and recipe.lora is None:
         count += sum(weight.numel() for weight in llm.parameters())

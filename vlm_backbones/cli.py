@@ -7,7 +7,7 @@ __all__ = ["app", "main"]
 import errno
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -304,17 +304,17 @@ def import_earthquakes(
     source: Annotated[Path, typer.Argument(metavar="CSV", help="A catalogue with the columns of earthquakes.csv.")],
     out: Annotated[Path, typer.Argument(metavar="OUT")],
     frames: Annotated[
-        str, typer.Option("--frames", help="pocket: the study's windows; auto: one around each.")
+        Literal["pocket", "auto"], typer.Option("--frames", help="pocket: the study's windows; auto: one around each.")
     ] = "pocket",
 ) -> None:
     """Draw a catalogue's events as shake maps, into the test splits of the two seismic tasks."""
-    if frames not in {"pocket", "auto"}:
-        raise ConfigError(f"--frames {frames!r} is neither 'pocket' nor 'auto'.")
     if not source.is_file():
         raise ConfigError(f"no file {source}.")
     from vlm_backbones.pocket import datasets
 
-    typer.echo(datasets.import_earthquakes(source, out, frames=frames))
+    counts = datasets.import_earthquakes(source, out, frames=frames)
+    typer.echo(f"{counts['drawn']} events drawn, {counts['left_out']} outside the windows left out")
+    typer.echo(out)
 
 
 def _fail(message: str) -> NoReturn:
