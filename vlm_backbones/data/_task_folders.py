@@ -46,11 +46,13 @@ def _read_rows(folder: Path) -> Iterator[tuple[str, Mapping[str, Any], ImageSour
         raise DataError(f"{folder} does not exist: expected a dataset saved with save_to_disk.")
     try:
         dataset = datasets.load_from_disk(str(folder))
-        if len(dataset) == 0:
-            raise DataError(f"{folder} is empty: expected at least one row.")
-        rows = dataset.with_format("arrow")[:]
+        rows = dataset.with_format("arrow")[:] if len(dataset) else None
+    except IndexError:  # how datasets reads a folder that was saved without rows
+        rows = None
     except (OSError, ValueError, RuntimeError) as error:
         raise DataError(f"{folder}: cannot be read as a dataset ({error}).") from error
+    if rows is None:
+        raise DataError(f"{folder} is empty: expected at least one row.")
     pictures = rows.column("image")
     for index, row in enumerate(rows.drop_columns(["image"]).to_pylist()):
         place = f"{folder} row {index}"
