@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+
 from vlm_backbones.analysis import pair_measures as pair
 from vlm_backbones.analysis.bootstrap import cluster_sums, interval, pattern_bootstrap, sign_flip_p
 from vlm_backbones.analysis.options import option_matrix

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+
 from vlm_backbones.analysis.calibration_measures import log_losses
 from vlm_backbones.analysis.options import fold, option_logits, softmax
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from vlm_backbones.analysis.samples import Logs, load_logs
-
 from vlm_backbones.errors import LogError
 
 VERSION = 1

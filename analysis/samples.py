@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+
 from vlm_backbones.analysis.log_files import LogFile, RunInfo, find_logs, read_run_info
 from vlm_backbones.analysis.record import HEADLINE, Cluster, parse_cluster_key, parse_record
-
 from vlm_backbones.errors import LogError
 
 # The last four stand beyond the documented columns: what the tables need of each sample.

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+
 from vlm_backbones.analysis import many_measures as many
 from vlm_backbones.analysis.columns import build_table
 from vlm_backbones.analysis.compare_pair import compare_pair

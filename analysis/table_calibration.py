@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+
 from vlm_backbones.analysis import calibration_measures as measure
 from vlm_backbones.analysis.bootstrap import cluster_weights, interval
 from vlm_backbones.analysis.columns import build_table

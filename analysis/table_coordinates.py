@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+
 from vlm_backbones.analysis.columns import build_table
 from vlm_backbones.analysis.table_agreement import by_task, runs_of
 

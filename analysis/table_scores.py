@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+
 from vlm_backbones.analysis.bootstrap import SharedBootstrap, cluster_sums, interval, wilson
 from vlm_backbones.analysis.columns import build_table
 from vlm_backbones.analysis.record import LOWER_IS_BETTER

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["build_tables"]
 
 import polars as pl
+
 from vlm_backbones.analysis.samples import Logs
 from vlm_backbones.analysis.table_agreement import agreement, agreement_all, solved_by
 from vlm_backbones.analysis.table_calibration import calibration, calibration_pairs, reliability

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
 from vlm_backbones.analysis.calibration_measures import binary_log_loss, ece
 from vlm_backbones.analysis.options import softmax
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import altair as alt
 import polars as pl
+
 from vlm_backbones.analysis.report.palette import BAD, GOOD, INK, MUTED, PAPER, RULE, WASH, run_scale
 
 _PERCENT = alt.Axis(format=".0%", tickCount=5)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+
 from vlm_backbones.analysis.pairing import pair_runs
 from vlm_backbones.analysis.samples import Logs
-
 from vlm_backbones.cache import atomic_write_text, staged_path
 
 _CHUNK = 2000

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+
 from vlm_backbones.analysis.report.certificate import read_certificate
 from vlm_backbones.analysis.report.explorer import script_json, write_explorer
 from vlm_backbones.analysis.report.palette import RUN_COLORS
 from vlm_backbones.analysis.report.pictures import Picture, render_pictures
 from vlm_backbones.analysis.report.verdict import write_verdict
 from vlm_backbones.analysis.samples import Logs
-
 from vlm_backbones.cache import atomic_write_text
 
 _HERE = Path(__file__).parent

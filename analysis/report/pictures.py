@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+
 from vlm_backbones.analysis.report import charts
 from vlm_backbones.analysis.report.palette import chart_config, themed
-
 from vlm_backbones.cache import staged_path
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
+
 from vlm_backbones.analysis.bootstrap import wilson
 
 

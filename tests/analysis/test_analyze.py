@@ -11,9 +11,9 @@ from types import SimpleNamespace
 
 import polars as pl
 import pytest
+
 from vlm_backbones.analysis import agreement, analyze, calibration, coordinates, read_samples
 from vlm_backbones.analysis.columns import TABLES
-
 from vlm_backbones.errors import LogError
 
 

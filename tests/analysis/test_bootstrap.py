@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 from statsmodels.stats.proportion import proportion_confint
+
 from vlm_backbones.analysis import bootstrap as boot
 
 

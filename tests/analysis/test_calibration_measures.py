@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
+
 from vlm_backbones.analysis import calibration_measures as measure
 from vlm_backbones.analysis.options import softmax
 from vlm_backbones.analysis.smooth_ece import smece, smece_draws

@@ -10,6 +10,7 @@ import pytest
 from statsmodels.stats.contingency_tables import cochrans_q
 from statsmodels.stats.inter_rater import aggregate_raters, fleiss_kappa
 from statsmodels.stats.multitest import multipletests
+
 from vlm_backbones.analysis import many_measures as many
 
 

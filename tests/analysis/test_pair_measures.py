@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import pearsonr
 from sklearn.metrics import cohen_kappa_score, matthews_corrcoef
 from statsmodels.stats.contingency_tables import mcnemar
+
 from vlm_backbones.analysis import pair_measures as pair
 
 COUNTS = st.tuples(*[st.integers(0, 40)] * 4)

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
 from vlm_backbones.analysis.pairing import pair_runs
 from vlm_backbones.analysis.samples import read_samples
-
 from vlm_backbones.errors import LogError
 
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from vlm_backbones.analysis.samples import read_samples
 from vlm_backbones.analysis.table_calibration import calibration
 

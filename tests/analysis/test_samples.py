@@ -9,8 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from vlm_backbones.analysis.samples import load_logs, read_samples
 
+from vlm_backbones.analysis.samples import load_logs, read_samples
 from vlm_backbones.errors import ConfigError, LogError
 
 
