@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
 
 import torch
 
 from vlm_backbones.errors import DataError
 from vlm_backbones.model_wrappers._engine import Engine
-from vlm_backbones.model_wrappers._generation import Generated, Prefix, generate, prefill
+from vlm_backbones.model_wrappers._generation import Generated, Prefix, Prompt, generate, prefill
 from vlm_backbones.model_wrappers._options import OptionScore, score_options
 from vlm_backbones.model_wrappers._prompting import Prompter
 from vlm_backbones.model_wrappers._record import Record, image_key
@@ -121,16 +120,15 @@ class Answerer:
         )
 
     def _prefill(self, batch: Sequence[Prepared]) -> Prefix:
-        images = {
-            key: image for row in batch for key, image in zip(row.image_keys, row.document.images, strict=True)
-        }
+        images = {key: image for row in batch for key, image in zip(row.image_keys, row.document.images, strict=True)}
         features = self.encoder.encode(images)
-        prompts = [self._expanded(row, [features[key] for key in row.image_keys]) for row in batch]
-        ordered = [features[key] for key in chain.from_iterable(row.image_keys for row in batch)]
-        return prefill(self.engine, prompts, ordered, self.prompter.image_token_id)
+        prompts = [
+            Prompt(self._expanded(row, [features[key] for key in row.image_keys]), row.image_keys) for row in batch
+        ]
+        return prefill(self.engine, prompts, features, self.prompter.image_token_id)
 
     def _expanded(self, row: Prepared, features: Sequence[torch.Tensor]) -> list[int]:
-        """Return a prompt with as many image tokens as its images have features; refuse what the backbone cannot take."""
+        """Return a prompt with as many image tokens as its images have features; refuse one too long."""
         counts = iter([len(feature) for feature in features])
         image = self.prompter.image_token_id
         prompt: list[int] = []

@@ -1,4 +1,4 @@
-"""The evaluation of one checkpoint under several conditions: what is left to do, lmms-eval's run, its files, checked."""
+"""One checkpoint under several conditions: what is left to do, lmms-eval's run, its files, checked."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Evaluation:
         return self.out / "logs" / condition
 
     def _left(self, condition: str, tasks: dict[str, Any], fingerprint: str) -> dict[str, Any]:
-        """Return the tasks that are not finished; clear logs of another checkpoint, which must not mix with new ones."""
+        """Return the tasks that are not finished; clear logs of another checkpoint: they must not mix."""
         if condition == "paraphrase":
             for name in [name for name, task in tasks.items() if "paraphrase" not in task.features]:
                 print(f"paraphrase: task {name!r} has no second wording, skipped.", flush=True)

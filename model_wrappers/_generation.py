@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 
 from vlm_backbones.model_wrappers._engine import Engine
 
-__all__ = ["Generated", "Prefix", "generate", "prefill"]
+__all__ = ["Generated", "Prefix", "Prompt", "generate", "prefill"]
 
 # Two best logits closer than this may change places with the batch's shape.
 NEAR_TIE = 1e-4
@@ -47,42 +47,103 @@ class Generated:
     near_ties: int = 0
 
 
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt for `prefill`.
+
+    Attributes
+    ----------
+    token_ids
+        With every image token repeated as often as its image has features.
+    image_keys
+        Names of the images, in the order in which the prompt holds them.
+    """
+
+    token_ids: Sequence[int]
+    image_keys: Sequence[str]
+
+
 @torch.inference_mode()
 def prefill(
-    engine: Engine, prompts: Sequence[Sequence[int]], features: Sequence[torch.Tensor], image_token_id: int
+    engine: Engine, prompts: Sequence[Prompt], features: Mapping[str, torch.Tensor], image_token_id: int
 ) -> Prefix:
-    """Run the prompts of one batch.
+    """Run the prompts of one batch; what questions about one image share is run once.
 
     Parameters
     ----------
-    prompts
-        Token ids with every image token repeated as often as its image has features.
     features
-        (image_tokens, hidden) of every image, in the order in which the prompts hold them.
+        Image key -> (image_tokens, hidden).
     """
     from transformers import DynamicCache
 
-    width = max(len(prompt) for prompt in prompts)
-    ids = torch.zeros(len(prompts), width, dtype=torch.long)
-    mask = torch.zeros(len(prompts), width, dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        mask[row, width - len(prompt) :] = 1
-    ids, mask = ids.to(engine.device), mask.to(engine.device)
+    cache = DynamicCache()
+    heads, head_of_row, cuts = _shared_heads(prompts, image_token_id)
+    if 2 * len(heads) > len(prompts):
+        ids, mask = _left_padded([prompt.token_ids for prompt in prompts], engine.device)
+        keys = [prompt.image_keys for prompt in prompts]
+    else:
+        ids, head_mask = _left_padded([head.token_ids for head in heads], engine.device)
+        keys = [head.image_keys for head in heads]
+        _forward(engine, _embed(engine, ids, head_mask, keys, features, image_token_id), head_mask, cache)
+        rows = torch.tensor(head_of_row, device=engine.device)
+        cache.batch_select_indices(rows)
+        tails = [prompt.token_ids[cut:] for prompt, cut in zip(prompts, cuts, strict=True)]
+        ids, tail_mask = _left_padded(tails, engine.device)
+        mask, keys = torch.cat([head_mask[rows], tail_mask], dim=1), []
+    embeddings = _embed(engine, ids, mask[:, -ids.shape[1] :], keys, features, image_token_id)
+    hidden = _forward(engine, embeddings, mask, cache)
+    return Prefix(cache, mask, mask.sum(1), engine.logits(hidden[:, -1]))
+
+
+def _shared_heads(prompts: Sequence[Prompt], image_token_id: int) -> tuple[list[Prompt], list[int], list[int]]:
+    """Return the distinct beginnings up to the last image, each row's place among them, and where each row's ends."""
+    places: dict[tuple[tuple[int, ...], tuple[str, ...]], int] = {}
+    head_of_row, cuts = [], []
+    for prompt in prompts:
+        last = max((place for place, token in enumerate(prompt.token_ids) if token == image_token_id), default=-1)
+        # A row's last token always stays behind: its logits begin the answer.
+        cut = min(last + 1, len(prompt.token_ids) - 1)
+        key = (tuple(prompt.token_ids[:cut]), tuple(prompt.image_keys))
+        head_of_row.append(places.setdefault(key, len(places)))
+        cuts.append(cut)
+    heads = [Prompt(ids, keys) for ids, keys in places]
+    # Nothing is shared where a row has no image: an empty beginning cannot be run.
+    return (heads if all(head.token_ids for head in heads) else list(prompts)), head_of_row, cuts
+
+
+def _left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return token ids and mask, (rows, longest)."""
+    width = max(len(row) for row in rows)
+    ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    return ids.to(device), mask.to(device)
+
+
+def _embed(
+    engine: Engine,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    keys: Sequence[Sequence[str]],
+    features: Mapping[str, torch.Tensor],
+    image_token_id: int,
+) -> torch.Tensor:
+    """Return (rows, length, hidden) with the images' features in their places."""
     is_image = (ids == image_token_id) & mask.bool()
     # The image token has no embedding of its own in some backbones; what stands there is overwritten.
-    embeddings = engine.model.get_input_embeddings()(ids.masked_fill(is_image, 0))  # (batch, length, hidden)
-    if features:
-        embeddings[is_image] = torch.cat(list(features)).to(embeddings.dtype)
-    cache = DynamicCache()
-    hidden = engine.language_model(
-        inputs_embeds=embeddings,
-        attention_mask=mask,
-        position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-        past_key_values=cache,
-        use_cache=True,
-    ).last_hidden_state  # (batch, length, hidden)
-    return Prefix(cache, mask, mask.sum(1), engine.logits(hidden[:, -1]))
+    embeddings: torch.Tensor = engine.model.get_input_embeddings()(ids.masked_fill(is_image, 0))
+    ordered = [features[key] for row in keys for key in row]
+    if ordered:
+        embeddings[is_image] = torch.cat(ordered).to(embeddings.dtype)
+    return embeddings
+
+
+def _forward(engine: Engine, embeddings: torch.Tensor, mask: torch.Tensor, cache: Any) -> torch.Tensor:
+    """Run the backbone on new positions behind the cache; return (rows, new, hidden)."""
+    positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -embeddings.shape[1] :]
+    hidden: torch.Tensor = engine.language_model(
+        inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+    ).last_hidden_state
+    return hidden
 
 
 @torch.inference_mode()
@@ -100,7 +161,7 @@ def generate(
     """
     answers = [Generated() for _ in limits]
     rows = list(range(len(limits)))
-    mask, positions, logits = prefix.mask, prefix.lengths, prefix.logits
+    mask, logits = prefix.mask, prefix.logits
     while True:
         best = logits.log_softmax(-1).topk(2)  # (rows, 2)
         tokens = best.indices[:, 0]
@@ -116,17 +177,11 @@ def generate(
         if len(alive) < len(rows):
             kept = torch.tensor(alive, device=engine.device)
             rows = [rows[place] for place in alive]
-            tokens, mask, positions = tokens[kept], mask[kept], positions[kept]
+            tokens, mask = tokens[kept], mask[kept]
             prefix.cache.batch_select_indices(kept)
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-        hidden = engine.language_model(
-            inputs_embeds=engine.model.get_input_embeddings()(tokens[:, None]),
-            attention_mask=mask,
-            position_ids=positions[:, None],
-            past_key_values=prefix.cache,
-            use_cache=True,
-        ).last_hidden_state  # (rows, 1, hidden)
-        logits, positions = engine.logits(hidden[:, -1]), positions + 1
+        hidden = _forward(engine, engine.model.get_input_embeddings()(tokens[:, None]), mask, prefix.cache)
+        logits = engine.logits(hidden[:, -1])
 
 
 def _extend(

@@ -39,12 +39,12 @@ def score_options(
     first = prefix.logits.log_softmax(-1)  # (batch, vocabulary)
     width = max((sum(len(option) - 1 for option in row) for row in options), default=0)
     later = _later_logprobs(engine, prefix, options, width).log_softmax(-1) if width else None
-    return [_score_row(row, first[index], later[index] if later is not None else None) for index, row in enumerate(options)]
+    return [
+        _score_row(row, first[index], later[index] if later is not None else None) for index, row in enumerate(options)
+    ]
 
 
-def _score_row(
-    row: Sequence[Sequence[int]], first: torch.Tensor, later: torch.Tensor | None
-) -> list[OptionScore]:
+def _score_row(row: Sequence[Sequence[int]], first: torch.Tensor, later: torch.Tensor | None) -> list[OptionScore]:
     scores, start = [], 0
     for option in row:
         fed = len(option) - 1

@@ -17,6 +17,7 @@ from vlm_backbones.model_wrappers._record import doc_key, image_key
 __all__ = ["Document", "DocumentReader", "Job", "batches"]
 
 DEFAULT_NEW_TOKENS = 1024
+LENGTH_STEP_CHARACTERS = 64
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,9 @@ class Job:
     def from_arguments(cls, index: int, arguments: Sequence[Any]) -> Job:
         """Read the arguments of a `generate_until` instance; lmms-eval's own dictionary is never changed."""
         context, settings, doc_to_visual, doc_id, task, split = arguments
-        return cls(index, context, task, split, doc_id, doc_to_visual, json.dumps(settings, sort_keys=True, default=str))
+        return cls(
+            index, context, task, split, doc_id, doc_to_visual, json.dumps(settings, sort_keys=True, default=str)
+        )
 
     def setting(self, name: str, default: Any = None) -> Any:
         value = json.loads(self.settings).get(name)
@@ -52,12 +55,15 @@ class Job:
 
 
 def batches(jobs: Sequence[Job], size: int) -> Iterator[list[Job]]:
-    """Yield batches that share task and settings, longest questions first so that memory fails early."""
+    """Yield batches that share task and settings, longest questions first so that memory fails early.
+
+    Lengths count in steps, and rows of about one length keep their order: the questions about one image come together.
+    """
     groups: dict[tuple[str, str, str], list[Job]] = {}
     for job in jobs:
         groups.setdefault((job.task, job.split, job.settings), []).append(job)
     for group in groups.values():
-        ordered = sorted(group, key=lambda job: (-len(job.context), job.index))
+        ordered = sorted(group, key=lambda job: (-(len(job.context) // LENGTH_STEP_CHARACTERS), job.index))
         yield from (ordered[start : start + size] for start in range(0, len(ordered), size))
 
 

@@ -1,7 +1,7 @@
 """The lmms-eval model `backbone_vlm`: batched, exact, and with a record beside every answer.
 
-    lmms-eval --model backbone_vlm --tasks seismic_coords
-    lmms-eval --model backbone_vlm --model_args pretrained=DIR,condition=jpeg40 --tasks vqa_scene --batch_size 16
+lmms-eval --model backbone_vlm --tasks seismic_coords
+lmms-eval --model backbone_vlm --model_args pretrained=DIR,condition=jpeg40 --tasks vqa_scene --batch_size 16
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class BackboneVLM(lmms):  # type: ignore[misc]
                     responses[row.document.job.index] = record.as_response()
                 self._advance(bar, len(batch))
         if answerer.near_ties:
-            print(f"backbone_vlm: {answerer.near_ties} tokens had a runner-up within 1e-4: they may depend on the batch.")
+            print(f"backbone_vlm: {answerer.near_ties} tokens had a runner-up within 1e-4 and may vary with the batch.")
         return responses
 
     def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:

@@ -1,6 +1,6 @@
 """Evaluate one checkpoint under several conditions, through lmms-eval itself, in one process.
 
-    python -m vlm_backbones.model_wrappers.evaluate RUN --tasks vqa_scene,seismic_coords --conditions clean,swap --out RUN
+    python -m vlm_backbones.model_wrappers.evaluate RUN --tasks vqa_scene --conditions clean,swap --out RUN
 
 Writes OUT/logs/CONDITION/ (what `lmms-eval --log_samples` writes, then done.json), OUT/media/ and OUT/progress.json. A
 condition that is finished for the same checkpoint, data and limit is skipped. Exits 1 where lmms-eval failed or left

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from vlm_backbones.cache import atomic_write_text, cache_dir
@@ -69,9 +70,7 @@ def _view(folder: Path, split: Path) -> Path:
     link = view / EVALUATION_SPLIT
     if not link.exists():
         link.unlink(missing_ok=True)
-        try:
+        with suppress(FileExistsError):  # another process of the same run was first
             link.symlink_to(split, target_is_directory=True)
-        except FileExistsError:  # another process of the same run was first
-            pass
     atomic_write_text(view / "dataset_dict.json", json.dumps({"splits": [EVALUATION_SPLIT]}))
     return view

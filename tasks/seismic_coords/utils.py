@@ -1,6 +1,6 @@
 """The epicentre's coordinates from a shake map: a ladder from "parsed" to "within 50 km".
 
-    lmms-eval --model backbone_vlm --tasks seismic_coords --batch_size 16
+lmms-eval --model backbone_vlm --tasks seismic_coords --batch_size 16
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Descriptions of shake maps: the share of facts that are right, facts made up, and ROUGE-L.
 
-    lmms-eval --model backbone_vlm --tasks seismic_description --batch_size 16
+lmms-eval --model backbone_vlm --tasks seismic_description --batch_size 16
 """
 
 from __future__ import annotations

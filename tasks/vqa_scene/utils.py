@@ -1,6 +1,6 @@
 """Short questions about a scene: official VQA accuracy.
 
-    lmms-eval --model backbone_vlm --tasks vqa_scene --batch_size 16
+lmms-eval --model backbone_vlm --tasks vqa_scene --batch_size 16
 """
 
 from __future__ import annotations

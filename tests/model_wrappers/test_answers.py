@@ -150,7 +150,7 @@ def test_bad_requests_raise_and_name_the_row(checkpoint: Path, scene_rows: Any) 
         model.generate_until([instance("An <image> in the <image> text", {}, doc_to_visual, 3)])
     with pytest.raises(DataError, match="row 2: prompt and answer need"):
         model.generate_until([instance("long " * 200, {}, doc_to_visual, 2)])
-    with pytest.raises(DataError, match="row 1.*broken"):
+    with pytest.raises(DataError, match=r"row 1.*broken"):
         model.generate_until([instance("?", {}, broken_visual, 1)])
     with pytest.raises(ConfigError, match="no such column"):
         model.generate_until([instance("?", {"score_options": "choices"}, doc_to_visual, 1)])

@@ -1,0 +1,79 @@
+"""The entry point, the tasks that lmms-eval finds through it, and its response cache."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from lmms_eval import models, utils
+from lmms_eval.caching.response_cache import ResponseCache
+from lmms_eval.tasks import TaskManager
+
+from vlm_backbones.model_wrappers import manifest
+from vlm_backbones.model_wrappers.backbone_vlm import BackboneVLM
+
+
+def test_the_model_resolves_to_the_simple_class_through_the_entry_point() -> None:
+    resolved = models.MODEL_REGISTRY_V2.resolve("backbone_vlm")
+    assert (resolved.model_type, resolved.class_name) == ("simple", "BackboneVLM")
+    assert models.get_model("backbone_vlm") is BackboneVLM
+
+
+def test_importing_the_manifest_loads_no_torch() -> None:
+    loaded = "{'torch', 'lmms_eval'} & set(sys.modules)"
+    code = f"import sys, vlm_backbones.model_wrappers.manifest; sys.exit(bool({loaded}))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_our_tasks_and_those_of_the_environment_join_the_include_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.yaml").write_text("task: my_own_task\ndataset_path: x\n")
+    monkeypatch.setenv("VLM_BACKBONES_TASKS", str(tmp_path))
+    manager = TaskManager("ERROR", include_defaults=False)
+    assert {"vqa_scene", "seismic_description", "seismic_coords", "my_own_task"} <= set(manager.all_subtasks)
+    assert manager.all_groups == ["backbone_study"]
+    manifest.register()  # a second time changes nothing
+    assert len(TaskManager("ERROR", include_defaults=False).all_tasks) == len(manager.all_tasks)
+
+
+def test_the_c_parser_reads_stock_task_files_as_the_slow_one_does() -> None:
+    if not hasattr(yaml, "CFullLoader"):
+        pytest.skip("PyYAML has no C parser here")
+    assert utils.yaml is not yaml
+    folder = Path(utils.__file__).parent / "tasks"
+    files = [folder / name for name in ("mme/mme.yaml", "pope/pope.yaml", "scienceqa/scienceqa_img.yaml")]
+    assert all(file.is_file() for file in files)
+    for file in files:
+        fast = utils.load_yaml_config(str(file), mode="full")
+        with file.open("rb") as stream:
+            slow = yaml.full_load(stream)
+        assert repr(comparable(fast)) == repr(comparable(slow))
+        assert callable(fast["process_results"])
+
+
+def comparable(value: Any) -> Any:
+    """Replace functions by their names: each load makes new ones."""
+    if isinstance(value, dict):
+        return {key: comparable(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [comparable(entry) for entry in value]
+    return getattr(value, "__name__", value)
+
+
+def test_response_cache_keys_on_checkpoint_and_condition(checkpoint: Path, tmp_path: Path) -> None:
+    def key(model: Any) -> str:
+        return str(ResponseCache.create(str(tmp_path), model=model, model_args="pretrained=x")._model_fingerprint_hash)
+
+    clean = BackboneVLM(pretrained=str(checkpoint), device="cpu")
+    by_name, by_instance = key("backbone_vlm"), key(clean)
+    assert by_name == by_instance
+    assert key(BackboneVLM(pretrained=str(checkpoint), device="cpu", batch_size=4)) == by_instance
+    assert key(BackboneVLM(pretrained=str(checkpoint), device="cpu", condition="jpeg40")) != by_instance
+    clean.identity = {**clean.identity, "checkpoint": "another"}
+    assert key(clean) != by_instance
+    assert key("another_model") != by_instance
