@@ -37,7 +37,7 @@ def compare_pair(
     paired = pair_runs(part, list(dict.fromkeys([run_a, run_b, *seeds[0], *seeds[1]])))
     correct = paired.correct
     logged = (paired.rows[:2] >= 0).any(axis=0)
-    scored = ~np.isnan(correct[:2]).any(axis=0)
+    scored: NDArray[np.bool_] = np.asarray(~np.isnan(correct[:2]).any(axis=0))
     indicators = counts_of(correct[0], correct[1])
     n11, n10, n01, n00 = (int(x) for x in indicators.sum(axis=0))
     row: dict[str, Any] = {"task": task, "run_a": run_a, "run_b": run_b, "threshold": 0.5}
@@ -86,7 +86,7 @@ def _tests(paired: Paired, scored: NDArray[np.bool_], n10: int, n01: int, rng: n
     _, cluster = np.unique(paired.cluster[scored], return_inverse=True)
     if int(cluster.max()) + 1 == cluster.size:
         return {"test": "mcnemar", "p": pair.mcnemar_p(n10, n01), "design_effect": 1.0}
-    p = sign_flip_p(np.bincount(cluster, weights=change), rng)
+    p = sign_flip_p(np.bincount(cluster, weights=change).astype(float), rng)
     centred = np.bincount(cluster, weights=change - change.mean())
     effect = float(pair.ratio((centred**2).sum(), ((change - change.mean()) ** 2).sum()))
     return {"test": "cluster sign-flip", "p": p, "design_effect": effect}

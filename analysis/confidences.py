@@ -11,7 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vlm_backbones.analysis.calibration_measures import log_losses
-from vlm_backbones.analysis.options import fold, option_logits, softmax
+from vlm_backbones.analysis.options import Options, fold, option_logits, softmax
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -24,8 +24,7 @@ class Confidences:
     """Documents that have a score and a confidence; `n_missing` counts the others that were logged.
 
     `brier` and `nll` are per document: over all options where they exist (NaN where the target is none of them), else
-    of the answer's own confidence. `options` holds log-probabilities, the right option (-1: none), the number of
-    options and the answered option.
+    of the answer's own confidence.
     """
 
     rows: Ints  # row numbers in the frame
@@ -34,7 +33,7 @@ class Confidences:
     brier: Floats
     nll: Floats
     n_missing: int
-    options: tuple[Floats, Ints, Ints, Ints] | None
+    options: Options | None
     without_target: int
 
     def __len__(self) -> int:
@@ -72,7 +71,7 @@ def take_confidences(part: pl.DataFrame, kind: str) -> Confidences:
     brier = np.where(known, ((p - hit) ** 2).sum(axis=1), np.nan)
     nll = np.where(known, -np.log(np.maximum((p * hit).sum(axis=1), 1e-15)), np.nan)
     answered = _answered(part, rows, kept["parsed"].to_list())
-    options = (logits, right, count, answered)
+    options = Options(logits, right, count, answered)
     return Confidences(rows, confidence, correct, brier, nll, part.height - rows.size, options, int((~known).sum()))
 
 

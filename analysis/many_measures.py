@@ -5,12 +5,14 @@ from __future__ import annotations
 __all__ = ["benjamini_hochberg", "cochran_q", "cochran_q_cluster_p", "fleiss_kappa", "holm", "krippendorff_alpha"]
 
 import math
+from collections.abc import Callable
 from itertools import permutations
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 _MANY_RUNS = 5
 _DRAWS = 10_000
@@ -45,7 +47,7 @@ def fleiss_kappa(correct: Floats) -> float:
     if expected == 1:
         return math.nan
     observed = float(((right**2 + (runs - right) ** 2 - runs) / (runs * (runs - 1))).mean())
-    return (observed - expected) / (1 - expected)
+    return float((observed - expected) / (1 - expected))
 
 
 def cochran_q(correct: Floats) -> tuple[float, float]:
@@ -105,12 +107,12 @@ def benjamini_hochberg(p: Floats) -> Floats:
     return _adjust(p, lambda rank, m: m / (rank + 1), upwards=False)
 
 
-def _adjust(p: Floats, factor: object, *, upwards: bool) -> Floats:
+def _adjust(p: Floats, factor: Callable[[Ints, int], Floats | Ints], *, upwards: bool) -> Floats:
     out = np.full(p.shape, np.nan)
     known = np.flatnonzero(~np.isnan(p))
     order = known[np.argsort(p[known], kind="stable")]
     rank = np.arange(order.size)
-    scaled = p[order] * np.asarray(factor(rank, order.size))  # type: ignore[operator]
+    scaled = p[order] * np.asarray(factor(rank, order.size))
     steps = np.maximum.accumulate(scaled) if upwards else np.minimum.accumulate(scaled[::-1])[::-1]
     out[order] = np.minimum(steps, 1.0)
     return out

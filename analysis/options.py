@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["fold", "option_logits", "option_matrix"]
+__all__ = ["Options", "fold", "option_logits", "option_matrix", "softmax"]
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,20 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of documents: log-probabilities, -inf beyond a document's own; -1 where no option is right."""
+
+    logits: Floats  # (documents, options)
+    right: Ints  # (documents,)
+    count: Ints  # (documents,)
+    answered: Ints  # (documents,)
+
+    def where(self, keep: NDArray[np.bool_]) -> Options:
+        """Return some of the documents."""
+        return Options(self.logits[keep], self.right[keep], self.count[keep], self.answered[keep])
 
 
 def fold(text: Any) -> str:

@@ -114,7 +114,8 @@ def parse_record(
     record: Record, score_key: str | None, cluster: Cluster | None
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Return the row of a sample (without run and task) and its metrics, name -> value."""
-    ours = record.get("backbones") if isinstance(record.get("backbones"), Mapping) else {}
+    logged = record.get("backbones")
+    ours: Record = logged if isinstance(logged, Mapping) else {}
     extras = _extras(record)
     answer, options = _response(record)
     options = _options(extras) or options

@@ -115,7 +115,7 @@ def load_logs(
     notes: list[str] = []
     files = find_logs(paths, runs)
     info = {log.run: read_run_info(log.run, log.run_dir) for log in files}
-    best: dict[tuple[str, str, str], tuple[LogFile, list[dict[str, Any]], list[dict[str, Any]]]] = {}
+    best: dict[tuple[str, str, str], tuple[LogFile, list[dict[str, Any]], list[tuple[Any, ...]]]] = {}
     for log in files:
         rows, metrics = _read_file(log, info[log.run], score_key, cluster, notes)
         if not rows:

@@ -93,9 +93,8 @@ def _held_out(part: pl.DataFrame, taken: Confidences) -> HeldOut:
     first = in_first_half([str(name) for name in part["cluster"].gather(taken.rows.tolist())])
     if taken.options is None:
         return held_out(taken.confidence, taken.correct, first)
-    known = taken.options[1] >= 0
-    logits, right, count, answered = (array[known] for array in taken.options)
-    return held_out(taken.confidence[known], taken.correct[known], first[known], (logits, right, count, answered))
+    known = taken.options.right >= 0
+    return held_out(taken.confidence[known], taken.correct[known], first[known], taken.options.where(known))
 
 
 def _mean(values: Floats) -> float:

@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_backbones.analysis.calibration_measures import binary_log_loss, ece
-from vlm_backbones.analysis.options import softmax
+from vlm_backbones.analysis.options import Options, softmax
 
 Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 _LOG_RANGE = (math.log(0.02), math.log(50.0))
 
@@ -56,7 +55,7 @@ def held_out(
     confidence: Floats,
     correct: Floats,
     first: NDArray[np.bool_],
-    options: tuple[Floats, Ints, Ints, Ints] | None = None,
+    options: Options | None = None,
 ) -> HeldOut:
     """Fit where `first`, judge elsewhere.
 
@@ -64,7 +63,7 @@ def held_out(
     ----------
     confidence, correct : (n,) the confidence in the answer and whether it was right.
     first : (n,) which documents fit the temperature.
-    options : log-probabilities (n, options), right option, option count, answered option; None for single confidences.
+    options : of the same documents, each with a right option; None for single confidences.
     """
     if first.sum() < 2 or (~first).sum() < 2:
         return HeldOut()
@@ -72,15 +71,15 @@ def held_out(
     def nll(where: NDArray[np.bool_], t: float) -> float:
         if options is None:
             return binary_log_loss(temper(confidence[where], t), correct[where])
-        logits, right, count, _ = (part[where] for part in options)
-        chosen = softmax(logits, count, t)[np.arange(len(right)), right]
+        some = options.where(where)
+        chosen = softmax(some.logits, some.count, t)[np.arange(len(some.right)), some.right]
         return float(-np.log(np.maximum(chosen, 1e-15)).mean())
 
     def tempered(where: NDArray[np.bool_], t: float) -> Floats:
         if options is None:
             return temper(confidence[where], t)
-        logits, _, count, answered = (part[where] for part in options)
-        return np.asarray(softmax(logits, count, t)[np.arange(len(answered)), answered])
+        some = options.where(where)
+        return np.asarray(softmax(some.logits, some.count, t)[np.arange(len(some.answered)), some.answered])
 
     t = fit_temperature(lambda value: nll(first, value))
     rest = ~first

@@ -52,12 +52,10 @@ def _compared(rows: list[dict[str, float]], old: str, new: str) -> Verdict:
     parts = [_listed(pattern, group) for pattern, group in groups if group]
     parts += [f"no clear difference on {_joined([_even(row) for row in even])}"] if even else []
     sentence = "; ".join(parts) + _n(rows)
-    most = max(rows, key=lambda row: row["negative_flip_rate"])
-    low, high = wilson(most["n10"] / _effect(most), max(1, round(most["n"] / _effect(most))))
+    most = max(rows, key=lambda row: row["negative_flip_rate"] + row["positive_flip_rate"])
     questions = (
-        f"The swap also loses answers: on {most['task']}, {_percent(most['negative_flip_rate'])} "
-        f"[{_percent(low, '')}, {_percent(high, '')}] of the questions are right with {old} and wrong with {new}, "
-        f"while {_percent(most['positive_flip_rate'])} go the other way (n\u00a0=\u00a0{int(most['n'])})."
+        f"On {most['task']}, {_share(most, 'n01')} of the questions are right only with {new}, and "
+        f"{_share(most, 'n10')} only with {old} (n\u00a0=\u00a0{int(most['n'])})."
     )
     return Verdict(headline, sentence[0].upper() + sentence[1:], questions, _caveat(rows))
 
@@ -69,6 +67,12 @@ def _caveat(rows: list[dict[str, float]]) -> str:
             "is one seed a backbone. The verdict is about these checkpoints, not about generations."
         )
     return "The verdict is about these checkpoints, not about generations."
+
+
+def _share(row: Mapping[str, float], count: str) -> str:
+    """Share of the questions with Wilson's interval, n divided by the design effect of shared images."""
+    low, high = wilson(row[count] / _effect(row), max(1, round(row["n"] / _effect(row))))
+    return f"{_percent(row[count] / row['n'])} [{_percent(low, '')},\u00a0{_percent(high, '')}]"
 
 
 def _effect(row: Mapping[str, float]) -> float:

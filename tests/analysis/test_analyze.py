@@ -22,6 +22,12 @@ def report(study_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return analyze([study_dir], tmp_path_factory.mktemp("out"), study_dir=study_dir, bootstrap=500)
 
 
+@pytest.fixture(scope="module")
+def small_study(make: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = {"pocket-llama-1": 0.2, "pocket-llama-3": 0.9}
+    return Path(make.study(tmp_path_factory.mktemp("small"), docs=30, runs=runs, media=False, hostile=False))
+
+
 def test_every_table_is_written_with_its_columns(report: Path) -> None:
     for name, columns in TABLES.items():
         frame = pl.read_parquet(report.parent / "tables" / f"{name}.parquet")
@@ -120,13 +126,13 @@ def test_all_right_runs_give_nan_with_reasons(tmp_path: Path, make: SimpleNamesp
     assert "undefined" in row["note"]
 
 
-def test_study_orders_runs_and_tasks(study_dir: Path, tmp_path: Path) -> None:
+def test_study_orders_runs_and_tasks(small_study: Path, tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(
-        "name: turned\nbackbones: [pocket-llama-3, pocket-llama-2, pocket-llama-1]\n"
+        "name: turned\nbackbones: [pocket-llama-3, pocket-llama-1]\n"
         "tasks: [vqa_scene, seismic_coords]\n"
         "deviations: {pocket-llama-2: {learning_rate: 1.0e-5, reason: diverged}}\n"
     )
-    page = analyze([study_dir], tmp_path / "out", study_dir=tmp_path, bootstrap=100).read_text()
+    page = analyze([small_study], tmp_path / "out", study_dir=tmp_path, bootstrap=100).read_text()
     assert "pocket-llama-1 is worse than pocket-llama-3" in page
     assert "learning_rate = 1e-05 (diverged)" in page
 
@@ -136,7 +142,7 @@ def test_bad_bootstrap_is_refused(study_dir: Path, tmp_path: Path) -> None:
         analyze([study_dir], tmp_path, bootstrap=0)
 
 
-def test_the_certificate_stands_on_the_first_page(study_dir: Path, tmp_path: Path) -> None:
+def test_the_certificate_stands_on_the_first_page(small_study: Path, tmp_path: Path) -> None:
     certificate = {
         "equal": {"recipe": "ab" * 32},
         "backbones": {"a": {"digits": {"123": ["1", "2", "3"]}}, "b": {"digits": {"123": ["123"]}}},
@@ -144,7 +150,7 @@ def test_the_certificate_stands_on_the_first_page(study_dir: Path, tmp_path: Pat
         "confounds": ["finetune: a cuts 3 answers"],
     }
     (tmp_path / "certificate.json").write_text(json.dumps(certificate))
-    page = analyze([study_dir], tmp_path / "out", study_dir=tmp_path, bootstrap=100).read_text()
+    page = analyze([small_study], tmp_path / "out", study_dir=tmp_path, bootstrap=100).read_text()
     for text in ("1 facts equal", "1 vary, explained", "Confound: finetune: a cuts 3 answers", "1 · 2 · 3"):
         assert text in page
 

@@ -13,7 +13,7 @@ from scipy.integrate import quad
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
 from vlm_backbones.analysis import calibration_measures as measure
-from vlm_backbones.analysis.options import softmax
+from vlm_backbones.analysis.options import Options, softmax
 from vlm_backbones.analysis.smooth_ece import smece, smece_draws
 from vlm_backbones.analysis.temperature import held_out
 
@@ -114,7 +114,10 @@ def test_temperature_recovers_a_known_scale() -> None:
     sharp, answered = 2.5 * logits, logits.argmax(axis=1)
     confidence = softmax(sharp, np.full(n, 4)).max(axis=1)
     found = held_out(
-        confidence, (answered == right).astype(float), np.arange(n) % 2 == 0, (sharp, right, np.full(n, 4), answered)
+        confidence,
+        (answered == right).astype(float),
+        np.arange(n) % 2 == 0,
+        Options(sharp, right, np.full(n, 4), answered),
     )
     assert found.temperature == pytest.approx(2.5, rel=0.06)
     assert found.ece_heldout_after < 0.03 < found.ece_heldout_before
