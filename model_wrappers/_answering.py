@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+from PIL.Image import Image
 
 from vlm_backbones.errors import DataError
 from vlm_backbones.model_wrappers._engine import Engine
 from vlm_backbones.model_wrappers._generation import Generated, Prefix, Prompt, generate, prefill
-from vlm_backbones.model_wrappers._options import OptionScore, score_options
+from vlm_backbones.model_wrappers._options import Options, OptionScore, option_branches, score_options
 from vlm_backbones.model_wrappers._prompting import Prompter
 from vlm_backbones.model_wrappers._record import Record, image_key
 from vlm_backbones.model_wrappers._requests import Document, DocumentReader, Job
@@ -23,7 +24,7 @@ from vlm_backbones.model_wrappers._vision import ImageEncoder
 
 __all__ = ["Answerer", "Prepared"]
 
-BATCHES_AHEAD = 2
+BATCHES_AHEAD = 3
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,22 @@ class Answerer:
             for batch in batches:
                 waiting.append(pool.submit(self._prepare, batch, options or _task_options))
                 if len(waiting) > BATCHES_AHEAD:
-                    yield waiting.popleft().result()
+                    yield self._next(waiting)
             while waiting:
-                yield waiting.popleft().result()
+                yield self._next(waiting)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+    def _next(self, waiting: deque[Future[list[Prepared]]]) -> list[Prepared]:
+        """Return the next batch; encode its images together with those of later batches that are read already."""
+        batch = waiting.popleft().result()
+        images = _images(batch)
+        if self.encoder.lacks(images):
+            for future in waiting:
+                if future.done() and future.exception() is None and len(images) < len(batch):
+                    images |= _images(future.result())
+            self.encoder.encode(images)
+        return batch
 
     def _prepare(self, jobs: Sequence[Job], options: Callable[[Document], Sequence[str]]) -> list[Prepared]:
         rows = []
@@ -88,8 +100,9 @@ class Answerer:
 
     def answer(self, batch: Sequence[Prepared]) -> list[Record]:
         """Generate one greedy answer a request and score the options where the document has some."""
-        prefix = self._prefill(batch)
-        scores = score_options(self.engine, prefix, [row.option_ids for row in batch])
+        options = [row.option_ids for row in batch]
+        prefix = self._prefill(batch, options)
+        scores = score_options(prefix, options)
         lengths = prefix.lengths.tolist()
         limits = [self._limit(row.document.job, length) for row, length in zip(batch, lengths, strict=True)]
         stops = self.stops(batch[0].document.job.until)
@@ -100,8 +113,8 @@ class Answerer:
 
     def score(self, batch: Sequence[Prepared]) -> list[list[OptionScore]]:
         """Score each request's options without the end of turn."""
-        prefix = self._prefill(batch)
-        return score_options(self.engine, prefix, [[option[:-1] for option in row.option_ids] for row in batch])
+        options = [[option[:-1] for option in row.option_ids] for row in batch]
+        return score_options(self._prefill(batch, options), options)
 
     def _record(
         self, row: Prepared, length: int, scored: Sequence[OptionScore], answer: Generated, stops: StopStrings
@@ -119,13 +132,13 @@ class Answerer:
             condition=row.document.condition,
         )
 
-    def _prefill(self, batch: Sequence[Prepared]) -> Prefix:
-        images = {key: image for row in batch for key, image in zip(row.image_keys, row.document.images, strict=True)}
-        features = self.encoder.encode(images)
+    def _prefill(self, batch: Sequence[Prepared], options: Options) -> Prefix:
+        features = self.encoder.encode(_images(batch))
         prompts = [
             Prompt(self._expanded(row, [features[key] for key in row.image_keys]), row.image_keys) for row in batch
         ]
-        return prefill(self.engine, prompts, features, self.prompter.image_token_id)
+        branches = option_branches(options, self.engine.device)
+        return prefill(self.engine, prompts, features, self.prompter.image_token_id, branches)
 
     def _expanded(self, row: Prepared, features: Sequence[torch.Tensor]) -> list[int]:
         """Return a prompt with as many image tokens as its images have features; refuse one too long."""
@@ -147,6 +160,10 @@ class Answerer:
     def _limit(self, job: Job, prompt_length: int) -> int:
         longest = self.engine.max_tokens
         return job.new_tokens if longest is None else min(job.new_tokens, longest - prompt_length)
+
+
+def _images(batch: Sequence[Prepared]) -> dict[str, Image]:
+    return {key: image for row in batch for key, image in zip(row.image_keys, row.document.images, strict=True)}
 
 
 def _task_options(document: Document) -> list[str]:

@@ -10,7 +10,7 @@ import torch
 
 from vlm_backbones.model_wrappers._engine import Engine
 
-__all__ = ["Generated", "Prefix", "Prompt", "generate", "prefill"]
+__all__ = ["Branches", "Generated", "Prefix", "Prompt", "generate", "prefill"]
 
 # Two best logits closer than this may change places with the batch's shape.
 NEAR_TIE = 1e-4
@@ -28,12 +28,32 @@ class Prefix:
         (batch,): tokens without padding.
     logits
         (batch, vocabulary), float32: what follows each prompt.
+    branch_logits
+        (batch, width, vocabulary), float32: what follows each token of the branches; None without branches.
     """
 
     cache: Any
     mask: torch.Tensor
     lengths: torch.Tensor
     logits: torch.Tensor
+    branch_logits: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Branches:
+    """Tokens behind the prompts that are run along and then forgotten: several continuations of each prompt.
+
+    Attributes
+    ----------
+    ids, offsets
+        (batch, width): token ids, and their distances from the end of the prompt.
+    sees
+        (batch, width, width): which branch tokens each one attends to, itself included.
+    """
+
+    ids: torch.Tensor
+    offsets: torch.Tensor
+    sees: torch.Tensor
 
 
 @dataclass
@@ -65,7 +85,11 @@ class Prompt:
 
 @torch.inference_mode()
 def prefill(
-    engine: Engine, prompts: Sequence[Prompt], features: Mapping[str, torch.Tensor], image_token_id: int
+    engine: Engine,
+    prompts: Sequence[Prompt],
+    features: Mapping[str, torch.Tensor],
+    image_token_id: int,
+    branches: Branches | None = None,
 ) -> Prefix:
     """Run the prompts of one batch; what questions about one image share is run once.
 
@@ -73,6 +97,8 @@ def prefill(
     ----------
     features
         Image key -> (image_tokens, hidden).
+    branches
+        Continuations to run in the same pass; the cache keeps the prompts alone.
     """
     from transformers import DynamicCache
 
@@ -91,8 +117,12 @@ def prefill(
         ids, tail_mask = _left_padded(tails, engine.device)
         mask, keys = torch.cat([head_mask[rows], tail_mask], dim=1), []
     embeddings = _embed(engine, ids, mask[:, -ids.shape[1] :], keys, features, image_token_id)
-    hidden = _forward(engine, embeddings, mask, cache)
-    return Prefix(cache, mask, mask.sum(1), engine.logits(hidden[:, -1]))
+    if branches is None:
+        hidden = _forward(engine, embeddings, mask, cache)
+        return Prefix(cache, mask, mask.sum(1), engine.logits(hidden[:, -1]))
+    new = embeddings.shape[1]
+    hidden = _forward_with_branches(engine, embeddings, mask, cache, branches)  # (batch, new + width, hidden)
+    return Prefix(cache, mask, mask.sum(1), engine.logits(hidden[:, new - 1]), engine.logits(hidden[:, new:]))
 
 
 def _shared_heads(prompts: Sequence[Prompt], image_token_id: int) -> tuple[list[Prompt], list[int], list[int]]:
@@ -143,6 +173,32 @@ def _forward(engine: Engine, embeddings: torch.Tensor, mask: torch.Tensor, cache
     hidden: torch.Tensor = engine.language_model(
         inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
     ).last_hidden_state
+    return hidden
+
+
+def _forward_with_branches(
+    engine: Engine, embeddings: torch.Tensor, mask: torch.Tensor, cache: Any, branches: Branches
+) -> torch.Tensor:
+    """Run new prompt positions and, behind them, the branches: each sees its prompt and itself."""
+    batch, length = mask.shape
+    new, width = embeddings.shape[1], branches.ids.shape[1]
+    tokens = mask.bool()[:, None]  # (batch, 1, length)
+    earlier = torch.ones(new, length, dtype=torch.bool, device=mask.device).tril(length - new)
+    visible = torch.zeros(batch, new + width, length + width, dtype=torch.bool, device=mask.device)
+    visible[:, :new, :length] = tokens & earlier
+    visible[:, new:, :length] = tokens
+    visible[:, new:, length:] = branches.sees
+    lowest = torch.finfo(embeddings.dtype).min
+    additive = torch.zeros(visible.shape, dtype=embeddings.dtype, device=mask.device).masked_fill_(~visible, lowest)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -new:]
+    hidden: torch.Tensor = engine.language_model(
+        inputs_embeds=torch.cat([embeddings, engine.model.get_input_embeddings()(branches.ids)], dim=1),
+        attention_mask=additive[:, None],  # (batch, 1, new + width, length + width)
+        position_ids=torch.cat([positions, mask.sum(1, keepdim=True) + branches.offsets], dim=1),
+        past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state
+    cache.crop(-width)
     return hidden
 
 

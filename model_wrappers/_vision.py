@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -23,6 +23,10 @@ class ImageEncoder:
         self.engine = engine
         self._features: OrderedDict[str, torch.Tensor] = OrderedDict()
         self._bytes = 0
+
+    def lacks(self, keys: Iterable[str]) -> bool:
+        """Return whether any of the images would have to be computed."""
+        return any(key not in self._features for key in keys)
 
     @torch.inference_mode()
     def encode(self, images: Mapping[str, Image]) -> dict[str, torch.Tensor]:
