@@ -118,13 +118,18 @@ def run_jobs(jobs: Sequence[Job], display: Display, on_success: Callable[[Job, f
 
 
 def _start_ready(waiting: list[Job], running: list[Running], free_gpus: list[str], has_gpu: bool) -> Iterator[Running]:
-    """Start what can start now; a lone job gets all free cores, several share them."""
+    """Start what can start now; a lone job gets all free cores, several share them.
+
+    Jobs of fixed threads that are too few for another full round start at once and take turns on the cores:
+    three on two cores end after one and a half times one job's time, not two.
+    """
     unfinished = {job.name for job in waiting} | {item.job.name for item in running}
     ready = [job for job in waiting if not unfinished.intersection(job.needs)]
     for position, job in enumerate(ready):
         free = cores() - sum(item.threads for item in running)
         needs_gpu = has_gpu and job.uses_gpu
-        if (free < (job.threads or 1) and running) or (needs_gpu and not free_gpus):
+        is_last_round = job.threads is not None and len(ready) - position < cores() <= len(running) < 2 * cores()
+        if (free < (job.threads or 1) and running and not is_last_round) or (needs_gpu and not free_gpus):
             continue
         threads = job.threads or max(1, free // min(len(ready) - position, max(free, 1)))
         gpu = free_gpus.pop(0) if needs_gpu else None

@@ -82,6 +82,17 @@ def test_jobs_share_the_cores_and_never_more_run_than_there_are(modules: Path) -
     assert recorder.threads["job0"] == 1
 
 
+def test_the_last_round_of_equal_jobs_takes_turns_on_the_cores(modules: Path) -> None:
+    recorder = Recorder()
+    jobs = [
+        Job(f"job{i}", "stage_under_test", ("sleep", "0.5", str(modules / f"f{i}")), modules / f"{i}.log", threads=1)
+        for i in range(2 * cores() + 1)
+    ]
+    run_jobs(jobs, recorder, lambda done, spent: None)
+    assert cores() < recorder.together <= 2 * cores()
+    assert len(recorder.order) == len(jobs)
+
+
 def test_what_a_user_can_mend_is_told_without_a_traceback(modules: Path) -> None:
     with pytest.raises(StageError) as caught:
         run_jobs([job(modules, "check", "mend")], Recorder(), lambda done, spent: None)

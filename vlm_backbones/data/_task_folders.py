@@ -11,6 +11,7 @@ from typing import Any
 from vlm_backbones.data.conversations import Example, ImageSource, Turn
 from vlm_backbones.errors import DataError
 from vlm_backbones.prompts import (
+    caption_prompt,
     coordinates_answer,
     coordinates_prompt,
     description_prompt,
@@ -90,5 +91,5 @@ def _captions(task: str, row: Mapping[str, Any]) -> list[tuple[str, str]]:
         return [(description_prompt(), row["description"])]
     if task == "vqa_scene":
         caption = _targets(row, str(row["image_id"])).get("caption")
-        return [("Describe this scene.", str(caption))] if caption else []
+        return [(caption_prompt(), str(caption))] if caption else []
     return []

@@ -24,9 +24,9 @@ from vlm_backbones.pocket.make.vocabulary import CLASSIC, HEADERS
 ASSETS = Path(__file__).parent.parent / "assets"
 TOWER = "pocket-vision"
 BACKBONES = (
-    BackbonePlan("pocket-llama-1", CLASSIC, 768, False, 256, 344, 4, 1e4, steps=2500, seed=1),
-    BackbonePlan("pocket-llama-2", CLASSIC, 768, False, 512, 344, 4, 1e4, steps=5000, seed=2),
-    BackbonePlan("pocket-llama-3", HEADERS, 2048, True, 1024, 448, 2, 5e5, steps=8000, seed=3),
+    BackbonePlan("pocket-llama-1", CLASSIC, 768, False, 256, 344, 4, 1e4, steps=2500, located_steps=1000, seed=1),
+    BackbonePlan("pocket-llama-2", CLASSIC, 768, False, 512, 344, 4, 1e4, steps=5000, located_steps=2000, seed=2),
+    BackbonePlan("pocket-llama-3", HEADERS, 2048, True, 1024, 448, 2, 5e5, steps=8000, located_steps=3200, seed=3),
 )
 
 
@@ -34,7 +34,14 @@ def plans(shorten: int) -> dict[str, TowerPlan | BackbonePlan]:
     """Return the plan of each part, `shorten` times shorter."""
     tower = TowerPlan(steps=TowerPlan.steps // shorten, pool=max(64, TowerPlan.pool // shorten))
     shortened = [
-        BackbonePlan(**{**vars(plan), "steps": plan.steps // shorten, "vocabulary_passages": 4000 // min(shorten, 8)})
+        BackbonePlan(
+            **{
+                **vars(plan),
+                "steps": plan.steps // shorten,
+                "located_steps": plan.located_steps // shorten,
+                "vocabulary_passages": 4000 // min(shorten, 8),
+            }
+        )
         for plan in BACKBONES
     ]
     return {TOWER: tower, **{plan.name: plan for plan in shortened}}

@@ -1,7 +1,8 @@
 """The text that pocket backbones are pretrained on: facts or a text picture, then questions and answers.
 
 A text picture writes a scene as sixteen Braille letters, one a cell, in raster order: what an emoji
-drawing is to a large LLM. Every question stands alone: it sees the facts and itself only.
+drawing is to a large LLM. A located picture names each object's row and column before its letter.
+Every question stands alone: it sees the facts and itself only.
 """
 
 from __future__ import annotations
@@ -54,14 +55,22 @@ def text_picture(objects: list[SceneObject]) -> str:
     return _LEAD + "".join(cells)
 
 
-def _scene(seen: Counter[tuple[str, str]], rng: np.random.Generator) -> Passage:
+def located_picture(objects: list[SceneObject], rng: np.random.Generator) -> str:
+    """Return a scene as its objects' letters in any order, each behind its row and column, such as "13⠯"."""
+    order = rng.permutation(len(objects))
+    chosen = [objects[int(index)] for index in order]
+    return "".join(f"{item.row + 1}{item.column + 1}{_LETTER_OF[item.attributes]}" for item in chosen)
+
+
+def _scene(seen: Counter[tuple[str, str]], rng: np.random.Generator, located: bool) -> Passage:
     objects = sample_scene(rng)
     caption = str(scene_targets(objects)["caption"])
     questions = pick_questions(objects, _TURNS_A_SCENE, seen, rng)
     turns = [(vqa_prompt(_wording(question, rng)), question.answer) for question in questions]
     if rng.random() < 0.25:
         return Passage(caption, tuple(turns))
-    return Passage(text_picture(objects), (*turns, (caption_prompt(), caption)))
+    picture = located_picture(objects, rng) if located else text_picture(objects)
+    return Passage(picture, (*turns, (caption_prompt(), caption)))
 
 
 def _wording(question: SceneQuestion, rng: np.random.Generator) -> str:
@@ -88,9 +97,17 @@ def _map(rng: np.random.Generator) -> Passage:
     return Passage(", ".join(facts[int(index)] for index in order), tuple(turns))
 
 
-def sample_passage(seen: Counter[tuple[str, str]], rng: np.random.Generator) -> Passage:
-    """Draw one passage; `seen` balances the answers of a batch's scene questions."""
-    return _scene(seen, rng) if rng.random() < _SCENE_SHARE else _map(rng)
+def sample_passage(seen: Counter[tuple[str, str]], rng: np.random.Generator, *, located: bool = False) -> Passage:
+    """Draw one passage.
+
+    Parameters
+    ----------
+    seen
+        Balances the answers of a batch's scene questions; updated.
+    located
+        Write scenes as letters with their cells instead of whole pictures.
+    """
+    return _scene(seen, rng, located) if rng.random() < _SCENE_SHARE else _map(rng)
 
 
 def vocabulary_texts(count: int, seed: int) -> list[str]:

@@ -38,7 +38,8 @@ class BackbonePlan:
     mlp: int
     kv_heads: int
     rope_theta: float
-    steps: int
+    steps: int  # on passages with whole text pictures
+    located_steps: int  # then on passages with located ones, the learning rate warmed up again
     seed: int
     batch: int = 8
     learning_rate: float = 2.5e-3
@@ -125,6 +126,12 @@ def _step(model: LlamaForCausalLM, packed: _Packed) -> tuple[Tensor, float]:
     return (losses * weights).sum() / weights.sum(), float(right)
 
 
+def _learning_rate(plan: BackbonePlan, step: int) -> float:
+    if step < plan.steps:
+        return cosine_lr(step, plan.steps, plan.learning_rate, warmup=100)
+    return cosine_lr(step - plan.steps, plan.located_steps, plan.learning_rate, warmup=100)
+
+
 def pretrain_backbone(plan: BackbonePlan, out: Path, work: Path, say: Callable[[str], None]) -> dict[str, object]:
     """Pretrain, or resume from `work`, and write model (float16) and tokenizer in transformers' format to `out`."""
     tokenizer = build_tokenizer(
@@ -144,21 +151,23 @@ def pretrain_backbone(plan: BackbonePlan, out: Path, work: Path, say: Callable[[
     saved = Checkpointer(work / f"{plan.name}.pt", {"model": model, "optimizer": optimizer, "counter": counter})
     tokens_seen: Tensor = counter.tokens  # type: ignore[assignment]
     right = 0.0
-    for step in range(saved.resume(), plan.steps):
+    steps = plan.steps + plan.located_steps
+    for step in range(saved.resume(), steps):
         rng, seen = np.random.default_rng([plan.seed, step]), Counter[tuple[str, str]]()
-        passages = [sample_passage(seen, rng) for _ in range(plan.batch)]
+        located = step >= plan.steps
+        passages = [sample_passage(seen, rng, located=located) for _ in range(plan.batch)]
         packed = _pack(passages, plan.chat, tokenizer, plan.context_tokens)
         loss, accuracy = _step(model, packed)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for group in optimizer.param_groups:
-            group["lr"] = cosine_lr(step, plan.steps, plan.learning_rate, warmup=100)
+            group["lr"] = _learning_rate(plan, step)
         optimizer.step()
         tokens_seen += int((packed.segments >= 0).sum())
         right = 0.98 * right + 0.02 * accuracy
         if step % 100 == 0:
-            say(f"{plan.name} step {step}/{plan.steps} loss {float(loss.detach()):.4f} answer tokens right {right:.3f}")
+            say(f"{plan.name} step {step}/{steps} loss {float(loss.detach()):.4f} answer tokens right {right:.3f}")
         saved.save_every(step + 1, 500)
     model.half().save_pretrained(out)
     tokenizer.save_pretrained(out)

@@ -47,7 +47,8 @@ class _Heads(nn.Module):
         super().__init__()
         self.patch = nn.ModuleDict(
             {"colour": nn.Linear(hidden, len(COLOURS) + 1), "shape": nn.Linear(hidden, len(SHAPES) + 1),
-             "size": nn.Linear(hidden, len(SIZES) + 1)}
+             "size": nn.Linear(hidden, len(SIZES) + 1), "row": nn.Linear(hidden, GRID),
+             "column": nn.Linear(hidden, GRID)}
         )  # fmt: skip
         self.image = nn.ModuleDict(
             {"frame": nn.Linear(hidden, len(FRAMES)), "units": nn.Linear(hidden, 10), "tenths": nn.Linear(hidden, 10),
@@ -61,6 +62,9 @@ class _Heads(nn.Module):
 def _scene_pool(count: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, Tensor]]:
     pictures = np.empty((count, 112, 112, 3), dtype=np.uint8)
     labels = {name: np.zeros((count, GRID * GRID), dtype=np.int64) for name in ("colour", "shape", "size")}
+    # where a patch lies must stay readable: encoders drop it when nothing asks for it
+    labels["row"] = np.tile(np.arange(GRID * GRID) // GRID, (count, 1))
+    labels["column"] = np.tile(np.arange(GRID * GRID) % GRID, (count, 1))
     colours = list(COLOURS)
     for index in range(count):
         objects = sample_scene(rng)
