@@ -11,6 +11,7 @@ import torch
 
 from vlm_backbones.cache import read_last_study
 from vlm_backbones.errors import CheckpointError, ConfigError
+from vlm_backbones.model_wrappers._backbone import Backbone, build_backbone
 
 __all__ = ["Engine", "checkpoint_dir", "load_engine", "pick_device"]
 
@@ -23,6 +24,8 @@ class Engine:
 
     Attributes
     ----------
+    backbone
+        The language model's forward pass.
     fingerprint
         sha256 of the checkpoint's configuration and weights.
     end_ids
@@ -33,6 +36,7 @@ class Engine:
 
     model: Any
     processor: Any
+    backbone: Backbone
     fingerprint: str
     device: torch.device
     end_ids: frozenset[int]
@@ -41,10 +45,6 @@ class Engine:
     @property
     def tokenizer(self) -> Any:
         return self.processor.tokenizer
-
-    @property
-    def language_model(self) -> Any:
-        return self.model.model.language_model
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return float32 logits of hidden states, so that log-probabilities keep their digits in any dtype."""
@@ -98,6 +98,7 @@ def load_engine(folder: Path, *, device: torch.device, dtype: str | None = None)
     return Engine(
         model=model,
         processor=processor,
+        backbone=build_backbone(model.model.language_model),
         fingerprint=checkpoint_fingerprint(folder),
         device=device,
         end_ids=_end_ids(model, processor),

@@ -169,11 +169,12 @@ def _embed(
 
 def _forward(engine: Engine, embeddings: torch.Tensor, mask: torch.Tensor, cache: Any) -> torch.Tensor:
     """Run the backbone on new positions behind the cache; return (rows, new, hidden)."""
-    positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -embeddings.shape[1] :]
-    hidden: torch.Tensor = engine.language_model(
-        inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-    ).last_hidden_state
-    return hidden
+    new, length = embeddings.shape[1], mask.shape[1]
+    visible = mask.bool()[:, None].expand(-1, new, -1)  # (rows, new, length)
+    if new > 1:
+        visible = visible & torch.ones(new, length, dtype=torch.bool, device=mask.device).tril_(length - new)
+    positions = (mask.cumsum(1) - 1).clamp_(min=0)[:, -new:] if new > 1 else mask.sum(1, keepdim=True) - 1
+    return engine.backbone(embeddings, visible, positions, cache)
 
 
 def _forward_with_branches(
@@ -183,21 +184,14 @@ def _forward_with_branches(
     batch, length = mask.shape
     new, width = embeddings.shape[1], branches.ids.shape[1]
     tokens = mask.bool()[:, None]  # (batch, 1, length)
-    earlier = torch.ones(new, length, dtype=torch.bool, device=mask.device).tril(length - new)
     visible = torch.zeros(batch, new + width, length + width, dtype=torch.bool, device=mask.device)
-    visible[:, :new, :length] = tokens & earlier
+    visible[:, :new, :length] = tokens & torch.ones_like(visible[0, :new, :length]).tril_(length - new)
     visible[:, new:, :length] = tokens
     visible[:, new:, length:] = branches.sees
-    lowest = torch.finfo(embeddings.dtype).min
-    additive = torch.zeros(visible.shape, dtype=embeddings.dtype, device=mask.device).masked_fill_(~visible, lowest)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -new:]
-    hidden: torch.Tensor = engine.language_model(
-        inputs_embeds=torch.cat([embeddings, engine.model.get_input_embeddings()(branches.ids)], dim=1),
-        attention_mask=additive[:, None],  # (batch, 1, new + width, length + width)
-        position_ids=torch.cat([positions, mask.sum(1, keepdim=True) + branches.offsets], dim=1),
-        past_key_values=cache,
-        use_cache=True,
-    ).last_hidden_state
+    both = torch.cat([embeddings, engine.model.get_input_embeddings()(branches.ids)], dim=1)
+    prompt_positions = (mask.cumsum(1) - 1).clamp_(min=0)[:, -new:]
+    positions = torch.cat([prompt_positions, mask.sum(1, keepdim=True) + branches.offsets], dim=1)
+    hidden = engine.backbone(both, visible, positions, cache)
     cache.crop(-width)
     return hidden
 

@@ -1,0 +1,162 @@
+"""The backbone's forward pass over new positions behind a cache: transformers' own, or a lean one for small Llamas.
+
+A small model on a CPU spends most of its time between the matrix products: module calls, mask building, one small
+operation after the other. The lean pass does the same mathematics with fused projections and fused norms.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+__all__ = ["Backbone", "build_backbone"]
+
+# Fused projections are copies: models above this size keep transformers' own pass.
+LEAN_PARAMETERS = 200_000_000
+
+
+class Backbone(Protocol):
+    """One forward pass; the cache grows by the new positions."""
+
+    def __call__(
+        self, embeddings: torch.Tensor, visible: torch.Tensor, positions: torch.Tensor, cache: Any
+    ) -> torch.Tensor:
+        """Return (batch, new, hidden).
+
+        Parameters
+        ----------
+        embeddings
+            (batch, new, hidden).
+        visible
+            (batch, new, cached + new), bool: what each new position attends to.
+        positions
+            (batch, new).
+        cache
+            A transformers cache that holds the earlier positions.
+        """
+        ...
+
+
+def build_backbone(language_model: Any) -> Backbone:
+    """Return the pass that suits a backbone."""
+    layers = list(language_model.layers) if hasattr(language_model, "layers") else []
+    small = sum(parameter.numel() for parameter in language_model.parameters()) <= LEAN_PARAMETERS
+    if layers and small and all(_is_plain(layer) for layer in layers):
+        return _LeanLlama(language_model)
+    return _OwnPass(language_model)
+
+
+class _OwnPass:
+    """The model's own forward, with the visibility as an additive mask, which every implementation but flash takes."""
+
+    def __init__(self, language_model: Any) -> None:
+        self.language_model = language_model
+
+    def __call__(
+        self, embeddings: torch.Tensor, visible: torch.Tensor, positions: torch.Tensor, cache: Any
+    ) -> torch.Tensor:
+        lowest = torch.finfo(embeddings.dtype).min
+        mask = torch.zeros(visible.shape, dtype=embeddings.dtype, device=embeddings.device)
+        hidden: torch.Tensor = self.language_model(
+            inputs_embeds=embeddings,
+            attention_mask=mask.masked_fill_(~visible, lowest)[:, None],  # (batch, 1, new, cached + new)
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        return hidden
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """Return whether a layer is Llama's own: float32 on a CPU, SiLU, no biases, adapters or quantisation."""
+    from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+    linear = [module for module in layer.modules() if isinstance(module, nn.Linear)]
+    return (
+        type(layer) is LlamaDecoderLayer
+        and layer.self_attn.config.hidden_act == "silu"
+        and len(linear) == 7
+        and all(type(module) is nn.Linear and module.bias is None for module in linear)
+        and all(parameter.dtype == torch.float32 and parameter.device.type == "cpu" for parameter in layer.parameters())
+    )
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A layer's weights, those that share an input in one matrix."""
+
+    attention_norm: torch.Tensor
+    query_key_value: torch.Tensor
+    output: torch.Tensor
+    mlp_norm: torch.Tensor
+    gate_up: torch.Tensor
+    down: torch.Tensor
+
+
+class _LeanLlama:
+    def __init__(self, language_model: Any) -> None:
+        config = language_model.config
+        self.rotary, self.norm = language_model.rotary_emb, language_model.norm.weight
+        self.heads, self.key_heads = config.num_attention_heads, config.num_key_value_heads
+        self.size = language_model.layers[0].self_attn.head_dim
+        self.epsilon = config.rms_norm_eps
+        self.layers = [_fused(layer) for layer in language_model.layers]
+
+    def __call__(
+        self, embeddings: torch.Tensor, visible: torch.Tensor, positions: torch.Tensor, cache: Any
+    ) -> torch.Tensor:
+        cos, sin = self.rotary(embeddings, position_ids=positions)  # (batch, new, head_size)
+        half = self.size // 2
+        tables = cos[:, :, None, :half], sin[:, :, None, :half]
+        # A place that sees nothing is padding; it sees everything instead, so that its softmax is defined.
+        mask = None if bool(visible.all()) else (visible | ~visible.any(-1, keepdim=True))[:, None]
+        hidden = embeddings
+        for index, layer in enumerate(self.layers):
+            hidden = self._layer(hidden, layer, index, mask, tables, cache)
+        return functional.rms_norm(hidden, self.norm.shape, self.norm, self.epsilon)
+
+    def _layer(
+        self,
+        hidden: torch.Tensor,
+        layer: _Layer,
+        index: int,
+        mask: torch.Tensor | None,
+        tables: tuple[torch.Tensor, torch.Tensor],
+        cache: Any,
+    ) -> torch.Tensor:
+        batch, new, width = hidden.shape
+        normed = functional.rms_norm(hidden, (width,), layer.attention_norm, self.epsilon)
+        states = functional.linear(normed, layer.query_key_value).view(batch, new, -1, self.size)
+        turned = _rotated(states[:, :, : self.heads + self.key_heads], *tables)
+        query, key = turned.transpose(1, 2).split([self.heads, self.key_heads], dim=1)  # (batch, heads, new, size)
+        value = states[:, :, self.heads + self.key_heads :].transpose(1, 2)
+        key, value = cache.update(key, value, index)
+        attended = functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, enable_gqa=self.heads != self.key_heads
+        )
+        hidden = hidden + functional.linear(attended.transpose(1, 2).reshape(batch, new, -1), layer.output)
+        normed = functional.rms_norm(hidden, (width,), layer.mlp_norm, self.epsilon)
+        gate, up = functional.linear(normed, layer.gate_up).chunk(2, dim=-1)
+        return hidden + functional.linear(functional.silu(gate) * up, layer.down)
+
+
+def _fused(layer: Any) -> _Layer:
+    attention, mlp = layer.self_attn, layer.mlp
+    return _Layer(
+        attention_norm=layer.input_layernorm.weight.detach(),
+        query_key_value=torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]).detach(),
+        output=attention.o_proj.weight.detach(),
+        mlp_norm=layer.post_attention_layernorm.weight.detach(),
+        gate_up=torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]).detach(),
+        down=mlp.down_proj.weight.detach(),
+    )
+
+
+def _rotated(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotate (batch, new, heads, size) by rotary tables (batch, new, 1, size / 2)."""
+    left, right = states.chunk(2, dim=-1)
+    return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1)
