@@ -150,8 +150,9 @@ class BackboneVLM(lmms):  # type: ignore[misc]
 
     def _advance(self, bar: Any, count: int) -> None:
         bar.update(count)
-        if type(self).progress is not None:
-            type(self).progress(count)
+        report = type(self).progress
+        if report is not None:
+            report(count)
 
 
 def _positive(batch_size: int | str) -> int:

@@ -64,16 +64,16 @@ def _use_c_yaml() -> None:
     import yaml
     from lmms_eval import utils
 
-    c_parser = getattr(yaml, "CParser", None) or getattr(getattr(yaml, "cyaml", None), "CParser", None)
+    c_parser: Any = getattr(yaml, "CParser", None) or getattr(getattr(yaml, "cyaml", None), "CParser", None)
     if c_parser is None or getattr(utils.yaml, _MARK, False):
         return
 
-    class FastLoader(c_parser, yaml.constructor.FullConstructor, yaml.resolver.Resolver):  # type: ignore[misc]
+    class FastLoader(c_parser, yaml.constructor.FullConstructor, yaml.resolver.Resolver):  # type: ignore[misc,valid-type]
         """FullLoader on the C parser; `name` is what lmms-eval's `!function` resolves relative files against."""
 
         def __init__(self, stream: Any) -> None:
             self.name = getattr(stream, "name", "<string>")
-            c_parser.__init__(self, stream)
+            c_parser.__init__(self, stream)  # type: ignore[misc]
             yaml.constructor.FullConstructor.__init__(self)
             yaml.resolver.Resolver.__init__(self)
 
