@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 __all__ = [
     "caption_prompt",
+    "cell_turn",
     "coordinates_answer",
     "coordinates_prompt",
     "description_prompt",
@@ -24,6 +25,11 @@ def vqa_prompt(question: str) -> str:
 def caption_prompt() -> str:
     """Return the prompt of a scene's caption, the align stage's question."""
     return "Describe this picture."
+
+
+def cell_turn(phrase: str, row: int, column: int) -> tuple[str, str]:
+    """Return the question in which cell of a scene an object lies, and its answer; training only."""
+    return vqa_prompt(f"Which cell holds the {phrase}?"), f"row {row} column {column}"
 
 
 def description_prompt() -> str:
@@ -61,13 +67,13 @@ def description_sentence(*, magnitude: float, depth_km: float, region: str, quad
     )
 
 
-def short_questions(targets: Mapping[str, object]) -> list[tuple[str, str]]:
-    """Return (question, answer) turns on a shake map, for training only.
+def short_questions(facts: Mapping[str, object]) -> list[tuple[str, str]]:
+    """Return a (question, answer) turn for each fact of a shake map that has a wording; training only.
 
     Parameters
     ----------
-    targets
-        The decoded `targets` column of a seismic row: magnitude, depth_km, region, quadrant, max_intensity.
+    facts
+        Any of magnitude, depth_km, region, quadrant, max_intensity.
     """
     wording = {
         "magnitude": "What is the magnitude?",
@@ -76,4 +82,4 @@ def short_questions(targets: Mapping[str, object]) -> list[tuple[str, str]]:
         "quadrant": "In which part of the map is the star?",
         "max_intensity": "What is the highest intensity?",
     }
-    return [(vqa_prompt(question), str(targets[name])) for name, question in wording.items() if name in targets]
+    return [(vqa_prompt(question), str(facts[name])) for name, question in wording.items() if name in facts]

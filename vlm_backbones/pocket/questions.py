@@ -9,7 +9,7 @@ import numpy as np
 
 from vlm_backbones.pocket.scenes import COLOURS, GRID, SHAPES, SIZES, SceneObject, article
 
-__all__ = ["QUESTION_TYPES", "SceneQuestion", "candidate_questions", "pick_questions"]
+__all__ = ["QUESTION_TYPES", "SceneQuestion", "candidate_questions", "pick_questions", "unique_phrases"]
 
 QUESTION_TYPES = ("colour", "compare", "count", "exist", "position", "relation", "shape", "size")
 _YES_NO = ("yes", "no")
@@ -41,7 +41,8 @@ def _phrases(item: SceneObject) -> list[tuple[str, frozenset[str]]]:
     ]
 
 
-def _unique_phrases(objects: list[SceneObject]) -> list[tuple[SceneObject, str, frozenset[str]]]:
+def unique_phrases(objects: list[SceneObject]) -> list[tuple[SceneObject, str, frozenset[str]]]:
+    """Return the (object, phrase, stated attributes) in which the phrase fits that object only."""
     found = []
     for item in objects:
         for phrase, stated in _phrases(item):
@@ -52,7 +53,7 @@ def _unique_phrases(objects: list[SceneObject]) -> list[tuple[SceneObject, str, 
 
 def _attribute_questions(objects: list[SceneObject]) -> list[SceneQuestion]:
     made = []
-    for item, phrase, stated in _unique_phrases(objects):
+    for item, phrase, stated in unique_phrases(objects):
         if item.colour not in stated:
             made.append(SceneQuestion("colour", f"What colour is the {phrase}?", f"Which colour has the {phrase}?",
                                       item.colour, tuple(COLOURS)))  # fmt: skip
@@ -71,7 +72,7 @@ def _attribute_questions(objects: list[SceneObject]) -> list[SceneQuestion]:
 
 def _relation_questions(objects: list[SceneObject]) -> list[SceneQuestion]:
     shortest: dict[SceneObject, str] = {}
-    for item, phrase, _ in _unique_phrases(objects):
+    for item, phrase, _ in unique_phrases(objects):
         shortest.setdefault(item, phrase)
     made = []
     for first, first_phrase in shortest.items():

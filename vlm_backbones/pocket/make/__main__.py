@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,24 +24,28 @@ from vlm_backbones.pocket.make.vocabulary import CLASSIC, HEADERS
 
 ASSETS = Path(__file__).parent.parent / "assets"
 TOWER = "pocket-vision"
+
+
+def _phases(scale: float) -> tuple[tuple[str, int], ...]:
+    return (("pictures", round(2500 * scale)), ("located", round(1000 * scale)), ("cells", round(800 * scale)))
+
+
 BACKBONES = (
-    BackbonePlan("pocket-llama-1", CLASSIC, 768, False, 256, 344, 4, 1e4, steps=2500, located_steps=1000, seed=1),
-    BackbonePlan("pocket-llama-2", CLASSIC, 768, False, 512, 344, 4, 1e4, steps=5000, located_steps=2000, seed=2),
-    BackbonePlan("pocket-llama-3", HEADERS, 2048, True, 1024, 448, 2, 5e5, steps=8000, located_steps=3200, seed=3),
+    BackbonePlan("pocket-llama-1", CLASSIC, 768, False, 256, 344, 4, 1e4, _phases(1), seed=1),
+    BackbonePlan("pocket-llama-2", CLASSIC, 768, False, 512, 344, 4, 1e4, _phases(2), seed=2),
+    BackbonePlan("pocket-llama-3", HEADERS, 2048, True, 1024, 448, 2, 5e5, (*_phases(3.2), ("codes", 4000)), seed=3),
 )
 
 
 def plans(shorten: int) -> dict[str, TowerPlan | BackbonePlan]:
     """Return the plan of each part, `shorten` times shorter."""
     tower = TowerPlan(steps=TowerPlan.steps // shorten, pool=max(64, TowerPlan.pool // shorten))
+    passages = BackbonePlan.vocabulary_passages // min(shorten, 8)
     shortened = [
-        BackbonePlan(
-            **{
-                **vars(plan),
-                "steps": plan.steps // shorten,
-                "located_steps": plan.located_steps // shorten,
-                "vocabulary_passages": 4000 // min(shorten, 8),
-            }
+        replace(
+            plan,
+            phases=tuple((phase, steps // shorten) for phase, steps in plan.phases),
+            vocabulary_passages=passages,
         )
         for plan in BACKBONES
     ]

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vlm_backbones.pocket.datasets import map_targets, scene_targets
+from vlm_backbones.pocket.datasets import map_targets
 from vlm_backbones.pocket.events import FRAMES, Event
-from vlm_backbones.pocket.questions import SceneQuestion, pick_questions
-from vlm_backbones.pocket.scenes import COLOURS, GRID, SHAPES, SIZES, SceneObject, sample_scene
+from vlm_backbones.pocket.questions import SceneQuestion, candidate_questions, pick_questions, unique_phrases
+from vlm_backbones.pocket.scenes import COLOURS, GRID, SHAPES, SIZES, SceneObject, caption, sample_scene
 from vlm_backbones.prompts import (
     caption_prompt,
+    cell_turn,
     coordinates_answer,
     coordinates_prompt,
     description_prompt,
@@ -62,15 +63,45 @@ def located_picture(objects: list[SceneObject], rng: np.random.Generator) -> str
     return "".join(f"{item.row + 1}{item.column + 1}{_LETTER_OF[item.attributes]}" for item in chosen)
 
 
-def _scene(seen: Counter[tuple[str, str]], rng: np.random.Generator, located: bool) -> Passage:
+def coded_picture(objects: list[SceneObject], rng: np.random.Generator) -> str:
+    """Return a scene as one number of three digits an object: what it is and where, in any order.
+
+    A tokenizer that groups three digits reads each as one token, as an image token holds what and where at once.
+    """
+    kinds = list(_LETTER_OF)
+    codes = [kinds.index(item.attributes) * GRID * GRID + item.row * GRID + item.column for item in objects]
+    return "".join(f"{codes[int(index)]:03d}" for index in rng.permutation(len(codes)))
+
+
+def _scene(seen: Counter[tuple[str, str]], rng: np.random.Generator, phase: str) -> Passage:
     objects = sample_scene(rng)
-    caption = str(scene_targets(objects)["caption"])
-    questions = pick_questions(objects, _TURNS_A_SCENE, seen, rng)
-    turns = [(vqa_prompt(_wording(question, rng)), question.answer) for question in questions]
+    text = caption(objects)
+    if phase in ("cells", "codes"):
+        turns = _turns(pick_questions(objects, _TURNS_A_SCENE - 3, seen, rng), rng) + _place_turns(objects, rng)
+        picture = located_picture(objects, rng) if phase == "cells" else coded_picture(objects, rng)
+        return Passage(picture, tuple(turns))
+    turns = _turns(pick_questions(objects, _TURNS_A_SCENE, seen, rng), rng)
     if rng.random() < 0.25:
-        return Passage(caption, tuple(turns))
-    picture = located_picture(objects, rng) if located else text_picture(objects)
-    return Passage(picture, (*turns, (caption_prompt(), caption)))
+        return Passage(text, tuple(turns))
+    picture = text_picture(objects) if phase == "pictures" else located_picture(objects, rng)
+    return Passage(picture, (*turns, (caption_prompt(), text)))
+
+
+def _turns(questions: list[SceneQuestion], rng: np.random.Generator) -> list[tuple[str, str]]:
+    return [(vqa_prompt(_wording(question, rng)), question.answer) for question in questions]
+
+
+def _place_turns(objects: list[SceneObject], rng: np.random.Generator) -> list[tuple[str, str]]:
+    """Return three turns each on an object's cell, its quarter, and two objects' relation, as far as there are some."""
+    grouped = candidate_questions(objects, rng)
+    chosen = [
+        grouped[name][int(index)]
+        for name in ("position", "relation")
+        for index in rng.permutation(len(grouped[name]))[:3]
+    ]
+    named = unique_phrases(objects)
+    cells = [named[int(index)] for index in rng.permutation(len(named))[:3]]
+    return _turns(chosen, rng) + [cell_turn(phrase, item.row + 1, item.column + 1) for item, phrase, _ in cells]
 
 
 def _wording(question: SceneQuestion, rng: np.random.Generator) -> str:
@@ -97,17 +128,18 @@ def _map(rng: np.random.Generator) -> Passage:
     return Passage(", ".join(facts[int(index)] for index in order), tuple(turns))
 
 
-def sample_passage(seen: Counter[tuple[str, str]], rng: np.random.Generator, *, located: bool = False) -> Passage:
+def sample_passage(seen: Counter[tuple[str, str]], rng: np.random.Generator, *, phase: str = "pictures") -> Passage:
     """Draw one passage.
 
     Parameters
     ----------
     seen
         Balances the answers of a batch's scene questions; updated.
-    located
-        Write scenes as letters with their cells instead of whole pictures.
+    phase
+        "pictures": scenes as whole text pictures; "located": as letters behind their cells; "cells": likewise, and
+        most questions ask where things are; "codes": the same questions on numbers for what and where.
     """
-    return _scene(seen, rng, located) if rng.random() < _SCENE_SHARE else _map(rng)
+    return _scene(seen, rng, phase) if rng.random() < _SCENE_SHARE else _map(rng)
 
 
 def vocabulary_texts(count: int, seed: int) -> list[str]:

@@ -38,8 +38,8 @@ class BackbonePlan:
     mlp: int
     kv_heads: int
     rope_theta: float
-    steps: int  # on passages with whole text pictures
-    located_steps: int  # then on passages with located ones, the learning rate warmed up again
+    phases: tuple[tuple[str, int], ...]
+    """What kind of passages for how many steps; the learning rate warms up anew in each."""
     seed: int
     batch: int = 8
     learning_rate: float = 2.5e-3
@@ -126,10 +126,13 @@ def _step(model: LlamaForCausalLM, packed: _Packed) -> tuple[Tensor, float]:
     return (losses * weights).sum() / weights.sum(), float(right)
 
 
-def _learning_rate(plan: BackbonePlan, step: int) -> float:
-    if step < plan.steps:
-        return cosine_lr(step, plan.steps, plan.learning_rate, warmup=100)
-    return cosine_lr(step - plan.steps, plan.located_steps, plan.learning_rate, warmup=100)
+def _phase_at(plan: BackbonePlan, step: int) -> tuple[str, float]:
+    """Return the kind of passages and the learning rate of a step."""
+    for phase, steps in plan.phases:
+        if step < steps:
+            return phase, cosine_lr(step, steps, plan.learning_rate, warmup=100)
+        step -= steps
+    raise ValueError(f"step {step} lies behind the last phase")
 
 
 def pretrain_backbone(plan: BackbonePlan, out: Path, work: Path, say: Callable[[str], None]) -> dict[str, object]:
@@ -151,18 +154,18 @@ def pretrain_backbone(plan: BackbonePlan, out: Path, work: Path, say: Callable[[
     saved = Checkpointer(work / f"{plan.name}.pt", {"model": model, "optimizer": optimizer, "counter": counter})
     tokens_seen: Tensor = counter.tokens  # type: ignore[assignment]
     right = 0.0
-    steps = plan.steps + plan.located_steps
+    steps = sum(count for _, count in plan.phases)
     for step in range(saved.resume(), steps):
         rng, seen = np.random.default_rng([plan.seed, step]), Counter[tuple[str, str]]()
-        located = step >= plan.steps
-        passages = [sample_passage(seen, rng, located=located) for _ in range(plan.batch)]
+        phase, learning_rate = _phase_at(plan, step)
+        passages = [sample_passage(seen, rng, phase=phase) for _ in range(plan.batch)]
         packed = _pack(passages, plan.chat, tokenizer, plan.context_tokens)
         loss, accuracy = _step(model, packed)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for group in optimizer.param_groups:
-            group["lr"] = _learning_rate(plan, step)
+            group["lr"] = learning_rate
         optimizer.step()
         tokens_seen += int((packed.segments >= 0).sum())
         right = 0.98 * right + 0.02 * accuracy
