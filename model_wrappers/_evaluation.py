@@ -79,8 +79,12 @@ class Evaluation:
         folder = self._folder(condition)
         done = _read_done(folder)
         if done.get("checkpoint") != fingerprint or done.get("version") != self.version:
+            begun = folder / "begun.json"
+            if not done and folder.is_dir() and any(folder.iterdir()) and not begun.is_file():
+                raise DataError(f"{folder} holds logs that this command did not write. Choose another --out.")
             if folder.is_dir():
                 shutil.rmtree(folder)
+            atomic_write_text(begun, json.dumps({"checkpoint": fingerprint}))  # from now on the folder is ours
             done = {}
         finished: dict[str, Any] = done.get("tasks", {})
         return {name: task for name, task in tasks.items() if finished.get(name, {}).get("data") != self._data(task)}

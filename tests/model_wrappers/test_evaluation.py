@@ -73,6 +73,18 @@ def test_another_task_joins_and_another_limit_replaces(checkpoint: Path, tmp_pat
 
 
 @pytest.mark.usefixtures("environment")
+def test_logs_of_something_else_are_never_removed(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    precious = tmp_path / "logs" / "clean" / "mine_samples_vqa_scene.jsonl"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("{}")
+    assert run(checkpoint, tmp_path, "--limit", "1", tasks="vqa_scene") == 2
+    assert "did not write" in capsys.readouterr().err
+    assert precious.read_text() == "{}"
+
+
+@pytest.mark.usefixtures("environment")
 def test_what_the_user_can_mend_exits_2(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,7 +83,8 @@ def _pack(passages: list[Passage], chat: ChatFormat, tokenizer: PreTrainedTokeni
     longest = max(len(row) for row in rows)
     padding = [tokenizer.pad_token_id, 0, -1, _IGNORED, 0.0]
     table = torch.tensor([row + [padding] * (longest - len(row)) for row in rows], dtype=torch.float64)
-    return _Packed(*table[..., :4].long().unbind(-1), weights=table[..., 4].float())
+    ids, positions, segments, wanted = table[..., :4].long().unbind(-1)
+    return _Packed(ids, positions, segments, wanted, table[..., 4].float())
 
 
 def _visible(segments: Tensor) -> Tensor:
