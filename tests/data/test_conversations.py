@@ -18,7 +18,7 @@ from vlm_backbones.errors import DataError
 def test_rows_of_one_image_become_one_example_over_the_tasks(parts: Path) -> None:
     examples = load_examples([parts / "data"])
     assert len(examples) == 8 + 6
-    assert [len(example.turns) for example in examples] == [6] * 8 + [7] * 6  # describe, five short, coordinates
+    assert [len(example.turns) for example in examples] == [6] * 8 + [5] * 6  # describe, three short, coordinates
     assert all(example.independent for example in examples)
     assert examples[-1].turns[-1].answer.startswith('{"lat": ')
 
