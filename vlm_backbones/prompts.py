@@ -28,7 +28,7 @@ def caption_prompt() -> str:
 
 
 def cell_turn(phrase: str, row: int, column: int) -> tuple[str, str]:
-    """Return the question in which cell of a scene an object lies, and its answer; training only."""
+    """Return the question in which cell of a scene an object lies, and its answer; pretraining only."""
     return vqa_prompt(f"Which cell holds the {phrase}?"), f"row {row} column {column}"
 
 

@@ -12,7 +12,6 @@ from vlm_backbones.data.conversations import Example, ImageSource, Turn
 from vlm_backbones.errors import DataError
 from vlm_backbones.prompts import (
     caption_prompt,
-    cell_turn,
     coordinates_answer,
     coordinates_prompt,
     description_prompt,
@@ -37,11 +36,7 @@ def read_folder(folder: Path, split: str, *, captions: bool) -> list[Example]:
             key = str(row["image_id"])
             images.setdefault(key, image)
             collected = turns.setdefault(key, [])
-            if captions:
-                asked = _captions(task, row)
-            else:
-                asked = _turns(task, row, place) + ([] if collected else _extra_turns(task, row, place))
-            for question, answer in asked:
+            for question, answer in _captions(task, row) if captions else _turns(task, row, place):
                 if not captions or not collected:
                     collected.append(Turn(question, answer, place))
     return [Example(key, images[key], tuple(turns[key])) for key in images if turns[key]]
@@ -84,14 +79,6 @@ def _turns(task: str, row: Mapping[str, Any], place: str) -> list[tuple[str, str
         return [(coordinates_prompt(), coordinates_answer(row["latitude"], row["longitude"]))]
     read = {name: value for name, value in _targets(row, place).items() if name in _READ_ALONE}
     return [(description_prompt(), row["description"]), *short_questions(read)]
-
-
-def _extra_turns(task: str, row: Mapping[str, Any], place: str) -> list[tuple[str, str]]:
-    """Return what is asked once a picture beside its rows: where things are in a scene."""
-    if task != "vqa_scene":
-        return []
-    cells = _targets(row, place).get("cells") or {}
-    return [cell_turn(phrase, *cell) for phrase, cell in cells.items()]
 
 
 def _targets(row: Mapping[str, Any], place: str) -> dict[str, Any]:

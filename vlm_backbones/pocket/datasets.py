@@ -31,20 +31,19 @@ from vlm_backbones.pocket.events import (
     split_events,
     training_events,
 )
-from vlm_backbones.pocket.questions import pick_questions, unique_phrases
+from vlm_backbones.pocket.questions import pick_questions
 from vlm_backbones.pocket.scenes import SceneObject, caption, draw_scene, sample_scene
 from vlm_backbones.pocket.shake_maps import draw_shake_map, max_intensity, quadrant
 from vlm_backbones.prompts import description_sentence
 
 __all__ = ["DATA_VERSION", "SPLITS", "TASKS", "data_dir", "ensure_pocket_data", "import_earthquakes"]
 
-DATA_VERSION = 2
+DATA_VERSION = 3
 TASKS = ("vqa_scene", "seismic_description", "seismic_coords")
 SPLITS = ("train", "validation", "test")
 _SEED = 20260
 _SCENES = {"train": (5000, 6), "validation": (100, 4), "test": (300, 4)}  # scenes, questions a scene
 _TRAIN_MAPS = 5000
-_CELLS_A_SCENE = 2
 _Row = dict[str, Any]
 _Tick = Callable[[], None]
 
@@ -180,24 +179,17 @@ def _save(folder: Path, rows: Iterable[_Row]) -> None:
             datasets.utils.logging.enable_progress_bar()
 
 
-def scene_targets(objects: list[SceneObject], rng: np.random.Generator) -> dict[str, Any]:
-    """Return what probes predict from a scene, its caption, and the cells of up to two of its objects."""
+def scene_targets(objects: list[SceneObject]) -> dict[str, Any]:
+    """Return what probes predict from a scene, and its caption."""
     counts = Counter(item.colour for item in objects)
-    named = unique_phrases(objects)
-    chosen = [named[int(index)] for index in rng.permutation(len(named))[:_CELLS_A_SCENE]]
-    return {
-        "object_count": len(objects),
-        "colour": counts.most_common(1)[0][0],
-        "caption": caption(objects),
-        "cells": {phrase: [item.row + 1, item.column + 1] for item, phrase, _ in chosen},
-    }
+    return {"object_count": len(objects), "colour": counts.most_common(1)[0][0], "caption": caption(objects)}
 
 
 def _scene_rows(split: str, scenes: int, questions: int, rng: np.random.Generator, tick: _Tick) -> Iterator[_Row]:
     seen: Counter[tuple[str, str]] = Counter()
     for index in range(scenes):
         objects = sample_scene(rng)
-        image, targets = _png(draw_scene(objects)), json.dumps(scene_targets(objects, rng))
+        image, targets = _png(draw_scene(objects)), json.dumps(scene_targets(objects))
         for number, question in enumerate(pick_questions(objects, questions, seen, rng)):
             yield {
                 "image": image,

@@ -63,23 +63,12 @@ def located_picture(objects: list[SceneObject], rng: np.random.Generator) -> str
     return "".join(f"{item.row + 1}{item.column + 1}{_LETTER_OF[item.attributes]}" for item in chosen)
 
 
-def coded_picture(objects: list[SceneObject], rng: np.random.Generator) -> str:
-    """Return a scene as one number of three digits an object: what it is and where, in any order.
-
-    A tokenizer that groups three digits reads each as one token, as an image token holds what and where at once.
-    """
-    kinds = list(_LETTER_OF)
-    codes = [kinds.index(item.attributes) * GRID * GRID + item.row * GRID + item.column for item in objects]
-    return "".join(f"{codes[int(index)]:03d}" for index in rng.permutation(len(codes)))
-
-
 def _scene(seen: Counter[tuple[str, str]], rng: np.random.Generator, phase: str) -> Passage:
     objects = sample_scene(rng)
     text = caption(objects)
-    if phase in ("cells", "codes"):
+    if phase == "cells":
         turns = _turns(pick_questions(objects, _TURNS_A_SCENE - 3, seen, rng), rng) + _place_turns(objects, rng)
-        picture = located_picture(objects, rng) if phase == "cells" else coded_picture(objects, rng)
-        return Passage(picture, tuple(turns))
+        return Passage(located_picture(objects, rng), tuple(turns))
     turns = _turns(pick_questions(objects, _TURNS_A_SCENE, seen, rng), rng)
     if rng.random() < 0.25:
         return Passage(text, tuple(turns))
@@ -137,7 +126,7 @@ def sample_passage(seen: Counter[tuple[str, str]], rng: np.random.Generator, *, 
         Balances the answers of a batch's scene questions; updated.
     phase
         "pictures": scenes as whole text pictures; "located": as letters behind their cells; "cells": likewise, and
-        most questions ask where things are; "codes": the same questions on numbers for what and where.
+        most questions ask where things are.
     """
     return _scene(seen, rng, phase) if rng.random() < _SCENE_SHARE else _map(rng)
 
