@@ -161,11 +161,14 @@ STOCK = {
 
 
 @pytest.mark.usefixtures("environment")
-def test_stock_tasks_run_on_local_folders_with_options(checkpoint: Path, tmp_path: Path) -> None:
+def test_stock_tasks_run_on_local_folders_with_options(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from lmms_eval.evaluator import simple_evaluate
     from lmms_eval.tasks.mmbench import en_utils
     from PIL import Image as PILImage
 
+    monkeypatch.chdir(tmp_path)  # mmbench writes its submission files where it stands
     configs = []
     for name, stock in STOCK.items():
         rows = [
