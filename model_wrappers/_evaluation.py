@@ -87,6 +87,12 @@ class Evaluation:
             atomic_write_text(begun, json.dumps({"checkpoint": fingerprint}))  # from now on the folder is ours
             done = {}
         finished: dict[str, Any] = done.get("tasks", {})
+        for name, task in tasks.items():
+            if (kept := finished.get(name, {}).get("n", 0)) > _size(task, self.limit):
+                raise DataError(
+                    f"{folder} holds {kept} samples of task {name!r}; {_size(task, self.limit)} would replace them. "
+                    "Choose another --out."
+                )
         return {name: task for name, task in tasks.items() if finished.get(name, {}).get("data") != self._data(task)}
 
     def _data(self, task: Any) -> str:

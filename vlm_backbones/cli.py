@@ -278,8 +278,8 @@ def compose(
     """Put a VLM together from parts, its projector untrained, and save it in transformers' format."""
     if chat_format not in {"native", "shared"}:
         raise ConfigError(f"--chat-format {chat_format!r} is neither 'native' nor 'shared'.")
-    if out.exists() and any(out.iterdir()):
-        raise ConfigError(f"{out} is not empty. Choose a new folder.")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} exists and is no empty folder. Choose a new one.")
     from vlm_backbones.backbones import get_backbone
     from vlm_backbones.vision import get_vision_tower
 

@@ -179,8 +179,9 @@ def _eval_stage(study: Study, out: Path, run: tuple[str, int], train: Stage) -> 
     ]
     arguments = [str(folder), "--tasks", ",".join(study.tasks), "--conditions", ",".join(conditions)]
     arguments += ["--out", str(folder), "--batch-size", str(study.evaluation.batch_size)]
-    if study.task_paths:
-        arguments += ["--include-path", ",".join(map(str, study.task_paths))]
+    environment = {"VLM_BACKBONES_TASKS": os.pathsep.join(map(str, study.task_paths))} if study.task_paths else {}
+    if study.data.eval:
+        environment["VLM_BACKBONES_DATA"] = str(study.data.eval)
     if study.evaluation.limit is not None:
         arguments += ["--limit", str(study.evaluation.limit)]
     job = Job(
@@ -192,7 +193,7 @@ def _eval_stage(study: Study, out: Path, run: tuple[str, int], train: Stage) -> 
         progress=folder / "progress.json",
         uses_gpu=True,
         threads=_threads(study),
-        environment=(("VLM_BACKBONES_DATA", str(study.data.eval)),) if study.data.eval else (),
+        environment=tuple(environment.items()),
     )
     return _stage(out, job, facts, [folder / "logs" / condition / "done.json" for condition in conditions])
 

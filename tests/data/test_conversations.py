@@ -105,3 +105,29 @@ def test_the_digest_depends_on_order_and_content(parts: Path) -> None:
     assert examples_digest(examples, [[0, 1]]) == examples_digest(list(examples), [[0, 1]])
     assert examples_digest(examples, [[0, 1]]) != examples_digest(examples, [[1, 0]])
     assert examples_digest(examples, [[0, 1]]) != examples_digest(examples, [[0], [1]])
+
+
+@pytest.mark.parametrize(
+    ("task", "change", "named"),
+    [
+        ("vqa_scene", {"question": None}, "row 0: question is None, which is no text"),
+        ("vqa_scene", {"answers": None}, "row 0: answers is None, which is no list of texts"),
+        ("seismic_coords", {"latitude": None}, "row 0: latitude is None, which is no number"),
+        ("seismic_description", {"description": None}, "row 0: description is None, which is no text"),
+    ],
+)
+def test_a_malformed_row_names_its_column(
+    parts: Path, tmp_path: Path, task: str, change: dict[str, None], named: str
+) -> None:
+    rows = datasets.load_from_disk(str(parts / "data" / task / "train"))
+    broken = rows.select([0]).map(lambda row: row | change, features=rows.features)
+    broken.save_to_disk(str(tmp_path / task / "train"))
+    with pytest.raises(DataError, match=named):
+        load_examples([tmp_path])
+
+
+def test_a_missing_column_is_named(parts: Path, tmp_path: Path) -> None:
+    rows = datasets.load_from_disk(str(parts / "data" / "vqa_scene" / "train"))
+    rows.remove_columns(["answers"]).save_to_disk(str(tmp_path / "vqa_scene" / "train"))
+    with pytest.raises(DataError, match=r"answers.* missing"):
+        load_examples([tmp_path])

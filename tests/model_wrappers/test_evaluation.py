@@ -85,6 +85,16 @@ def test_logs_of_something_else_are_never_removed(
 
 
 @pytest.mark.usefixtures("environment")
+def test_a_shorter_log_never_replaces_a_longer_one(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(checkpoint, tmp_path, "--limit", "3", tasks="vqa_scene") == 0
+    assert run(checkpoint, tmp_path, "--limit", "2", tasks="vqa_scene") == 2
+    assert "would replace them" in capsys.readouterr().err
+    assert len(samples(tmp_path / "logs" / "clean", "vqa_scene")) == 3
+
+
+@pytest.mark.usefixtures("environment")
 def test_what_the_user_can_mend_exits_2(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

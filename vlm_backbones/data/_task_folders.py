@@ -19,6 +19,11 @@ from vlm_backbones.prompts import (
     vqa_prompt,
 )
 
+_COLUMNS: dict[str, dict[str, type | tuple[type, ...]]] = {
+    "vqa_scene": {"image_id": str, "question": str, "answers": list},
+    "seismic_description": {"image_id": str, "description": str},
+    "seismic_coords": {"image_id": str, "latitude": (int, float), "longitude": (int, float)},
+}
 _READ_ALONE = ("magnitude", "depth_km", "max_intensity")
 """The facts of a shake map that are hardest to read: asked one at a time beside the whole description."""
 TASKS = ("vqa_scene", "seismic_description", "seismic_coords")
@@ -32,7 +37,7 @@ def read_folder(folder: Path, split: str, *, captions: bool) -> list[Example]:
     images: dict[str, ImageSource] = {}
     turns: dict[str, list[Turn]] = {}
     for task in tasks:
-        for place, row, image in _read_rows(folder / task / split):
+        for place, row, image in _read_rows(folder / task / split, _COLUMNS[task]):
             key = str(row["image_id"])
             images.setdefault(key, image)
             collected = turns.setdefault(key, [])
@@ -42,7 +47,9 @@ def read_folder(folder: Path, split: str, *, captions: bool) -> list[Example]:
     return [Example(key, images[key], tuple(turns[key])) for key in images if turns[key]]
 
 
-def _read_rows(folder: Path) -> Iterator[tuple[str, Mapping[str, Any], ImageSource]]:
+def _read_rows(
+    folder: Path, columns: Mapping[str, type | tuple[type, ...]]
+) -> Iterator[tuple[str, Mapping[str, Any], ImageSource]]:
     import datasets  # type: ignore[import-untyped]
 
     if not folder.is_dir():
@@ -56,10 +63,22 @@ def _read_rows(folder: Path) -> Iterator[tuple[str, Mapping[str, Any], ImageSour
         raise DataError(f"{folder}: cannot be read as a dataset ({error}).") from error
     if rows is None:
         raise DataError(f"{folder} is empty: expected at least one row.")
+    missing = sorted({"image", *columns} - set(rows.column_names))
+    if missing:
+        raise DataError(f"{folder}: columns {missing} are missing; it has {rows.column_names}.")
     pictures = rows.column("image")
     for index, row in enumerate(rows.drop_columns(["image"]).to_pylist()):
         place = f"{folder} row {index}"
+        for name, kind in columns.items():
+            if not isinstance(row[name], kind):
+                raise DataError(
+                    f"{place}: {name} is {row[name]!r}, which is no {_kind_name(kind)}. Mend or drop the row."
+                )
         yield place, row, _image(pictures[index].as_py(), place)
+
+
+def _kind_name(kind: type | tuple[type, ...]) -> str:
+    return {str: "text", list: "list of texts"}.get(kind, "number") if isinstance(kind, type) else "number"
 
 
 def _image(cell: Any, place: str) -> ImageSource:

@@ -41,7 +41,8 @@ class ImageSource:
             with Image.open(io.BytesIO(self.read())) as picture:
                 return picture.convert("RGB")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError(f"{self.place}: the image is corrupt ({error}). Replace it or drop the row.") from error
+            why = str(error).split(" <_io.")[0]  # Pillow names the buffer's address
+            raise DataError(f"{self.place}: the image is corrupt ({why}). Replace it or drop the row.") from error
 
     def digest(self) -> bytes:
         """Return the sha256 of the encoded bytes."""

@@ -104,7 +104,7 @@ def _check_folder(folder: Path) -> None:
     config = _read_config(folder)
     found = config.get("architectures") or [config.get("model_type", "nothing")]
     if "mm_vision_tower" in config:
-        raise CheckpointError(f"{folder} is an original LLaVA checkpoint: run `vlm-backbones convert` on it first.")
+        raise CheckpointError(f"{folder} is in the original LLaVA format, expected transformers' own.")
     if not _ARCHITECTURES.intersection(found):
         raise CheckpointError(f"{folder}: architecture {found[0]}, expected {' or '.join(sorted(_ARCHITECTURES))}.")
     if not list(folder.glob("*.safetensors")):
