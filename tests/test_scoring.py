@@ -139,9 +139,10 @@ def test_distance_is_symmetric_and_bounded(lat_a: float, lon_a: float, lat_b: fl
 
 @given(st.text())
 def test_scoring_never_raises_on_text(text: str) -> None:
-    coordinate_rungs(text, TOKYO)
-    description_facts(text, EVENT)
-    vqa_accuracy(text, ["a", "b"])
+    rungs = coordinate_rungs(text, TOKYO)
+    assert rungs["parsed"] or not rungs["within_1000_km"]
+    assert 0 <= description_facts(text, EVENT)["score"] <= 1
+    assert 0 <= vqa_accuracy(text, ["a", "b"]) <= 1
 
 
 def test_the_reference_sentence_has_every_fact() -> None:

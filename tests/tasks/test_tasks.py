@@ -74,7 +74,8 @@ def test_coordinates_scores() -> None:
 @pytest.mark.parametrize("results", NEVER_RAISE)
 @pytest.mark.parametrize(("task", "doc"), [(scene, {"answers": ["a"]}), (description, EVENT), (coords, PLACE)])
 def test_process_results_never_raises_and_stays_strict_json(task: Any, doc: dict[str, Any], results: list[Any]) -> None:
-    json.dumps(task.process_results(doc, results), allow_nan=False)
+    result = task.process_results(doc, results)
+    assert json.loads(json.dumps(result, allow_nan=False))["backbones"].keys() >= {"parsed", "score", "targets"}
 
 
 def test_aggregations_leave_missing_values_out() -> None:
