@@ -78,7 +78,9 @@ def _read_rows(
 
 
 def _kind_name(kind: type | tuple[type, ...]) -> str:
-    return {str: "text", list: "list of texts"}.get(kind, "number") if isinstance(kind, type) else "number"
+    if kind is str:
+        return "text"
+    return "list of texts" if kind is list else "number"
 
 
 def _image(cell: Any, place: str) -> ImageSource:
