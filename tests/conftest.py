@@ -12,7 +12,7 @@ import pytest
 @pytest.fixture(scope="session")
 def tiny_parts() -> ModuleType:
     """The builders of `tests/tiny_parts.py`; there is no tests package to import it from."""
-    path = Path(__file__).resolve().parent.parent / "tiny_parts.py"
+    path = Path(__file__).resolve().parent / "tiny_parts.py"
     spec = importlib.util.spec_from_file_location("tiny_parts", path)
     assert spec is not None
     assert spec.loader is not None
