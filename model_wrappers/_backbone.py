@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import nn
 from torch.nn import functional
+
+from vlm_backbones.vlm.llama_layers import is_plain_layer
 
 __all__ = ["Backbone", "build_backbone"]
 
@@ -45,7 +46,7 @@ def build_backbone(language_model: Any) -> Backbone:
     """Return the pass that suits a backbone."""
     layers = list(language_model.layers) if hasattr(language_model, "layers") else []
     small = sum(parameter.numel() for parameter in language_model.parameters()) <= LEAN_PARAMETERS
-    if layers and small and all(_is_plain(layer) for layer in layers):
+    if layers and small and all(is_plain_layer(layer) for layer in layers):
         return _LeanLlama(language_model)
     return _OwnPass(language_model)
 
@@ -69,20 +70,6 @@ class _OwnPass:
             use_cache=True,
         ).last_hidden_state
         return hidden
-
-
-def _is_plain(layer: nn.Module) -> bool:
-    """Return whether a layer is Llama's own: float32 on a CPU, SiLU, no biases, adapters or quantisation."""
-    from transformers.models.llama.modeling_llama import LlamaDecoderLayer
-
-    linear = [module for module in layer.modules() if isinstance(module, nn.Linear)]
-    return (
-        type(layer) is LlamaDecoderLayer
-        and layer.self_attn.config.hidden_act == "silu"
-        and len(linear) == 7
-        and all(type(module) is nn.Linear and module.bias is None for module in linear)
-        and all(parameter.dtype == torch.float32 and parameter.device.type == "cpu" for parameter in layer.parameters())
-    )
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,11 @@ from vlm_backbones.errors import DataError
 
 TASK_NAMES = ("vqa_scene", "seismic_description", "seismic_coords")
 EVALUATION_SPLIT = "test"
+_COLUMNS = {
+    "vqa_scene": ("question", "answers"),
+    "seismic_description": ("description", "magnitude", "depth_km", "region", "quadrant", "max_intensity"),
+    "seismic_coords": ("latitude", "longitude"),
+}
 
 
 def __getattr__(name: str) -> str:
@@ -41,7 +46,7 @@ def dataset_dir(task: str) -> Path:
     Raises
     ------
     DataError
-        If the folder, its test split or every row of it is missing.
+        If the folder, its test split, every row of it or a column that the task reads is missing.
     """
     folder = data_root() / task
     split = folder / EVALUATION_SPLIT
@@ -50,18 +55,22 @@ def dataset_dir(task: str) -> Path:
             f"no dataset of task {task!r} in {split}. Expected a folder saved by datasets.save_to_disk; "
             "build one with `vlm-backbones data import`, or unset VLM_BACKBONES_DATA to use the pocket data."
         )
-    _refuse_empty(task, split)
+    _check_split(task, split)
     # A folder of splits without `dataset_dict.json` is opened through a view of links in the user's cache.
     return folder if (folder / "dataset_dict.json").is_file() else _view(folder, split)
 
 
-def _refuse_empty(task: str, split: Path) -> None:
+def _check_split(task: str, split: Path) -> None:
     from datasets import load_from_disk
 
     # A split saved without rows has no data file at all, and `datasets` cannot open it.
     files = json.loads((split / "state.json").read_text(encoding="utf-8")).get("_data_files")
-    if not files or len(load_from_disk(str(split))) == 0:
+    rows = load_from_disk(str(split)) if files else []
+    if len(rows) == 0:
         raise DataError(f"the {EVALUATION_SPLIT} split of task {task!r} in {split} is empty. Import some rows first.")
+    missing = sorted({"image", *_COLUMNS[task]} - set(rows.column_names))
+    if missing:
+        raise DataError(f"task {task!r}: columns {missing} are missing in {split}; it has {rows.column_names}.")
 
 
 def _view(folder: Path, split: Path) -> Path:

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from vlm_backbones.data.collation import AttentionLayout
 from vlm_backbones.data.packed_attention import attend
+from vlm_backbones.vlm.llama_layers import is_plain_layer
 
 _CHUNK = 512
 """Tokens a chunk: with widths of a few hundred, its intermediates fit a core's cache."""
@@ -27,7 +27,7 @@ Tensor = torch.Tensor
 def use_fast_layers(language_model: Any) -> bool:
     """Replace the forward of every decoder layer where all of them can be; return whether that was done."""
     layers: list[Any] = list(language_model.layers)
-    if not all(_is_plain(layer) for layer in layers):
+    if not all(is_plain_layer(layer) for layer in layers):
         return False
     for layer in layers:
         layer.forward = MethodType(_fast_forward, layer)
@@ -40,18 +40,6 @@ def use_own_layers(language_model: Any) -> None:
     for layer in language_model.layers:
         layer.__dict__.pop("forward", None)
         layer.__dict__.pop("is_last", None)
-
-
-def _is_plain(layer: nn.Module) -> bool:
-    """Return whether a layer is Llama's own: float32 on a CPU, SiLU, no biases, adapters or quantisation."""
-    linear = [module for module in layer.modules() if isinstance(module, nn.Linear)]
-    return (
-        type(layer) is LlamaDecoderLayer
-        and layer.self_attn.config.hidden_act == "silu"
-        and len(linear) == 7
-        and all(type(module) is nn.Linear and module.bias is None for module in linear)
-        and all(parameter.dtype == torch.float32 and parameter.device.type == "cpu" for parameter in layer.parameters())
-    )
 
 
 def _fast_forward(

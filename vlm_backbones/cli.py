@@ -74,11 +74,11 @@ def study_run(study: StudyArgument = "pocket", overrides: SetOption = None, out:
 def study_check(study: StudyArgument = "pocket", overrides: SetOption = None, out: OutOption = None) -> None:
     """Write the certificate and run the preflight, without training; nonzero where a confound is found."""
     from vlm_backbones.control import check_study, render_check
-    from vlm_backbones.pipeline import default_out
+    from vlm_backbones.pipeline import own_out
     from vlm_backbones.study import load_study
 
     config = load_study(study, overrides or [])
-    folder = (out or default_out(config)).expanduser()
+    folder = own_out(config, out)
     certificate = check_study(config, folder)
     render_check(certificate)
     typer.echo(folder / "certificate.json")
@@ -120,13 +120,13 @@ def train(
 ) -> None:
     """Train one backbone; also under torchrun or accelerate launch with `-m vlm_backbones.cli train`."""
     from vlm_backbones.cache import atomic_write_text
-    from vlm_backbones.pipeline import default_out
+    from vlm_backbones.pipeline import own_out
     from vlm_backbones.study import load_study
 
     config = load_study(study, overrides or [])
     if backbone not in config.backbones:
         raise ConfigError(f"{backbone!r} is not in study {config.name}.{nearest(backbone, config.backbones)}")
-    folder = (out or default_out(config)).expanduser().resolve()
+    folder = own_out(config, out)
     atomic_write_text(folder / "study.yaml", config.model_dump_yaml())
     from vlm_backbones.train import finetune
 

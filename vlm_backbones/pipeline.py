@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["Stage", "default_out", "plan_study", "run_study", "study_status"]
+__all__ = ["Stage", "default_out", "own_out", "plan_study", "run_study", "study_status"]
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,23 @@ class Stage:
 def default_out(study: Study) -> Path:
     """Return where a study goes unless told otherwise."""
     return Path("runs") / study.name
+
+
+def own_out(study: Study, out: Path | None) -> Path:
+    """Return the folder for a command that runs one part of a study.
+
+    Raises
+    ------
+    ConfigError
+        If no folder was named and the default one holds a study of another content.
+    """
+    if out is not None:
+        return out.expanduser().resolve()
+    folder = default_out(study).resolve()
+    stated = folder / "study.yaml"
+    if stated.is_file() and stated.read_text(encoding="utf-8") != study.model_dump_yaml():
+        raise ConfigError(f"{folder} holds study {study.name} with other values. Name another folder with --out.")
+    return folder
 
 
 def plan_study(study: Study, out: Path) -> list[Stage]:
@@ -261,9 +279,17 @@ def run_study(study: Study, out: Path, display: Display) -> Path:
             write_record(stage.record, stage.fingerprint, seconds)
 
         run_jobs([stage.job for stage in _left(stages)], display, succeeded)
-        newest = study.backbones[-1]
-        write_last_study(out, newest, out / study.run_name(newest, study.seeds[0]) / "checkpoint")
+        _remember(study, out)
     return out / "report.html"
+
+
+def _remember(study: Study, out: Path) -> None:
+    """Note the newest checkpoint for a bare `lmms-eval`; a finished study does not fail for want of that note."""
+    newest = study.backbones[-1]
+    try:
+        write_last_study(out, newest, out / study.run_name(newest, study.seeds[0]) / "checkpoint")
+    except DataError as error:
+        print(f"note: {error} The study is whole; lmms-eval needs --model_args pretrained=CHECKPOINT.", file=sys.stderr)
 
 
 def study_status(study: Study, out: Path) -> list[tuple[Stage, bool]]:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from vlm_backbones.errors import ConfigError
+
 
 def command(study: Path, out: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "vlm_backbones.cli", "study", "run", str(study), "--out", str(out), *more]
@@ -137,3 +139,31 @@ def test_a_stage_that_fails_names_the_row_and_keeps_what_is_done(
     assert "rows.json row 0: the answer is empty" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out" / "report.html").exists()
+
+
+def test_a_finished_study_survives_a_cache_that_cannot_be_written(
+    tiny_study: Path, finished: Path, cache: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "no-folder").write_text("a file where the cache should be")
+    done = run(tiny_study, finished, tmp_path / "no-folder")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "The study is whole" in done.stderr
+
+
+def test_a_part_of_a_study_does_not_write_into_another_studys_folder(
+    tiny_study: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from vlm_backbones.pipeline import own_out
+    from vlm_backbones.study import load_study
+
+    monkeypatch.chdir(tmp_path)
+    study = load_study(tiny_study)
+    folder = tmp_path / "runs" / "tiny"
+    assert own_out(study, None) == folder
+    folder.mkdir(parents=True)
+    (folder / "study.yaml").write_text(study.model_dump_yaml(), encoding="utf-8")
+    assert own_out(study, None) == folder
+    changed = load_study(tiny_study, ["seeds=[1]"])
+    with pytest.raises(ConfigError, match="with other values. Name another folder with --out"):
+        own_out(changed, None)
+    assert own_out(changed, tmp_path / "elsewhere") == tmp_path / "elsewhere"

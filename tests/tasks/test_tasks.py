@@ -29,7 +29,8 @@ NEVER_RAISE: list[list[Any]] = [[""], [None], [], [["a", "b"]], ["\x00{}"], ['{"
 
 
 def write_split(folder: Path, rows: int) -> None:
-    Dataset.from_dict({"question": ["?"] * rows}).save_to_disk(str(folder))
+    columns = ("image", "question", "answers")
+    Dataset.from_dict({name: ["?"] * rows for name in columns}).save_to_disk(str(folder))
 
 
 def test_scene_scores_prompt_and_target() -> None:
@@ -111,6 +112,9 @@ def test_missing_and_empty_data_are_named(tmp_path: Path, monkeypatch: pytest.Mo
         _ = data.SEISMIC_COORDS
     write_split(tmp_path / "seismic_coords" / "test", 0)
     with pytest.raises(DataError, match="is empty"):
+        _ = data.SEISMIC_COORDS
+    write_split(tmp_path / "seismic_coords" / "test", 2)
+    with pytest.raises(DataError, match=r"columns \['latitude', 'longitude'\] are missing in .*seismic_coords/test"):
         _ = data.SEISMIC_COORDS
     with pytest.raises(AttributeError):
         _ = data.NO_TASK

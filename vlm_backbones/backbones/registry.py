@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlm_backbones.backbones._rows import PACKAGE_DIR, Rows, find_source
-from vlm_backbones.errors import CheckpointError
+from vlm_backbones._registry import PACKAGE_DIR, Rows, find_source
 
 __all__ = ["BACKBONES", "Backbone", "get_backbone", "list_backbones"]
 
@@ -64,14 +62,8 @@ def get_backbone(id_or_path: str | Path) -> Backbone:
     CheckpointError
         If the folder has no readable config.json.
     """
-    name = str(id_or_path)
-    if name in BACKBONES:
-        return BACKBONES[name]
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        return BACKBONES[name]
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder} is no model folder: config.json cannot be read ({error}).") from error
+    return BACKBONES.find(id_or_path, _from_folder)
+
+
+def _from_folder(folder: Path, config: dict[str, Any]) -> Backbone:
     return Backbone(id=folder.resolve().name, family=str(config.get("model_type")), local_path=str(folder))

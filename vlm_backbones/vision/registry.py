@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlm_backbones.backbones._rows import PACKAGE_DIR, Rows, find_source
+from vlm_backbones._registry import PACKAGE_DIR, Rows, find_source
 from vlm_backbones.errors import CheckpointError
 
 __all__ = ["VISION_TOWERS", "VisionTower", "get_vision_tower", "list_vision_towers"]
@@ -77,16 +76,10 @@ def get_vision_tower(id_or_path: str | Path) -> VisionTower:
     CheckpointError
         If the folder has no readable config.json, or one of another kind of model.
     """
-    name = str(id_or_path)
-    if name in VISION_TOWERS:
-        return VISION_TOWERS[name]
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        return VISION_TOWERS[name]
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder} is no vision tower: config.json cannot be read ({error}).") from error
+    return VISION_TOWERS.find(id_or_path, _from_folder)
+
+
+def _from_folder(folder: Path, config: dict[str, Any]) -> VisionTower:
     config = config.get("vision_config", config)
     family = str(config.get("model_type", "")).split("_")[0]
     if family not in {"clip", "siglip"} or "image_size" not in config:

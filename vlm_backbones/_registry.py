@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -9,11 +10,11 @@ from typing import Any, Generic, TypeVar
 
 import yaml
 
-from vlm_backbones.errors import ConfigError, nearest
+from vlm_backbones.errors import CheckpointError, ConfigError, nearest
 
 T = TypeVar("T")
 
-PACKAGE_DIR = Path(__file__).resolve().parent.parent
+PACKAGE_DIR = Path(__file__).resolve().parent
 
 
 class Rows(Mapping[str, T], Generic[T]):
@@ -55,6 +56,26 @@ class Rows(Mapping[str, T], Generic[T]):
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def find(self, id_or_path: str | Path, from_folder: Callable[[Path, dict[str, Any]], T]) -> T:
+        """Return the row of an id, or the row that `from_folder` makes of a local folder and its config.json.
+
+        Raises
+        ------
+        ConfigError
+            If the id is unknown; the message names the nearest known one.
+        CheckpointError
+            If the folder has no readable config.json.
+        """
+        name = str(id_or_path)
+        folder = Path(name).expanduser()
+        if name in self or not folder.is_dir():
+            return self[name]
+        try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{folder} is no {self._kind}: config.json cannot be read ({error}).") from error
+        return from_folder(folder, config)
 
 
 def find_source(name: str, kind: str, *, package_path: str | None, hub_repo: str | None) -> str:
