@@ -4,7 +4,8 @@
 
 Both models answer the same `vqa_scene` requests through `generate_until`, as lmms-eval calls them; ours scores the
 options too. Runs alternate; the medians are compared. Ours is also checked: batch 16 against batch 1, token for token.
-Without a checkpoint, one with random weights is made (hidden 128, 4 layers, 17 image tokens). The last line is JSON.
+With a checkpoint the questions are the task's own; without one, random weights (hidden 128, 4 layers, 17 image tokens)
+answer made-up ones. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def main() -> int:
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = arguments.checkpoint or str(make_checkpoint(Path(folder)))
-        rows = make_rows(arguments.samples)
+        rows = task_rows(arguments.samples) if arguments.checkpoint else make_rows(arguments.samples)
         ours, single = load_ours(checkpoint, rows, 16), load_ours(checkpoint, rows, 1)
         peer = load_peer(checkpoint, rows)
         identical = check_identical(ours, single, rows, arguments.new_tokens)
@@ -122,6 +123,16 @@ def make_checkpoint(folder: Path) -> Path:
     LlavaForConditionalGeneration(config).save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+def task_rows(samples: int) -> Any:
+    """Return a DatasetDict of the first questions of `vqa_scene`'s test split; every four share a picture."""
+    from datasets import DatasetDict, load_from_disk
+
+    from vlm_backbones.tasks.data import dataset_dir
+
+    test = load_from_disk(str(dataset_dir("vqa_scene")))["test"]
+    return DatasetDict({"test": test.select(range(min(samples, len(test))))})
 
 
 def make_rows(samples: int) -> Any:

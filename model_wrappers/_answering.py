@@ -106,7 +106,7 @@ class Answerer:
         lengths = prefix.lengths.tolist()
         limits = [self._limit(row.document.job, length) for row, length in zip(batch, lengths, strict=True)]
         stops = self.stops(batch[0].document.job.until)
-        answers = generate(self.engine, prefix, limits, stops.found if stops.until else None)
+        answers = generate(self.engine, prefix, limits, stops.found if stops.until else None, options)
         self.near_ties += sum(answer.near_ties for answer in answers)
         rows = zip(batch, lengths, scores, answers, strict=True)
         return [self._record(row, length, scored, answer, stops) for row, length, scored, answer in rows]

@@ -24,9 +24,9 @@ class Backbone(Protocol):
     """One forward pass; the cache grows by the new positions."""
 
     def __call__(
-        self, embeddings: torch.Tensor, visible: torch.Tensor, positions: torch.Tensor, cache: Any
+        self, embeddings: torch.Tensor, visible: torch.Tensor, positions: torch.Tensor, cache: Any, read: int
     ) -> torch.Tensor:
-        """Return (batch, new, hidden).
+        """Return (batch, read, hidden).
 
         Parameters
         ----------
@@ -38,6 +38,8 @@ class Backbone(Protocol):
             (batch, new).
         cache
             A transformers cache that holds the earlier positions.
+        read
+            How many of the new positions, from the last, are returned.
         """
         ...
 
@@ -58,7 +60,7 @@ class _OwnPass:
         self.language_model = language_model
 
     def __call__(
-        self, embeddings: torch.Tensor, visible: torch.Tensor, positions: torch.Tensor, cache: Any
+        self, embeddings: torch.Tensor, visible: torch.Tensor, positions: torch.Tensor, cache: Any, read: int
     ) -> torch.Tensor:
         lowest = torch.finfo(embeddings.dtype).min
         mask = torch.zeros(visible.shape, dtype=embeddings.dtype, device=embeddings.device)
@@ -69,7 +71,7 @@ class _OwnPass:
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
-        return hidden
+        return hidden[:, hidden.shape[1] - read :]
 
 
 @dataclass(frozen=True)
@@ -94,16 +96,17 @@ class _LeanLlama:
         self.layers = [_fused(layer) for layer in language_model.layers]
 
     def __call__(
-        self, embeddings: torch.Tensor, visible: torch.Tensor, positions: torch.Tensor, cache: Any
+        self, embeddings: torch.Tensor, visible: torch.Tensor, positions: torch.Tensor, cache: Any, read: int
     ) -> torch.Tensor:
         cos, sin = self.rotary(embeddings, position_ids=positions)  # (batch, new, head_size)
         half = self.size // 2
         tables = cos[:, :, None, :half], sin[:, :, None, :half]
         # A place that sees nothing is padding; it sees everything instead, so that its softmax is defined.
         mask = None if bool(visible.all()) else (visible | ~visible.any(-1, keepdim=True))[:, None]
-        hidden = embeddings
+        hidden, new = embeddings, embeddings.shape[1]
         for index, layer in enumerate(self.layers):
-            hidden = self._layer(hidden, layer, index, mask, tables, cache)
+            kept = read if layer is self.layers[-1] else new
+            hidden = self._layer(hidden, layer, index, mask, tables, cache, kept)
         return functional.rms_norm(hidden, self.norm.shape, self.norm, self.epsilon)
 
     def _layer(
@@ -114,7 +117,9 @@ class _LeanLlama:
         mask: torch.Tensor | None,
         tables: tuple[torch.Tensor, torch.Tensor],
         cache: Any,
+        kept: int,
     ) -> torch.Tensor:
+        """Return the last `kept` of the new positions after one layer; the cache takes all of them."""
         batch, new, width = hidden.shape
         normed = functional.rms_norm(hidden, (width,), layer.attention_norm, self.epsilon)
         states = functional.linear(normed, layer.query_key_value).view(batch, new, -1, self.size)
@@ -122,10 +127,15 @@ class _LeanLlama:
         query, key = turned.transpose(1, 2).split([self.heads, self.key_heads], dim=1)  # (batch, heads, new, size)
         value = states[:, :, self.heads + self.key_heads :].transpose(1, 2)
         key, value = cache.update(key, value, index)
+        if kept == 0:
+            return hidden[:, :0]
+        if kept < new:
+            hidden, query = hidden[:, new - kept :], query[:, :, new - kept :]
+            mask = None if mask is None else mask[:, :, new - kept :]
         attended = functional.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, enable_gqa=self.heads != self.key_heads
         )
-        hidden = hidden + functional.linear(attended.transpose(1, 2).reshape(batch, new, -1), layer.output)
+        hidden = hidden + functional.linear(attended.transpose(1, 2).reshape(batch, kept, -1), layer.output)
         normed = functional.rms_norm(hidden, (width,), layer.mlp_norm, self.epsilon)
         gate, up = functional.linear(normed, layer.gate_up).chunk(2, dim=-1)
         return hidden + functional.linear(functional.silu(gate) * up, layer.down)

@@ -38,6 +38,11 @@ class Prefix:
     logits: torch.Tensor
     branch_logits: torch.Tensor | None = None
 
+    def logits_after(self) -> torch.Tensor:
+        """Return (batch, 1 + width, vocabulary): what follows the prompt, then what follows each branch token."""
+        prompt = self.logits[:, None]
+        return prompt if self.branch_logits is None else torch.cat([prompt, self.branch_logits], dim=1)
+
 
 @dataclass(frozen=True)
 class Branches:
@@ -110,7 +115,7 @@ def prefill(
     else:
         ids, head_mask = _left_padded([head.token_ids for head in heads], engine.device)
         keys = [head.image_keys for head in heads]
-        _forward(engine, _embed(engine, ids, head_mask, keys, features, image_token_id), head_mask, cache)
+        _forward(engine, _embed(engine, ids, head_mask, keys, features, image_token_id), head_mask, cache, read=0)
         rows = torch.tensor(head_of_row, device=engine.device)
         cache.batch_select_indices(rows)
         tails = [prompt.token_ids[cut:] for prompt, cut in zip(prompts, cuts, strict=True)]
@@ -118,11 +123,10 @@ def prefill(
         mask, keys = torch.cat([head_mask[rows], tail_mask], dim=1), []
     embeddings = _embed(engine, ids, mask[:, -ids.shape[1] :], keys, features, image_token_id)
     if branches is None:
-        hidden = _forward(engine, embeddings, mask, cache)
+        hidden = _forward(engine, embeddings, mask, cache)  # (batch, 1, hidden)
         return Prefix(cache, mask, mask.sum(1), engine.logits(hidden[:, -1]))
-    new = embeddings.shape[1]
-    hidden = _forward_with_branches(engine, embeddings, mask, cache, branches)  # (batch, new + width, hidden)
-    return Prefix(cache, mask, mask.sum(1), engine.logits(hidden[:, new - 1]), engine.logits(hidden[:, new:]))
+    hidden = _forward_with_branches(engine, embeddings, mask, cache, branches)  # (batch, 1 + width, hidden)
+    return Prefix(cache, mask, mask.sum(1), engine.logits(hidden[:, 0]), engine.logits(hidden[:, 1:]))
 
 
 def _shared_heads(prompts: Sequence[Prompt], image_token_id: int) -> tuple[list[Prompt], list[int], list[int]]:
@@ -167,20 +171,25 @@ def _embed(
     return embeddings
 
 
-def _forward(engine: Engine, embeddings: torch.Tensor, mask: torch.Tensor, cache: Any) -> torch.Tensor:
-    """Run the backbone on new positions behind the cache; return (rows, new, hidden)."""
+def _forward(engine: Engine, embeddings: torch.Tensor, mask: torch.Tensor, cache: Any, read: int = 1) -> torch.Tensor:
+    """Run the backbone on new positions behind the cache; return the last ones, (rows, read, hidden)."""
     new, length = embeddings.shape[1], mask.shape[1]
     visible = mask.bool()[:, None].expand(-1, new, -1)  # (rows, new, length)
     if new > 1:
         visible = visible & torch.ones(new, length, dtype=torch.bool, device=mask.device).tril_(length - new)
     positions = (mask.cumsum(1) - 1).clamp_(min=0)[:, -new:] if new > 1 else mask.sum(1, keepdim=True) - 1
-    return engine.backbone(embeddings, visible, positions, cache)
+    return engine.backbone(embeddings, visible, positions, cache, read)
 
 
 def _forward_with_branches(
     engine: Engine, embeddings: torch.Tensor, mask: torch.Tensor, cache: Any, branches: Branches
 ) -> torch.Tensor:
-    """Run new prompt positions and, behind them, the branches: each sees its prompt and itself."""
+    """Run new prompt positions and, behind them, the branches: each sees its prompt and itself.
+
+    Returns
+    -------
+    (batch, 1 + width, hidden): of the prompt's last position and of the branches.
+    """
     batch, length = mask.shape
     new, width = embeddings.shape[1], branches.ids.shape[1]
     tokens = mask.bool()[:, None]  # (batch, 1, length)
@@ -191,14 +200,18 @@ def _forward_with_branches(
     both = torch.cat([embeddings, engine.model.get_input_embeddings()(branches.ids)], dim=1)
     prompt_positions = (mask.cumsum(1) - 1).clamp_(min=0)[:, -new:]
     positions = torch.cat([prompt_positions, mask.sum(1, keepdim=True) + branches.offsets], dim=1)
-    hidden = engine.backbone(both, visible, positions, cache)
+    hidden = engine.backbone(both, visible, positions, cache, 1 + width)
     cache.crop(-width)
     return hidden
 
 
 @torch.inference_mode()
 def generate(
-    engine: Engine, prefix: Prefix, limits: Sequence[int], stopped: Callable[[list[int]], bool] | None = None
+    engine: Engine,
+    prefix: Prefix,
+    limits: Sequence[int],
+    stopped: Callable[[list[int]], bool] | None = None,
+    drafts: Sequence[Sequence[Sequence[int]]] = (),
 ) -> list[Generated]:
     """Generate greedily after each prompt; finished rows leave the batch. The prefix's cache is used up.
 
@@ -208,11 +221,18 @@ def generate(
         New tokens allowed, a row.
     stopped
         Whether an answer's tokens so far hold a stop string.
+    drafts
+        The options that the prefix's branches hold, a row: an answer that keeps to one of them has been computed.
     """
-    answers = [Generated() for _ in limits]
-    rows = list(range(len(limits)))
+    drafted = _follow_drafts(engine, prefix, limits, stopped, drafts) if drafts else [None] * len(limits)
+    answers = [Generated() if answer is None else answer for answer in drafted]
+    rows = [row for row, answer in enumerate(drafted) if answer is None]
     mask, logits = prefix.mask, prefix.logits
-    while True:
+    if rows and len(rows) < len(answers):
+        kept = torch.tensor(rows, device=engine.device)
+        mask, logits = mask[kept], logits[kept]
+        prefix.cache.batch_select_indices(kept)
+    while rows:
         best = logits.log_softmax(-1).topk(2)  # (rows, 2)
         tokens = best.indices[:, 0]
         alive = [
@@ -223,7 +243,7 @@ def generate(
             if _extend(answers[row], token, first, second, engine.end_ids, limits[row], stopped)
         ]
         if not alive:
-            return answers
+            break
         if len(alive) < len(rows):
             kept = torch.tensor(alive, device=engine.device)
             rows = [rows[place] for place in alive]
@@ -232,6 +252,41 @@ def generate(
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
         hidden = _forward(engine, engine.model.get_input_embeddings()(tokens[:, None]), mask, prefix.cache)
         logits = engine.logits(hidden[:, -1])
+    return answers
+
+
+def _follow_drafts(
+    engine: Engine,
+    prefix: Prefix,
+    limits: Sequence[int],
+    stopped: Callable[[list[int]], bool] | None,
+    drafts: Sequence[Sequence[Sequence[int]]],
+) -> list[Generated | None]:
+    """Return each row's whole answer where it keeps to one of its drafts to the end, else None."""
+    best = prefix.logits_after().log_softmax(-1).topk(2)  # (batch, 1 + width, 2)
+    values, indices = best.values.tolist(), best.indices[..., 0].tolist()
+    found: list[Generated | None] = []
+    for row, limit in enumerate(limits):
+        answer, place = Generated(), 0
+        while _extend(answer, indices[row][place], *values[row][place], engine.end_ids, limit, stopped):
+            place = _place_after(drafts[row], answer.token_ids)
+            if place == 0:
+                break
+        else:  # ended by itself
+            found.append(answer)
+            continue
+        found.append(None)
+    return found
+
+
+def _place_after(drafts: Sequence[Sequence[int]], token_ids: list[int]) -> int:
+    """Return where `logits_after` continues these tokens; 0 where no draft has fed them."""
+    start, count = 1, len(token_ids)
+    for draft in drafts:
+        if count < len(draft) and list(draft[:count]) == token_ids:
+            return start + count - 1
+        start += len(draft) - 1
+    return 0
 
 
 def _extend(

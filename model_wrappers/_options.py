@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
+import numpy as np
 import torch
 
 from vlm_backbones.model_wrappers._generation import Branches, Prefix
@@ -22,6 +24,42 @@ class OptionScore:
     greedy: bool
 
 
+@dataclass(frozen=True)
+class _RowLayout:
+    """One row's options as branches, and where each of their tokens is predicted."""
+
+    ids: np.ndarray  # (width,): the tokens that are fed
+    offsets: np.ndarray  # (width,)
+    sees: np.ndarray  # (width, width)
+    tokens: np.ndarray  # (tokens,): of all options, one after the other
+    places: np.ndarray  # (tokens,): 0 where the prompt predicts the token, 1 + k where branch token k does
+    starts: np.ndarray  # (options,): where each option's tokens begin
+
+
+@lru_cache(maxsize=4096)
+def _row_layout(options: tuple[tuple[int, ...], ...]) -> _RowLayout:
+    """Lay out the options of one row; the same few sets of options come again and again."""
+    fed = [len(option) - 1 for option in options]
+    width, begin = sum(fed), np.cumsum([0, *fed])
+    sees = np.zeros((width, width), dtype=bool)
+    places: list[int] = []
+    for start, count in zip(begin[:-1], fed, strict=True):
+        sees[start : start + count, start : start + count] = np.tri(count, dtype=bool)
+        places += [0, *range(1 + start, 1 + start + count)]
+    return _RowLayout(
+        ids=np.array([token for option in options for token in option[:-1]], dtype=np.int64),
+        offsets=np.array([offset for count in fed for offset in range(count)], dtype=np.int64),
+        sees=sees,
+        tokens=np.array([token for option in options for token in option], dtype=np.int64),
+        places=np.array(places, dtype=np.int64),
+        starts=np.cumsum([0, *(len(option) for option in options)])[:-1],
+    )
+
+
+def _layouts(options: Options) -> list[_RowLayout]:
+    return [_row_layout(tuple(tuple(option) for option in row)) for row in options]
+
+
 def option_branches(options: Options, device: torch.device) -> Branches | None:
     """Return the options as branches behind their prompts; None where the prompts' own logits are enough.
 
@@ -29,44 +67,44 @@ def option_branches(options: Options, device: torch.device) -> Branches | None:
     where the prompt ends. So the prompt's keys and values are neither computed nor copied again. An option's last
     token is never fed: nothing depends on it.
     """
-    width = max((sum(len(option) - 1 for option in row) for row in options), default=0)
+    layouts = _layouts(options)
+    width = max((len(layout.ids) for layout in layouts), default=0)
     if width == 0:
         return None
-    ids = torch.zeros(len(options), width, dtype=torch.long)
-    offsets = torch.zeros(len(options), width, dtype=torch.long)
+    ids, offsets = np.zeros((2, len(layouts), width), dtype=np.int64)
     # A padded place sees itself, so that no row of the attention is empty.
-    sees = torch.eye(width, dtype=torch.bool).repeat(len(options), 1, 1)
-    triangle = torch.ones(width, width, dtype=torch.bool).tril()
-    for index, row in enumerate(options):
-        start = 0
-        for option in row:
-            end = start + len(option) - 1
-            ids[index, start:end] = torch.tensor(option[:-1], dtype=torch.long)
-            offsets[index, start:end] = torch.arange(end - start)
-            sees[index, start:end, start:end] = triangle[: end - start, : end - start]
-            start = end
-    return Branches(ids.to(device), offsets.to(device), sees.to(device))
+    sees = np.broadcast_to(np.eye(width, dtype=bool), (len(layouts), width, width)).copy()
+    for index, layout in enumerate(layouts):
+        fed = len(layout.ids)
+        ids[index, :fed], offsets[index, :fed] = layout.ids, layout.offsets
+        sees[index, :fed, :fed] = layout.sees
+    return Branches(*(torch.from_numpy(table).to(device) for table in (ids, offsets, sees)))
 
 
 @torch.inference_mode()
 def score_options(prefix: Prefix, options: Options) -> list[list[OptionScore]]:
     """Read each option's score from the logits of its prompt and its branch."""
-    first = prefix.logits.log_softmax(-1)  # (batch, vocabulary)
-    later = None if prefix.branch_logits is None else prefix.branch_logits.log_softmax(-1)  # (batch, width, vocabulary)
-    scores: list[list[OptionScore]] = []
-    for index, row in enumerate(options):
-        start, scored = 0, []
-        for option in row:
-            fed = len(option) - 1
-            parts = [first[index, None]] if later is None else [first[index, None], later[index, start : start + fed]]
-            scored.append(_score(torch.cat(parts), option))
-            start += fed
-        scores.append(scored)
+    layouts = _layouts(options)
+    rows = np.concatenate([np.full(len(layout.tokens), index) for index, layout in enumerate(layouts)])
+    if not len(rows):
+        return [[] for _ in layouts]
+    places, tokens = (
+        torch.from_numpy(np.concatenate([getattr(layout, name) for layout in layouts])).to(prefix.logits.device)
+        for name in ("places", "tokens")
+    )
+    read = prefix.logits_after()[torch.from_numpy(rows).to(places.device), places]  # (tokens, vocabulary)
+    chosen = read.log_softmax(-1).gather(1, tokens[:, None])[:, 0].double().cpu().numpy()
+    greedy = (read.argmax(1) == tokens).cpu().numpy()
+    scores, first = [], 0
+    for layout in layouts:
+        last = first + len(layout.tokens)
+        sums = _over_options(np.add, chosen[first:last], layout)
+        all_greedy = _over_options(np.logical_and, greedy[first:last], layout)
+        scores.append([OptionScore(float(a), bool(b)) for a, b in zip(sums, all_greedy, strict=True)])
+        first = last
     return scores
 
 
-def _score(table: torch.Tensor, option: Sequence[int]) -> OptionScore:
-    """Score one option; table: (tokens, vocabulary) log-probabilities."""
-    tokens = torch.tensor(list(option), device=table.device)
-    chosen = table.gather(1, tokens[:, None])[:, 0]
-    return OptionScore(float(chosen.double().sum()), bool((table.argmax(1) == tokens).all()))
+def _over_options(combine: np.ufunc, values: np.ndarray, layout: _RowLayout) -> np.ndarray:
+    """Reduce values of a row's tokens to one an option."""
+    return combine.reduceat(values, layout.starts) if len(values) else values

@@ -21,7 +21,7 @@ from vlm_backbones.errors import VlmBackbonesError
 __all__ = ["VERSION", "main"]
 
 # Raised when the logs' content changes.
-VERSION = 1
+VERSION = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:

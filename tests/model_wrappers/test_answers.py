@@ -11,6 +11,7 @@ from lmms_eval.api.instance import Instance
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from vlm_backbones.errors import ConfigError, DataError
+from vlm_backbones.model_wrappers import _generation
 from vlm_backbones.model_wrappers.backbone_vlm import BackboneVLM
 from vlm_backbones.tasks.common import doc_to_visual
 from vlm_backbones.tasks.vqa_scene.utils import doc_to_text
@@ -54,6 +55,39 @@ def test_answers_do_not_depend_on_batch_size_or_order(checkpoint: Path, scene_ro
     assert min(counts) < max(counts)  # rows leave the batch at different steps
     assert_same(single, ask(build(checkpoint, scene_rows, 16), scene_rows))
     assert_same(single, ask(build(checkpoint, scene_rows, 7), scene_rows, reversed(range(len(scene_rows)))))
+
+
+def test_an_answer_among_the_options_is_read_off_their_pass(
+    checkpoint: Path, scene_rows: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {name: value for name, value in SETTINGS.items() if name != "score_options"}
+    model = build(checkpoint, scene_rows)
+    plain = ask(model, scene_rows, settings=settings)
+    ended = [i for i, (_, counts) in enumerate(plain) if not counts["reasoning_tokens"]["truncated"]]
+    kept = [i for i in ended if plain[i][0].isascii() and plain[i][0].isprintable() and plain[i][0].strip()]
+    assert len(kept) >= 3
+    rows = scene_rows.select(kept)
+    options = [["another", plain[i][0]] for i in kept]
+    rows = rows.remove_columns("options").add_column("options", options)
+    passes: list[int] = []
+    forward = _generation._forward
+
+    def counted(engine: Any, embeddings: torch.Tensor, *given: Any, **named: Any) -> torch.Tensor:
+        passes.append(embeddings.shape[1])
+        return forward(engine, embeddings, *given, **named)
+
+    monkeypatch.setattr(_generation, "_forward", counted)
+    drafted = ask(build(checkpoint, rows), rows)
+    assert 1 not in passes  # no pass of one new token a row
+    for index, (text, counts) in zip(kept, drafted, strict=True):
+        before, after = plain[index][1]["reasoning_tokens"], counts["reasoning_tokens"]
+        assert (text, after["token_count"], after["truncated"]) == (plain[index][0], before["token_count"], False)
+        assert after["logprob"] == pytest.approx(before["logprob"], abs=1e-4)
+        assert after["option_logprobs"][text] == pytest.approx(after["logprob"], abs=1e-4)
+    passes.clear()
+    assert_same(plain, [(text, counts | {"reasoning_tokens": counts["reasoning_tokens"] | {"option_logprobs": None}})
+                        for text, counts in ask(model, scene_rows)])  # fmt: skip
+    assert 1 in passes  # answers beside the options are generated
 
 
 def test_answers_and_logprobs_equal_plain_transformers(checkpoint: Path, scene_rows: Any) -> None:
