@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageFile
 
 from vlm_backbones.errors import DataError
 from vlm_backbones.model_wrappers._conditions import paraphrased, perturbed, swap_partners
@@ -84,6 +84,8 @@ class DocumentReader:
     """Reads documents through lmms-eval's datasets and applies the condition."""
 
     def __init__(self, datasets: Mapping[str, Any], condition: str, media: MediaFolder | None) -> None:
+        # lmms-eval lets Pillow fill truncated pictures with grey; here a broken picture is an error.
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
         self.datasets = datasets
         self.condition = condition
         self.media = media

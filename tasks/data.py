@@ -7,10 +7,12 @@ found at run time; lmms-eval then opens the folder with `load_from_disk`.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from vlm_backbones.cache import atomic_write_text, cache_dir
 from vlm_backbones.errors import DataError
@@ -71,6 +73,25 @@ def _check_split(task: str, split: Path) -> None:
     missing = sorted({"image", *_COLUMNS[task]} - set(rows.column_names))
     if missing:
         raise DataError(f"task {task!r}: columns {missing} are missing in {split}; it has {rows.column_names}.")
+    bad = _unreadable_images(rows)
+    if bad:
+        raise DataError(f"task {task!r}: no readable image in {split}, rows {bad}. Replace them or drop the rows.")
+
+
+def _unreadable_images(rows: Any) -> list[int]:
+    """Return the rows whose image has no readable head; broken pixels are found when the image is answered."""
+    from datasets import Image
+    from PIL import Image as PILImage
+
+    bad = []
+    for index, cell in enumerate(rows.cast_column("image", Image(decode=False))["image"]):
+        source = io.BytesIO(cell["bytes"]) if (cell or {}).get("bytes") else (cell or {}).get("path")
+        try:
+            with PILImage.open(source):
+                pass
+        except (OSError, AttributeError, ValueError, SyntaxError):
+            bad.append(index)
+    return bad
 
 
 def _view(folder: Path, split: Path) -> Path:

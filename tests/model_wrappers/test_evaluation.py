@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 from datasets import Dataset, Features, Image, List, Value
+from PIL import Image as PILImage
 
 from vlm_backbones.model_wrappers import evaluate
 
@@ -112,16 +114,24 @@ def test_what_the_user_can_mend_exits_2(
 def test_a_failed_request_fails_the_run_and_leaves_nothing_done(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    row = {"image": {"bytes": b"no picture", "path": None}, "latitude": 1.0, "longitude": 2.0, "frame": "x"}
+    broken, stream = tmp_path / "broken", io.BytesIO()
+    PILImage.effect_noise((64, 64), 50).save(stream, "PNG")
     features = Features({
         "image": Image(), "latitude": Value("float64"), "longitude": Value("float64"), "frame": Value("string"),
     })  # fmt: skip
-    broken = tmp_path / "broken"
-    table = Dataset.from_list([row], features=features)
-    table.save_to_disk(str(broken / "seismic_coords" / "test"))
+    split = broken / "seismic_coords" / "test"
     monkeypatch.setenv("VLM_BACKBONES_DATA", str(broken))
-    assert run(checkpoint, tmp_path / "out", tasks="seismic_coords") in (1, 2)
-    assert "error:" in capsys.readouterr().err
+    for picture, message in (
+        (b"no picture", f"error: task 'seismic_coords': no readable image in {split}, rows [1]."),
+        (stream.getvalue()[:200], "error: task 'seismic_coords', split 'test', row 1: "),
+    ):
+        row = {"latitude": 1.0, "longitude": 2.0, "frame": "x"}
+        rows = [{"image": {"bytes": data, "path": None}, **row} for data in (stream.getvalue(), picture)]
+        Dataset.from_list(rows, features=features).save_to_disk(str(split))
+        assert run(checkpoint, tmp_path / "out", tasks="seismic_coords") == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert "Traceback" not in error
     assert not list((tmp_path / "out").rglob("done.json"))
 
 

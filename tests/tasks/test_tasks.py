@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, Features, List, Value
+from datasets import Image as ImageFeature
+from PIL import Image
 
 from vlm_backbones.errors import DataError
 from vlm_backbones.prompts import coordinates_prompt, description_prompt, vqa_prompt
@@ -29,8 +31,10 @@ NEVER_RAISE: list[list[Any]] = [[""], [None], [], [["a", "b"]], ["\x00{}"], ['{"
 
 
 def write_split(folder: Path, rows: int) -> None:
-    columns = ("image", "question", "answers")
-    Dataset.from_dict({name: ["?"] * rows for name in columns}).save_to_disk(str(folder))
+    picture = Image.new("RGB", (4, 4))
+    table = {"image": [picture] * rows, "question": ["?"] * rows, "answers": [["?"]] * rows}
+    kinds = Features({"image": ImageFeature(), "question": Value("string"), "answers": List(Value("string"))})
+    Dataset.from_dict(table, features=kinds).save_to_disk(str(folder))
 
 
 def test_scene_scores_prompt_and_target() -> None:
