@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 __all__ = [
     "caption_prompt",
-    "cell_turn",
     "coordinates_answer",
     "coordinates_prompt",
     "description_prompt",
@@ -25,11 +24,6 @@ def vqa_prompt(question: str) -> str:
 def caption_prompt() -> str:
     """Return the prompt of a scene's caption, the align stage's question."""
     return "Describe this picture."
-
-
-def cell_turn(phrase: str, row: int, column: int) -> tuple[str, str]:
-    """Return the question in which cell of a scene an object lies, and its answer; pretraining only."""
-    return vqa_prompt(f"Which cell holds the {phrase}?"), f"row {row} column {column}"
 
 
 def description_prompt() -> str:

@@ -38,10 +38,10 @@ from vlm_backbones.prompts import description_sentence
 
 __all__ = ["DATA_VERSION", "SPLITS", "TASKS", "data_dir", "ensure_pocket_data", "import_earthquakes"]
 
-DATA_VERSION = 3
+DATA_VERSION = 4
 TASKS = ("vqa_scene", "seismic_description", "seismic_coords")
 SPLITS = ("train", "validation", "test")
-_SEED = 20260
+_SEED = 20261
 _SCENES = {"train": (5000, 6), "validation": (100, 4), "test": (300, 4)}  # scenes, questions a scene
 _TRAIN_MAPS = 5000
 _Row = dict[str, Any]

@@ -148,7 +148,7 @@ def split_events(events: list[Event]) -> dict[str, list[tuple[Event, Frame]]]:
         if frame is None:
             continue
         share = int.from_bytes(hashlib.sha256(event.event_id.encode()).digest()[:8], "big") / 2**64
-        in_test, in_validation = share < _TEST_SHARE, share < _TEST_SHARE + _VALIDATION_SHARE
+        in_test, in_validation = share > 1 - _TEST_SHARE, share > 1 - _TEST_SHARE - _VALIDATION_SHARE
         splits["test" if in_test else "validation" if in_validation else "train"].append((event, frame))
     return splits
 

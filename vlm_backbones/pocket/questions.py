@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -146,7 +147,12 @@ def candidate_questions(objects: list[SceneObject], rng: np.random.Generator) ->
 
 
 def pick_questions(
-    objects: list[SceneObject], count: int, seen: Counter[tuple[str, str]], rng: np.random.Generator
+    objects: list[SceneObject],
+    count: int,
+    seen: Counter[tuple[str, str]],
+    rng: np.random.Generator,
+    *,
+    types: Collection[str] = QUESTION_TYPES,
 ) -> list[SceneQuestion]:
     """Choose `count` questions of different types, preferring the answers that were rarest so far.
 
@@ -157,8 +163,8 @@ def pick_questions(
         answer balances the answers within a type.
     """
     grouped = candidate_questions(objects, rng)
-    types = [name for name in QUESTION_TYPES if grouped[name]]
-    by_rarity = sorted(types, key=lambda name: (sum(seen[name, a] for a in _answers(name)), rng.random()))
+    possible = [name for name in QUESTION_TYPES if name in types and grouped[name]]
+    by_rarity = sorted(possible, key=lambda name: (sum(seen[name, a] for a in _answers(name)), rng.random()))
     picked = []
     for name in by_rarity[:count]:
         candidates = grouped[name]

@@ -1,13 +1,13 @@
-"""The text that pocket backbones are pretrained on: facts or a text picture, then questions and answers.
+"""What pocket backbones are pretrained on: facts as text or as a table, then questions and answers.
 
-A text picture writes a scene as sixteen Braille letters, one a cell, in raster order: what an emoji
-drawing is to a large LLM. A located picture names each object's row and column before its letter.
-Every question stands alone: it sees the facts and itself only.
+A table has sixteen cells as an image has sixteen patches. A cell is one position that holds several words at once
+(their embeddings summed), the cell's row and column among them, such as {"b", "3", " large", " red", " circle"}:
+one token says what stands where, as a patch does. No picture is seen. Every question stands alone: it sees the
+facts and itself only.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from dataclasses import dataclass
 
@@ -15,11 +15,11 @@ import numpy as np
 
 from vlm_backbones.pocket.datasets import map_targets
 from vlm_backbones.pocket.events import FRAMES, Event
-from vlm_backbones.pocket.questions import SceneQuestion, candidate_questions, pick_questions, unique_phrases
-from vlm_backbones.pocket.scenes import COLOURS, GRID, SHAPES, SIZES, SceneObject, caption, sample_scene
+from vlm_backbones.pocket.make.map_table import map_table
+from vlm_backbones.pocket.questions import QUESTION_TYPES, SceneQuestion, pick_questions
+from vlm_backbones.pocket.scenes import GRID, caption, sample_scene
 from vlm_backbones.prompts import (
     caption_prompt,
-    cell_turn,
     coordinates_answer,
     coordinates_prompt,
     description_prompt,
@@ -28,69 +28,47 @@ from vlm_backbones.prompts import (
     vqa_prompt,
 )
 
-__all__ = ["PICTURE_LETTERS", "Passage", "sample_passage", "vocabulary_texts"]
+__all__ = ["Cells", "Passage", "sample_passage", "vocabulary_texts"]
 
 _SCENE_SHARE = 0.62
-_TURNS_A_SCENE = 8
-_EMPTY = "\u2800"
-_LEAD = "\u28ff"  # opens a text picture, as the class token opens the image tokens
-_LETTER_OF = {
-    attributes: chr(0x2801 + index) for index, attributes in enumerate(itertools.product(SIZES, COLOURS, SHAPES))
-}
-PICTURE_LETTERS = (_LEAD, _EMPTY, *_LETTER_OF.values())
+_LOOKING_UP = 0.3
+"""The first share of training asks only what stands in one cell, of few objects, then more: the rest builds on it."""
+_LOOKED_UP = ("colour", "position", "shape", "size")
+_SCENE_TABLE_SHARE, _MAP_TABLE_SHARE = 0.75, 0.5
+
+Cells = tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True)
 class Passage:
-    """Facts, and the (question, answer) turns on them, each independent of the others."""
+    """Facts, as text or as a table of cells, and the (question, answer) turns on them, each independent."""
 
     facts: str
+    table: Cells
     turns: tuple[tuple[str, str], ...]
 
 
-def text_picture(objects: list[SceneObject]) -> str:
-    """Return a scene as a lead and sixteen Braille letters, one a cell."""
-    cells = [_EMPTY] * (GRID * GRID)
-    for item in objects:
-        cells[item.row * GRID + item.column] = _LETTER_OF[item.attributes]
-    return _LEAD + "".join(cells)
+def _table(lead: str, contents: dict[int, tuple[str, ...]]) -> Cells:
+    """Return the lead, which stands for the class token, and sixteen cells in raster order."""
+    places = [("abcd"[cell // GRID], "1234"[cell % GRID]) for cell in range(GRID * GRID)]
+    return ((lead,), *(place + contents.get(cell, ()) for cell, place in enumerate(places)))
 
 
-def located_picture(objects: list[SceneObject], rng: np.random.Generator) -> str:
-    """Return a scene as its objects' letters in any order, each behind its row and column, such as "13⠯"."""
-    order = rng.permutation(len(objects))
-    chosen = [objects[int(index)] for index in order]
-    return "".join(f"{item.row + 1}{item.column + 1}{_LETTER_OF[item.attributes]}" for item in chosen)
-
-
-def _scene(seen: Counter[tuple[str, str]], rng: np.random.Generator, phase: str) -> Passage:
+def _scene(seen: Counter[tuple[str, str]], rng: np.random.Generator, progress: float) -> Passage:
     objects = sample_scene(rng)
-    text = caption(objects)
-    if phase == "cells":
-        turns = _turns(pick_questions(objects, _TURNS_A_SCENE - 3, seen, rng), rng) + _place_turns(objects, rng)
-        return Passage(located_picture(objects, rng), tuple(turns))
-    turns = _turns(pick_questions(objects, _TURNS_A_SCENE, seen, rng), rng)
-    if rng.random() < 0.25:
-        return Passage(text, tuple(turns))
-    picture = text_picture(objects) if phase == "pictures" else located_picture(objects, rng)
-    return Passage(picture, (*turns, (caption_prompt(), text)))
-
-
-def _turns(questions: list[SceneQuestion], rng: np.random.Generator) -> list[tuple[str, str]]:
-    return [(vqa_prompt(_wording(question, rng)), question.answer) for question in questions]
-
-
-def _place_turns(objects: list[SceneObject], rng: np.random.Generator) -> list[tuple[str, str]]:
-    """Return three turns each on an object's cell, its quarter, and two objects' relation, as far as there are some."""
-    grouped = candidate_questions(objects, rng)
-    chosen = [
-        grouped[name][int(index)]
-        for name in ("position", "relation")
-        for index in rng.permutation(len(grouped[name]))[:3]
+    looking_up = progress < _LOOKING_UP
+    if looking_up:
+        objects = objects[: 2 + int(5 * progress / _LOOKING_UP)]
+    types, rounds = (_LOOKED_UP, 6) if looking_up else (QUESTION_TYPES, 3)
+    picked = [
+        question for _ in range(rounds) for question in pick_questions(objects, len(types), seen, rng, types=types)
     ]
-    named = unique_phrases(objects)
-    cells = [named[int(index)] for index in rng.permutation(len(named))[:3]]
-    return _turns(chosen, rng) + [cell_turn(phrase, item.row + 1, item.column + 1) for item, phrase, _ in cells]
+    turns = [(vqa_prompt(_wording(question, rng)), question.answer) for question in dict.fromkeys(picked)]
+    text = caption(objects)
+    if rng.random() >= _SCENE_TABLE_SHARE:
+        return Passage(text, (), tuple(turns))
+    cells = {item.row * GRID + item.column: tuple(f" {word}" for word in item.attributes) for item in objects}
+    return Passage("", _table(" picture", cells), (*turns, (caption_prompt(), text)))
 
 
 def _wording(question: SceneQuestion, rng: np.random.Generator) -> str:
@@ -109,26 +87,25 @@ def _map(rng: np.random.Generator) -> Passage:
     place = f"lat {event.latitude} lon {event.longitude}" if absolute else f"star {north} north {east} east"
     facts.append(f"{place}, {targets['quadrant']}" if rng.random() < 0.5 else place)
     order = rng.permutation(len(facts))
-    turns = [
-        (description_prompt(), description_sentence(**stated)),
-        (coordinates_prompt(), coordinates_answer(event.latitude, event.longitude)),
-        *short_questions(stated),
-    ]
-    return Passage(", ".join(facts[int(index)] for index in order), tuple(turns))
+    turns = [(description_prompt(), description_sentence(**stated)), *short_questions(stated)]
+    if rng.random() < _MAP_TABLE_SHARE:
+        cells = {cell: (f" {value}" if value[0].isalpha() else value,) for cell, value in map_table(targets).items()}
+        return Passage("", _table(" earthquake", cells), tuple(turns))
+    turns.append((coordinates_prompt(), coordinates_answer(event.latitude, event.longitude)))
+    return Passage(", ".join(facts[int(index)] for index in order), (), tuple(turns))
 
 
-def sample_passage(seen: Counter[tuple[str, str]], rng: np.random.Generator, *, phase: str = "pictures") -> Passage:
+def sample_passage(seen: Counter[tuple[str, str]], rng: np.random.Generator, *, progress: float) -> Passage:
     """Draw one passage.
 
     Parameters
     ----------
     seen
         Balances the answers of a batch's scene questions; updated.
-    phase
-        "pictures": scenes as whole text pictures; "located": as letters behind their cells; "cells": likewise, and
-        most questions ask where things are.
+    progress
+        The share of training that is over, 0 to 1.
     """
-    return _scene(seen, rng, phase) if rng.random() < _SCENE_SHARE else _map(rng)
+    return _scene(seen, rng, progress) if rng.random() < _SCENE_SHARE else _map(rng)
 
 
 def vocabulary_texts(count: int, seed: int) -> list[str]:
@@ -136,7 +113,7 @@ def vocabulary_texts(count: int, seed: int) -> list[str]:
     rng, seen = np.random.default_rng(seed), Counter[tuple[str, str]]()
     texts = []
     for _ in range(count):
-        passage = sample_passage(seen, rng)
+        passage = sample_passage(seen, rng, progress=1.0)
         turns = [f"{question} ASSISTANT: {answer}\nassistant\n{answer}" for question, answer in passage.turns]
         texts.append("\n".join([f"USER: {passage.facts}\nuser", *turns]))
     numbers = [f"{number:0{digits}d}" for digits in (1, 2, 3) for number in range(10**digits)]

@@ -13,7 +13,7 @@ from vlm_backbones.errors import CheckpointError
 
 __all__ = ["MAKER_VERSION", "check_manifest", "read_manifest", "write_manifest"]
 
-MAKER_VERSION = 1
+MAKER_VERSION = 2
 _NAME = "manifest.json"
 
 

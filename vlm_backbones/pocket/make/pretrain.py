@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,13 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from vlm_backbones.data.collation import collate
+from vlm_backbones.data.packed_attention import use_packed_attention
+from vlm_backbones.data.packing import PackedExample
 from vlm_backbones.pocket.make.corpus import Passage, sample_passage
 from vlm_backbones.pocket.make.progress import Checkpointer, cosine_lr
 from vlm_backbones.pocket.make.vocabulary import ChatFormat, build_tokenizer
 
 __all__ = ["BackbonePlan", "pretrain_backbone"]
-
-_IGNORED = -100
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,10 @@ class BackbonePlan:
     mlp: int
     kv_heads: int
     rope_theta: float
-    phases: tuple[tuple[str, int], ...]
-    """What kind of passages for how many steps; the learning rate warms up anew in each."""
+    steps: int
     seed: int
     batch: int = 8
-    learning_rate: float = 2.5e-3
+    learning_rate: float = 1.5e-3
     vocabulary_passages: int = 4000
 
     def as_row(self) -> dict[str, object]:
@@ -51,49 +52,66 @@ class BackbonePlan:
 
 
 @dataclass(frozen=True)
-class _Packed:
-    """A batch of passages: ids, positions, segments (0 facts, k the k-th turn, -1 padding), targets, weights."""
+class _Batch:
+    """One flat row of passages."""
 
-    ids: Tensor  # (batch, tokens)
-    positions: Tensor
-    segments: Tensor
-    targets: Tensor
-    weights: Tensor
+    words: Tensor  # (tokens, words a position): token ids, padded; more than one only in a table's cell
+    packed: dict[str, Any]
+    """As `collate` returns it; its input_ids hold each position's first word only."""
 
 
-def _pack(passages: list[Passage], chat: ChatFormat, tokenizer: PreTrainedTokenizerFast, context: int) -> _Packed:
+def _pack(passages: list[Passage], chat: ChatFormat, tokenizer: PreTrainedTokenizerFast, context: int) -> _Batch:
     def encode(texts: list[str]) -> list[list[int]]:
         return tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []  # type: ignore[no-any-return]
 
-    rows: list[list[list[float]]] = []
-    facts = encode([chat.before_question + passage.facts + "\n" for passage in passages])
-    for passage, prefix in zip(passages, facts, strict=True):
+    words: list[list[int]] = []
+    examples = []
+    for passage in passages:
+        before, after = encode([chat.before_question + passage.facts, "\n"])
+        cells = [[token for ids in encode(list(cell)) for token in ids] for cell in passage.table]
+        prefix = [*([token] for token in before), *cells, *([token] for token in after)]
         questions = encode([question + chat.before_answer for question, _ in passage.turns])
         answers = encode([chat.answer_lead + answer + chat.end_of_turn for _, answer in passage.turns])
-        row: list[list[float]] = [[token, at, 0, _IGNORED, 0.0] for at, token in enumerate(prefix)]
-        for number, (question, answer) in enumerate(zip(questions, answers, strict=True), start=1):
-            tokens = question + answer
-            if len(prefix) + len(tokens) > context:
-                continue
-            targets = [*[_IGNORED] * (len(question) - 1), *answer, _IGNORED]
-            weight = len(answer) ** -0.5
-            for at, token in enumerate(tokens):
-                row.append([token, len(prefix) + at, number, targets[at], weight])
-        rows.append(row)
-    longest = max(len(row) for row in rows)
-    padding = [tokenizer.pad_token_id, 0, -1, _IGNORED, 0.0]
-    table = torch.tensor([row + [padding] * (longest - len(row)) for row in rows], dtype=torch.float64)
-    ids, positions, segments, wanted = table[..., :4].long().unbind(-1)
-    return _Packed(ids, positions, segments, wanted, table[..., 4].float())
+        example = _PackedTurns(len(prefix))
+        for question, answer in zip(questions, answers, strict=True):
+            if len(prefix) + len(question) + len(answer) <= context:
+                example.add(question, answer)
+        words += prefix + [[token] for token in example.tokens]
+        examples.append(example.finish([cell[0] for cell in prefix]))
+    most = max(len(at) for at in words)
+    padded = torch.tensor([at + [tokenizer.pad_token_id] * (most - len(at)) for at in words])
+    return _Batch(padded, collate(examples, weighting="inverse_sqrt_length"))
 
 
-def _visible(segments: Tensor) -> Tensor:
-    """Return the additive attention mask (batch, 1, tokens, tokens): causal, within a turn or onto the facts."""
-    tokens = segments.shape[1]
-    rows, columns = segments[:, :, None], segments[:, None, :]
-    causal = torch.ones(tokens, tokens, dtype=torch.bool).tril()
-    seen = causal & ((columns == 0) | (columns == rows))
-    return torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)[:, None]
+class _PackedTurns:
+    """Collects the turns behind a prefix of `start` tokens."""
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+        self.tokens: list[int] = []
+        self.positions = list(range(start))
+        self.lengths = [start]
+        self.predict_at: list[int] = []
+        self.targets: list[int] = []
+        self.sizes: list[int] = []
+
+    def add(self, question: list[int], answer: list[int]) -> None:
+        first = self.start + len(self.tokens) + len(question) - 1
+        self.tokens += question + answer
+        self.positions += range(self.start, self.start + len(question) + len(answer))
+        self.lengths.append(len(question) + len(answer))
+        self.predict_at += range(first, first + len(answer))
+        self.targets += answer
+        self.sizes += [len(answer)] * len(answer)
+
+    def finish(self, prefix: list[int]) -> PackedExample:
+        ids, positions, predict_at, targets, sizes = (
+            np.asarray(values, dtype=np.int64)
+            for values in (prefix + self.tokens, self.positions, self.predict_at, self.targets, self.sizes)
+        )
+        return PackedExample(
+            ids, positions, tuple(self.lengths), predict_at, targets, sizes, has_image=False, truncated=0
+        )
 
 
 def _build_model(plan: BackbonePlan, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -105,35 +123,37 @@ def _build_model(plan: BackbonePlan, tokenizer: PreTrainedTokenizerFast) -> Llam
         pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
-    model.set_attn_implementation("eager")  # on these short rows faster than sdpa in bfloat16
+    for layer in model.model.layers:  # small at first: what a position holds is not drowned by untrained layers
+        for projection in (layer.self_attn.o_proj, layer.mlp.down_proj):
+            nn.init.normal_(projection.weight, std=0.01)
+    use_packed_attention(model)
     model.generation_config = GenerationConfig(
         bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
     )
     return model
 
 
-def _step(model: LlamaForCausalLM, packed: _Packed) -> tuple[Tensor, float]:
+def _embed(model: LlamaForCausalLM, words: Tensor, pad: int) -> Tensor:
+    """Return (tokens, hidden): the sum of each position's words over the root of their number."""
+    present = (words != pad).unsqueeze(-1)
+    summed = (model.get_input_embeddings()(words) * present).sum(1)
+    scaled: Tensor = summed * present.sum(1) ** -0.5
+    return scaled
+
+
+def _step(model: LlamaForCausalLM, batch: _Batch) -> tuple[Tensor, float]:
     """Return the weighted loss, and the share of answer tokens that are predicted right."""
-    supervised = packed.targets != _IGNORED
+    packed = batch.packed
     with torch.autocast("cpu", torch.bfloat16):
         hidden = model.model(
-            input_ids=packed.ids, attention_mask=_visible(packed.segments), position_ids=packed.positions,
-            use_cache=False,
-        ).last_hidden_state  # fmt: skip
-        logits = model.lm_head(hidden[supervised])  # (supervised tokens, vocabulary)
-    targets, weights = packed.targets[supervised], packed.weights[supervised]
+            inputs_embeds=_embed(model, batch.words, model.config.pad_token_id)[None],
+            position_ids=packed["position_ids"], layout=packed["layout"], use_cache=False,
+        ).last_hidden_state[0]  # fmt: skip
+        logits = model.lm_head(hidden[packed["predict_at"]])  # (supervised tokens, vocabulary)
+    targets, weights = packed["labels"], packed["weights"]
     losses = functional.cross_entropy(logits.float(), targets, reduction="none")
     right = (logits.argmax(-1) == targets).float().mean()
     return (losses * weights).sum() / weights.sum(), float(right)
-
-
-def _phase_at(plan: BackbonePlan, step: int) -> tuple[str, float]:
-    """Return the kind of passages and the learning rate of a step."""
-    for phase, steps in plan.phases:
-        if step < steps:
-            return phase, cosine_lr(step, steps, plan.learning_rate, warmup=100)
-        step -= steps
-    raise ValueError(f"step {step} lies behind the last phase")
 
 
 def pretrain_backbone(plan: BackbonePlan, out: Path, work: Path, say: Callable[[str], None]) -> dict[str, object]:
@@ -155,23 +175,21 @@ def pretrain_backbone(plan: BackbonePlan, out: Path, work: Path, say: Callable[[
     saved = Checkpointer(work / f"{plan.name}.pt", {"model": model, "optimizer": optimizer, "counter": counter})
     tokens_seen: Tensor = counter.tokens  # type: ignore[assignment]
     right = 0.0
-    steps = sum(count for _, count in plan.phases)
-    for step in range(saved.resume(), steps):
+    for step in range(saved.resume(), plan.steps):
         rng, seen = np.random.default_rng([plan.seed, step]), Counter[tuple[str, str]]()
-        phase, learning_rate = _phase_at(plan, step)
-        passages = [sample_passage(seen, rng, phase=phase) for _ in range(plan.batch)]
-        packed = _pack(passages, plan.chat, tokenizer, plan.context_tokens)
-        loss, accuracy = _step(model, packed)
+        passages = [sample_passage(seen, rng, progress=step / plan.steps) for _ in range(plan.batch)]
+        batch = _pack(passages, plan.chat, tokenizer, plan.context_tokens)
+        loss, accuracy = _step(model, batch)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = cosine_lr(step, plan.steps, plan.learning_rate, warmup=100)
         optimizer.step()
-        tokens_seen += int((packed.segments >= 0).sum())
+        tokens_seen += len(batch.words)
         right = 0.98 * right + 0.02 * accuracy
         if step % 100 == 0:
-            say(f"{plan.name} step {step}/{steps} loss {float(loss.detach()):.4f} answer tokens right {right:.3f}")
+            say(f"{plan.name} step {step}/{plan.steps} loss {float(loss.detach()):.4f} answer tokens right {right:.3f}")
         saved.save_every(step + 1, 500)
     model.half().save_pretrained(out)
     tokenizer.save_pretrained(out)

@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
+from vlm_backbones.pocket.datasets import map_targets
 from vlm_backbones.pocket.events import FRAMES, read_catalogue, split_events, training_events
+from vlm_backbones.pocket.make.map_table import MAP_CELLS, map_table
 from vlm_backbones.pocket.make.progress import Checkpointer, cosine_lr
 from vlm_backbones.pocket.scenes import COLOURS, GRID, SHAPES, SIZES, draw_scene, sample_scene
-from vlm_backbones.pocket.shake_maps import draw_shake_map, intensity
+from vlm_backbones.pocket.shake_maps import draw_shake_map, roman
 
 __all__ = ["TowerPlan", "train_tower"]
 
@@ -27,6 +29,13 @@ _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 _SOUTH, _WEST = -40, -108  # the corner of the absolute position bins of one degree
 _LATITUDES, _LONGITUDES, _FINE = 96, 272, 40
+_DIGITS = tuple("0123456789")
+_MAP_WORDS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(MAP_CELLS, _DIGITS),
+    "region": tuple(frame.name for frame in FRAMES),
+    "max_intensity": tuple(roman(number) for number in range(1, 13)),
+    "quadrant": ("northeast", "northwest", "southeast", "southwest"),
+}
 
 
 @dataclass(frozen=True)
@@ -41,30 +50,41 @@ class TowerPlan:
 
 
 class _Heads(nn.Module):
-    """Linear readers of the patch tokens and of the class token."""
+    """Linear readers: of every patch of a scene, of the map facts' own patches, and of a map's class token."""
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
-        self.patch = nn.ModuleDict(
-            {"colour": nn.Linear(hidden, len(COLOURS) + 1), "shape": nn.Linear(hidden, len(SHAPES) + 1),
-             "size": nn.Linear(hidden, len(SIZES) + 1), "row": nn.Linear(hidden, GRID),
-             "column": nn.Linear(hidden, GRID)}
-        )  # fmt: skip
-        self.image = nn.ModuleDict(
-            {"frame": nn.Linear(hidden, len(FRAMES)), "units": nn.Linear(hidden, 10), "tenths": nn.Linear(hidden, 10),
-             "hundreds_km": nn.Linear(hidden, 10), "tens_km": nn.Linear(hidden, 10), "ones_km": nn.Linear(hidden, 10),
-             "intensity": nn.Linear(hidden, 13), "latitude": nn.Linear(hidden, _LATITUDES),
-             "longitude": nn.Linear(hidden, _LONGITUDES), "north": nn.Linear(hidden, _FINE),
-             "east": nn.Linear(hidden, _FINE)}
-        )  # fmt: skip
+        scene = {"colour": len(COLOURS) + 1, "shape": len(SHAPES) + 1, "size": len(SIZES) + 1}
+        place = {"row": GRID, "column": GRID}
+        table = {name: len(values) for name, values in _MAP_WORDS.items()}
+        image = {"latitude": _LATITUDES, "longitude": _LONGITUDES, "north": _FINE, "east": _FINE}
+        self.scene, self.table, self.image = (
+            nn.ModuleDict({name: nn.Linear(hidden, classes) for name, classes in group.items()})
+            for group in (scene | place, table, image)
+        )
+
+    def read(self, states: Tensor, kind: str) -> dict[str, Tensor]:
+        """Return logits by name for hidden states (batch, 17, hidden) of pictures of one kind."""
+        patches = states[:, 1:]
+        if kind == "scene":
+            return {name: head(patches) for name, head in self.scene.items()}
+        return (
+            {name: head(patches[:, MAP_CELLS[name]]) for name, head in self.table.items()}
+            | {name: self.scene[name](patches) for name in ("row", "column")}
+            | {name: head(states[:, 0]) for name, head in self.image.items()}
+        )
+
+
+def _places(count: int) -> dict[str, np.ndarray]:
+    """Return each patch's row and column: they must stay readable, and encoders drop what nothing asks for."""
+    cells = np.tile(np.arange(GRID * GRID), (count, 1))
+    return {"row": cells // GRID, "column": cells % GRID}
 
 
 def _scene_pool(count: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, Tensor]]:
     pictures = np.empty((count, 112, 112, 3), dtype=np.uint8)
     labels = {name: np.zeros((count, GRID * GRID), dtype=np.int64) for name in ("colour", "shape", "size")}
-    # where a patch lies must stay readable: encoders drop it when nothing asks for it
-    labels["row"] = np.tile(np.arange(GRID * GRID) // GRID, (count, 1))
-    labels["column"] = np.tile(np.arange(GRID * GRID) % GRID, (count, 1))
+    labels |= _places(count)
     colours = list(COLOURS)
     for index in range(count):
         objects = sample_scene(rng)
@@ -92,19 +112,15 @@ def _map_pool(count: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, T
     for index, (event, frame) in enumerate(events):
         pictures[index] = np.asarray(draw_shake_map(event, frame))
         north, east = frame.offset(event.latitude, event.longitude)
-        depth = round(max(event.depth_km, 0.0))
-        tenths = round(event.magnitude * 10)
-        mmi = float(intensity(event.magnitude, np.array(max(event.depth_km, 0.0))))
+        words = map_table(map_targets(event, frame))
         rows.append(
-            {"frame": FRAMES.index(frame), "units": tenths // 10, "tenths": tenths % 10,
-             "hundreds_km": depth // 100, "tens_km": depth // 10 % 10, "ones_km": depth % 10,
-             "intensity": int(np.clip(round(mmi), 1, 12)),
-             "latitude": _soft_bins(event.latitude - _SOUTH, _LATITUDES),
-             "longitude": _soft_bins(event.longitude - _WEST, _LONGITUDES),
-             "north": _soft_bins(north / 8 * (_FINE - 1), _FINE), "east": _soft_bins(east / 8 * (_FINE - 1), _FINE)}
+            {name: values.index(words[MAP_CELLS[name]]) for name, values in _MAP_WORDS.items()}
+            | {"latitude": _soft_bins(event.latitude - _SOUTH, _LATITUDES),
+               "longitude": _soft_bins(event.longitude - _WEST, _LONGITUDES),
+               "north": _soft_bins(north / 8 * (_FINE - 1), _FINE), "east": _soft_bins(east / 8 * (_FINE - 1), _FINE)}
         )  # fmt: skip
-    labels = {name: torch.from_numpy(np.array([row[name] for row in rows])) for name in rows[0]}
-    return torch.from_numpy(pictures), labels
+    labels = {name: np.array([row[name] for row in rows]) for name in rows[0]} | _places(count)
+    return torch.from_numpy(pictures), {name: torch.from_numpy(values) for name, values in labels.items()}
 
 
 def _pixels(pictures: Tensor) -> Tensor:
@@ -113,14 +129,15 @@ def _pixels(pictures: Tensor) -> Tensor:
     return (scaled - torch.tensor(_CLIP_MEAN).view(3, 1, 1)) / torch.tensor(_CLIP_STD).view(3, 1, 1)
 
 
-def _loss(heads: nn.ModuleDict, features: Tensor, labels: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+def _loss(logits: dict[str, Tensor], labels: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+    """Return the mean loss over what is read, and the share of right labels of each."""
     losses, accuracies = [], {}
-    for name, head in heads.items():
-        logits, target = head(features).flatten(0, -2), labels[name]
-        target = target.flatten(0, 1) if target.ndim == 2 and not target.is_floating_point() else target
-        losses.append(functional.cross_entropy(logits, target))
-        hard = target.argmax(-1) if target.is_floating_point() else target
-        accuracies[name] = float((logits.argmax(-1) == hard).float().mean())
+    for name, read in logits.items():
+        target = labels[name]
+        soft = target.is_floating_point()
+        flat, target = read.flatten(0, -2), target if soft else target.flatten()
+        losses.append(functional.cross_entropy(flat, target))
+        accuracies[name] = float((flat.argmax(-1) == (target.argmax(-1) if soft else target)).float().mean())
     return torch.stack(losses).mean(), accuracies
 
 
@@ -145,12 +162,10 @@ def train_tower(out: Path, work: Path, plan: TowerPlan, say: Callable[[str], Non
         pictures, labels = pools[step % 2]
         chosen = torch.from_numpy(np.random.default_rng([plan.seed, 2, step]).integers(0, plan.pool, plan.batch))
         states = tower(_pixels(pictures[chosen]), output_hidden_states=True).hidden_states
-        group = heads.patch if step % 2 == 0 else heads.image
-        batch_labels = {name: labels[name][chosen] for name in group}
+        batch_labels = {name: values[chosen] for name, values in labels.items()}
         parts = []
         for hidden in (states[FEATURE_LAYER], states[-1]):  # the layer that the VLM uses, and the last one
-            tokens = hidden[:, 1:] if step % 2 == 0 else hidden[:, 0]
-            loss, seen = _loss(group, tokens, batch_labels)
+            loss, seen = _loss(heads.read(hidden, "scene" if step % 2 == 0 else "map"), batch_labels)
             parts.append(loss)
             if hidden is states[FEATURE_LAYER]:
                 accuracies |= seen
@@ -158,8 +173,8 @@ def train_tower(out: Path, work: Path, plan: TowerPlan, say: Callable[[str], Non
         optimizer.zero_grad()
         total.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
-        for group_ in optimizer.param_groups:
-            group_["lr"] = cosine_lr(step, plan.steps, plan.learning_rate, warmup=100)
+        for group in optimizer.param_groups:
+            group["lr"] = cosine_lr(step, plan.steps, plan.learning_rate, warmup=100)
         optimizer.step()
         if step % 100 < 2:
             say(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from vlm_backbones.pocket.make.corpus import PICTURE_LETTERS, vocabulary_texts
+from vlm_backbones.pocket.make.corpus import vocabulary_texts
 
 __all__ = ["CLASSIC", "HEADERS", "ChatFormat", "build_tokenizer"]
 
@@ -87,16 +87,13 @@ def build_tokenizer(
         pieces = [digits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(pieces)
     tokenizer.decoder = decoders.ByteLevel()
-    letters = [AddedToken(letter, normalized=False) for letter in PICTURE_LETTERS]
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary - len(letters),
+        vocab_size=vocabulary,
         special_tokens=list(chat.specials),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    plain = str.maketrans(dict.fromkeys(PICTURE_LETTERS, " "))
-    tokenizer.train_from_iterator((text.translate(plain) for text in vocabulary_texts(texts, seed=7)), trainer)
-    tokenizer.add_tokens(letters)
+    tokenizer.train_from_iterator(vocabulary_texts(texts, seed=7), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=chat.bos,
