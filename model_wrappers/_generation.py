@@ -268,14 +268,15 @@ def _follow_drafts(
     found: list[Generated | None] = []
     for row, limit in enumerate(limits):
         answer, place = Generated(), 0
-        while _extend(answer, indices[row][place], *values[row][place], engine.end_ids, limit, stopped):
+        while True:
+            first, second = values[row][place]
+            if not _extend(answer, indices[row][place], first, second, engine.end_ids, limit, stopped):
+                found.append(answer)
+                break
             place = _place_after(drafts[row], answer.token_ids)
             if place == 0:
+                found.append(None)
                 break
-        else:  # ended by itself
-            found.append(answer)
-            continue
-        found.append(None)
     return found
 
 

@@ -67,7 +67,7 @@ def _check_split(task: str, split: Path) -> None:
 
     # A split saved without rows has no data file at all, and `datasets` cannot open it.
     files = json.loads((split / "state.json").read_text(encoding="utf-8")).get("_data_files")
-    rows = load_from_disk(str(split)) if files else []
+    rows: Any = load_from_disk(str(split)) if files else []
     if len(rows) == 0:
         raise DataError(f"the {EVALUATION_SPLIT} split of task {task!r} in {split} is empty. Import some rows first.")
     missing = sorted({"image", *_COLUMNS[task]} - set(rows.column_names))
@@ -85,11 +85,11 @@ def _unreadable_images(rows: Any) -> list[int]:
 
     bad = []
     for index, cell in enumerate(rows.cast_column("image", Image(decode=False))["image"]):
-        source = io.BytesIO(cell["bytes"]) if (cell or {}).get("bytes") else (cell or {}).get("path")
+        data, path = (cell or {}).get("bytes"), (cell or {}).get("path")
         try:
-            with PILImage.open(source):
+            with PILImage.open(io.BytesIO(data) if data else path or ""):
                 pass
-        except (OSError, AttributeError, ValueError, SyntaxError):
+        except (OSError, ValueError, SyntaxError):
             bad.append(index)
     return bad
 

@@ -19,7 +19,7 @@ from vlm_backbones.prompts import caption_prompt, description_prompt
 PLAN = BACKBONES[0]
 
 
-def passages(count: int, progress: float = 1.0) -> list[Passage]:
+def passages(count: int, progress: float = 0.99) -> list[Passage]:
     rng, seen = np.random.default_rng(5), Counter[tuple[str, str]]()
     return [sample_passage(seen, rng, progress=progress) for _ in range(count)]
 
@@ -67,12 +67,18 @@ def test_the_first_part_of_training_asks_about_single_cells_of_few_objects() -> 
     assert not any(question.startswith(("How many", "Is ", "Are ")) for p in first for question, _ in p.turns)
 
 
+def test_the_second_stage_asks_mostly_where_things_are() -> None:
+    last = [passage for passage in passages(40, progress=1.0) if caption_prompt() in dict(passage.turns)]
+    asked = [question for passage in last for question, _ in passage.turns]
+    assert sum("Where is" in text or "quarter" in text or "Is the" in text for text in asked) > len(asked) / 2
+
+
 def test_a_cell_is_the_sum_of_its_words_and_a_turn_sees_the_facts_alone() -> None:
     model = AutoModelForCausalLM.from_pretrained(ASSETS / PLAN.name, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(ASSETS / PLAN.name)
     passage = next(passage for passage in passages(20) if passage.table)
     batch = _pack([passage], PLAN.chat, tokenizer, PLAN.context_tokens)
-    embedded = _embed(model, batch.words, model.config.pad_token_id)
+    embedded = _embed(model, batch.words)
     lead = len(tokenizer(PLAN.chat.before_question, add_special_tokens=False).input_ids)
     words = tokenizer(list(passage.table[1]), add_special_tokens=False).input_ids
     flat = torch.tensor([token for ids in words for token in ids])
@@ -94,7 +100,7 @@ def test_a_cell_is_the_sum_of_its_words_and_a_turn_sees_the_facts_alone() -> Non
 def answer_logits(model: torch.nn.Module, batch: object) -> torch.Tensor:
     packed = batch.packed  # type: ignore[attr-defined]
     hidden = model.model(
-        inputs_embeds=_embed(model, batch.words, model.config.pad_token_id)[None],  # type: ignore[attr-defined]
+        inputs_embeds=_embed(model, batch.words)[None],  # type: ignore[attr-defined]
         position_ids=packed["position_ids"], layout=packed["layout"], use_cache=False,
     ).last_hidden_state[0]  # fmt: skip
     return model.lm_head(hidden[packed["predict_at"]])

@@ -34,6 +34,8 @@ _SCENE_SHARE = 0.62
 _LOOKING_UP = 0.3
 """The first share of training asks only what stands in one cell, of few objects, then more: the rest builds on it."""
 _LOOKED_UP = ("colour", "position", "shape", "size")
+_PLACES = ("position", "relation")
+_OTHERS = tuple(name for name in QUESTION_TYPES if name not in _PLACES)
 _SCENE_TABLE_SHARE, _MAP_TABLE_SHARE = 0.75, 0.5
 
 Cells = tuple[tuple[str, ...], ...]
@@ -56,13 +58,12 @@ def _table(lead: str, contents: dict[int, tuple[str, ...]]) -> Cells:
 
 def _scene(seen: Counter[tuple[str, str]], rng: np.random.Generator, progress: float) -> Passage:
     objects = sample_scene(rng)
-    looking_up = progress < _LOOKING_UP
-    if looking_up:
+    if progress < _LOOKING_UP:
         objects = objects[: 2 + int(5 * progress / _LOOKING_UP)]
-    types, rounds = (_LOOKED_UP, 6) if looking_up else (QUESTION_TYPES, 3)
-    picked = [
-        question for _ in range(rounds) for question in pick_questions(objects, len(types), seen, rng, types=types)
-    ]
+        asked = [_LOOKED_UP] * 6
+    else:
+        asked = [QUESTION_TYPES] * 3 if progress < 1 else [_PLACES] * 4 + [_OTHERS]
+    picked = [question for types in asked for question in pick_questions(objects, len(types), seen, rng, types=types)]
     turns = [(vqa_prompt(_wording(question, rng)), question.answer) for question in dict.fromkeys(picked)]
     text = caption(objects)
     if rng.random() >= _SCENE_TABLE_SHARE:
@@ -89,7 +90,8 @@ def _map(rng: np.random.Generator) -> Passage:
     order = rng.permutation(len(facts))
     turns = [(description_prompt(), description_sentence(**stated)), *short_questions(stated)]
     if rng.random() < _MAP_TABLE_SHARE:
-        cells = {cell: (f" {value}" if value[0].isalpha() else value,) for cell, value in map_table(targets).items()}
+        words = {cell: f" {value}" if value[0].isalpha() else value for cell, value in map_table(targets).items()}
+        cells: dict[int, tuple[str, ...]] = {cell: (word,) for cell, word in words.items()}
         return Passage("", _table(" earthquake", cells), tuple(turns))
     turns.append((coordinates_prompt(), coordinates_answer(event.latitude, event.longitude)))
     return Passage(", ".join(facts[int(index)] for index in order), (), tuple(turns))
@@ -103,7 +105,8 @@ def sample_passage(seen: Counter[tuple[str, str]], rng: np.random.Generator, *, 
     seen
         Balances the answers of a batch's scene questions; updated.
     progress
-        The share of training that is over, 0 to 1.
+        The share of the first stage that is over, 0 to 1; from 1 on, in the second stage, most scene questions ask
+        where things are.
     """
     return _scene(seen, rng, progress) if rng.random() < _SCENE_SHARE else _map(rng)
 
@@ -113,7 +116,7 @@ def vocabulary_texts(count: int, seed: int) -> list[str]:
     rng, seen = np.random.default_rng(seed), Counter[tuple[str, str]]()
     texts = []
     for _ in range(count):
-        passage = sample_passage(seen, rng, progress=1.0)
+        passage = sample_passage(seen, rng, progress=0.99)
         turns = [f"{question} ASSISTANT: {answer}\nassistant\n{answer}" for question, answer in passage.turns]
         texts.append("\n".join([f"USER: {passage.facts}\nuser", *turns]))
     numbers = [f"{number:0{digits}d}" for digits in (1, 2, 3) for number in range(10**digits)]

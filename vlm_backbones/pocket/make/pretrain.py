@@ -41,6 +41,8 @@ class BackbonePlan:
     kv_heads: int
     rope_theta: float
     steps: int
+    place_steps: int
+    """Steps of the second stage, in which most questions ask where things are; the learning rate warms up anew."""
     seed: int
     batch: int = 8
     learning_rate: float = 1.5e-3
@@ -133,9 +135,9 @@ def _build_model(plan: BackbonePlan, tokenizer: PreTrainedTokenizerFast) -> Llam
     return model
 
 
-def _embed(model: LlamaForCausalLM, words: Tensor, pad: int) -> Tensor:
+def _embed(model: LlamaForCausalLM, words: Tensor) -> Tensor:
     """Return (tokens, hidden): the sum of each position's words over the root of their number."""
-    present = (words != pad).unsqueeze(-1)
+    present = (words != model.config.pad_token_id).unsqueeze(-1)
     summed = (model.get_input_embeddings()(words) * present).sum(1)
     scaled: Tensor = summed * present.sum(1) ** -0.5
     return scaled
@@ -146,7 +148,7 @@ def _step(model: LlamaForCausalLM, batch: _Batch) -> tuple[Tensor, float]:
     packed = batch.packed
     with torch.autocast("cpu", torch.bfloat16):
         hidden = model.model(
-            inputs_embeds=_embed(model, batch.words, model.config.pad_token_id)[None],
+            inputs_embeds=_embed(model, batch.words)[None],
             position_ids=packed["position_ids"], layout=packed["layout"], use_cache=False,
         ).last_hidden_state[0]  # fmt: skip
         logits = model.lm_head(hidden[packed["predict_at"]])  # (supervised tokens, vocabulary)
@@ -175,8 +177,11 @@ def pretrain_backbone(plan: BackbonePlan, out: Path, work: Path, say: Callable[[
     saved = Checkpointer(work / f"{plan.name}.pt", {"model": model, "optimizer": optimizer, "counter": counter})
     tokens_seen: Tensor = counter.tokens  # type: ignore[assignment]
     right = 0.0
-    for step in range(saved.resume(), plan.steps):
+    total = plan.steps + plan.place_steps
+    for step in range(saved.resume(), total):
         rng, seen = np.random.default_rng([plan.seed, step]), Counter[tuple[str, str]]()
+        in_stage, stage_steps = (step, plan.steps) if step < plan.steps else (step - plan.steps, plan.place_steps)
+        learning_rate = cosine_lr(in_stage, stage_steps, plan.learning_rate, warmup=100)
         passages = [sample_passage(seen, rng, progress=step / plan.steps) for _ in range(plan.batch)]
         batch = _pack(passages, plan.chat, tokenizer, plan.context_tokens)
         loss, accuracy = _step(model, batch)
@@ -184,12 +189,12 @@ def pretrain_backbone(plan: BackbonePlan, out: Path, work: Path, say: Callable[[
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for group in optimizer.param_groups:
-            group["lr"] = cosine_lr(step, plan.steps, plan.learning_rate, warmup=100)
+            group["lr"] = learning_rate
         optimizer.step()
         tokens_seen += len(batch.words)
         right = 0.98 * right + 0.02 * accuracy
         if step % 100 == 0:
-            say(f"{plan.name} step {step}/{plan.steps} loss {float(loss.detach()):.4f} answer tokens right {right:.3f}")
+            say(f"{plan.name} step {step}/{total} loss {float(loss.detach()):.4f} answer tokens right {right:.3f}")
         saved.save_every(step + 1, 500)
     model.half().save_pretrained(out)
     tokenizer.save_pretrained(out)
