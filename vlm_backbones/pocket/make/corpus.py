@@ -33,8 +33,8 @@ __all__ = ["Cells", "Passage", "sample_passage", "vocabulary_texts"]
 _SCENE_SHARE = 0.62
 _LOOKING_UP = 0.3
 """The first share of training asks only what stands in one cell, of few objects, then more: the rest builds on it."""
-_LOOKED_UP = ("colour", "position", "shape", "size")
-_PLACES = ("position", "relation")
+_LOOKED_UP: tuple[str, ...] = ("colour", "position", "shape", "size")
+_PLACES: tuple[str, ...] = ("position", "relation")
 _OTHERS = tuple(name for name in QUESTION_TYPES if name not in _PLACES)
 _SCENE_TABLE_SHARE, _MAP_TABLE_SHARE = 0.75, 0.5
 
@@ -60,7 +60,7 @@ def _scene(seen: Counter[tuple[str, str]], rng: np.random.Generator, progress: f
     objects = sample_scene(rng)
     if progress < _LOOKING_UP:
         objects = objects[: 2 + int(5 * progress / _LOOKING_UP)]
-        asked = [_LOOKED_UP] * 6
+        asked: list[tuple[str, ...]] = [_LOOKED_UP] * 6
     else:
         asked = [QUESTION_TYPES] * 3 if progress < 1 else [_PLACES] * 4 + [_OTHERS]
     picked = [question for types in asked for question in pick_questions(objects, len(types), seen, rng, types=types)]

@@ -137,7 +137,7 @@ def _build_model(plan: BackbonePlan, tokenizer: PreTrainedTokenizerFast) -> Llam
 
 def _embed(model: LlamaForCausalLM, words: Tensor) -> Tensor:
     """Return (tokens, hidden): the sum of each position's words over the root of their number."""
-    present = (words != model.config.pad_token_id).unsqueeze(-1)
+    present = words.ne(model.config.pad_token_id or 0).unsqueeze(-1)
     summed = (model.get_input_embeddings()(words) * present).sum(1)
     scaled: Tensor = summed * present.sum(1) ** -0.5
     return scaled
