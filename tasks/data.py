@@ -19,6 +19,7 @@ from vlm_backbones.errors import DataError
 
 TASK_NAMES = ("vqa_scene", "seismic_description", "seismic_coords")
 EVALUATION_SPLIT = "test"
+_SHOWN_ROWS = 20
 _COLUMNS = {
     "vqa_scene": ("question", "answers"),
     "seismic_description": ("description", "magnitude", "depth_km", "region", "quadrant", "max_intensity"),
@@ -75,7 +76,11 @@ def _check_split(task: str, split: Path) -> None:
         raise DataError(f"task {task!r}: columns {missing} are missing in {split}; it has {rows.column_names}.")
     bad = _unreadable_images(rows)
     if bad:
-        raise DataError(f"task {task!r}: no readable image in {split}, rows {bad}. Replace them or drop the rows.")
+        more = f" and {len(bad) - _SHOWN_ROWS} more" if len(bad) > _SHOWN_ROWS else ""
+        raise DataError(
+            f"task {task!r}: no readable image in {split}, rows {bad[:_SHOWN_ROWS]}{more}. "
+            "Replace them or drop the rows."
+        )
 
 
 def _unreadable_images(rows: Any) -> list[int]:

@@ -58,15 +58,7 @@ class Rows(Mapping[str, T], Generic[T]):
         return len(self._rows)
 
     def find(self, id_or_path: str | Path, from_folder: Callable[[Path, dict[str, Any]], T]) -> T:
-        """Return the row of an id, or the row that `from_folder` makes of a local folder and its config.json.
-
-        Raises
-        ------
-        ConfigError
-            If the id is unknown; the message names the nearest known one.
-        CheckpointError
-            If the folder has no readable config.json.
-        """
+        """Return the row of an id, or what `from_folder` makes of a local folder and its config.json."""
         name = str(id_or_path)
         folder = Path(name).expanduser()
         if name in self or not folder.is_dir():

@@ -118,5 +118,5 @@ def test_a_turn_longer_than_the_context_is_left_out() -> None:
 def test_every_word_of_a_table_is_one_token(plan: object) -> None:
     tokenizer = AutoTokenizer.from_pretrained(ASSETS / plan.name)  # type: ignore[attr-defined]
     words = {word for passage in passages(300) for cell in passage.table for word in cell}
-    long = {word for word in words if len(tokenizer(word, add_special_tokens=False).input_ids) > 1}
-    assert len(long) <= len(words) // 10, long
+    assert len(words) > 40
+    assert not {word for word in words if len(tokenizer(word, add_special_tokens=False).input_ids) > 1}

@@ -161,6 +161,8 @@ def pick_questions(
     seen
         Counts of (question_type, answer) over the split so far; updated here. Choosing the rarest
         answer balances the answers within a type.
+    types
+        The types to choose from.
     """
     grouped = candidate_questions(objects, rng)
     possible = [name for name in QUESTION_TYPES if name in types and grouped[name]]

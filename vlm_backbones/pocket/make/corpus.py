@@ -28,7 +28,7 @@ from vlm_backbones.prompts import (
     vqa_prompt,
 )
 
-__all__ = ["Cells", "Passage", "sample_passage", "vocabulary_texts"]
+__all__ = ["Passage", "sample_passage", "vocabulary_texts"]
 
 _SCENE_SHARE = 0.62
 _LOOKING_UP = 0.3
