@@ -15,15 +15,14 @@ from vlm_backbones._backbone_facts import BackboneFacts, StageFacts, collect_fac
 from vlm_backbones._fingerprints import files_fingerprint, hash_of
 from vlm_backbones._study_loading import package_folder
 from vlm_backbones.cache import atomic_write_text
+from vlm_backbones.data._bad_rows import BadRows
 from vlm_backbones.data.conversations import Example, examples_digest, load_stage_examples
 from vlm_backbones.data.order import build_order, count_steps
-from vlm_backbones.errors import DataError
 from vlm_backbones.recipe import StageRecipe
 from vlm_backbones.study import Study
 from vlm_backbones.vision import get_vision_tower
 
 VERSION = 1
-_SHOWN_ROWS = 20
 _PACKAGES = ("", ".train", ".model_wrappers", ".tasks", ".analysis")
 
 
@@ -45,12 +44,14 @@ def check_study(study: Study, out: Path) -> dict[str, Any]:
     Raises
     ------
     DataError
-        With every bad image (file, row, why), or where labels do not decode to their answers.
+        With every bad row and image (file, row, why), or where labels do not decode to their answers.
     ConfigError, CheckpointError
         Where a part cannot be opened.
     """
-    stages = _load_stages(study)
-    images = _read_images(stages)
+    bad = BadRows()
+    stages = _load_stages(study, bad)
+    images = _read_images(stages, bad)
+    bad.refuse()
     facts = {study.run_name(backbone): _facts_of(study, backbone, stages) for backbone in study.backbones}
     certificate = {
         "version": VERSION,
@@ -76,36 +77,28 @@ def _stage_recipes(study: Study, backbone: str | None = None) -> list[tuple[str,
     return [*align, *finetune]
 
 
-def _load_stages(study: Study) -> list[StageData]:
+def _load_stages(study: Study, bad: BadRows) -> list[StageData]:
     loaded: dict[str, list[Example]] = {}
     stages = []
     for name, kind, _ in _stage_recipes(study):
         if kind not in loaded:
-            loaded[kind] = load_stage_examples(study.data.align, study.data.finetune, kind)
+            loaded[kind] = load_stage_examples(study.data.align, study.data.finetune, kind, bad)
         stages.append(StageData(name, kind, loaded[kind]))
     return stages
 
 
-def _read_images(stages: Sequence[StageData]) -> str:
-    """Open every image once; return the hash over them in order, or report every bad one."""
-    total, seen, bad = hashlib.sha256(), set[bytes](), list[str]()
+def _read_images(stages: Sequence[StageData], bad: BadRows) -> str:
+    """Open every image once; return the hash over them in order; `bad` gathers those that cannot be read."""
+    total, seen = hashlib.sha256(), set[bytes]()
     for example in (example for stage in stages for example in stage.examples):
         if example.image is None:
             continue
-        try:
+        with bad.gather():
             digest = example.image.digest()
             if digest not in seen:
                 example.image.open()
-        except DataError as error:
-            bad.append(str(error))
-            continue
-        if digest not in seen:
-            seen.add(digest)
-            total.update(digest)
-    if bad:
-        bad = list(dict.fromkeys(bad))
-        more = f"\n  and {len(bad) - _SHOWN_ROWS} more" if len(bad) > _SHOWN_ROWS else ""
-        raise DataError(f"{len(bad)} bad images:" + "".join(f"\n  - {row}" for row in bad[:_SHOWN_ROWS]) + more)
+                seen.add(digest)
+                total.update(digest)
     return total.hexdigest()
 
 

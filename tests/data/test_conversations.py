@@ -92,6 +92,16 @@ def test_a_bad_llava_row_is_named(tmp_path: Path, bad: Any, message: str) -> Non
         load_examples([llava_file(tmp_path, row(), bad)])
 
 
+def test_all_bad_rows_of_all_files_are_named_at_once(tmp_path: Path) -> None:
+    first = llava_file(tmp_path, *[row(image="missing.png")] * 30, row(answer=""))
+    with pytest.raises(DataError) as caught:
+        load_examples([first, tmp_path / "none.json"])
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "32 bad rows:"
+    assert len(lines) == 22
+    assert lines[-1] == "  and 12 more"
+
+
 def test_files_that_are_no_examples_are_named(tmp_path: Path) -> None:
     (tmp_path / "broken.json").write_text("[{")
     with pytest.raises(DataError, match="not valid JSON"):

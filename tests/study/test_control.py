@@ -64,7 +64,7 @@ def test_truncation_that_differs_is_a_confound(tiny_study: Path, tmp_path: Path)
     assert "not the same ones" in confound
 
 
-def test_every_bad_image_is_named(tiny_study: Path, tmp_path: Path) -> None:
+def test_every_bad_row_and_image_is_named(tiny_study: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(tiny_study.parent / "data", data)
     folder = data / "seismic_coords" / "train"
@@ -72,6 +72,8 @@ def test_every_bad_image_is_named(tiny_study: Path, tmp_path: Path) -> None:
     broken = {3, 5}
     corrupt = {"bytes": b"no picture", "path": None}
     spoilt = [{**row, "image": corrupt} if index in broken else row for index, row in enumerate(rows)]
+    spoilt[8]["latitude"] = None
+    spoilt[9]["image"] = None
     for name in ("seismic_coords", "seismic_description", "vqa_scene"):
         shutil.rmtree(data / name)
     datasets.Dataset.from_list(spoilt, features=rows.features).save_to_disk(folder)
@@ -79,9 +81,13 @@ def test_every_bad_image_is_named(tiny_study: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         check_study(study, tmp_path / "out")
     message = str(caught.value)
-    assert message.startswith("2 bad images")
-    assert "seismic_coords/train row 3" in message
-    assert "seismic_coords/train row 5" in message
+    assert message.startswith("4 bad rows:\n")
+    assert [line.split("seismic_coords/train ")[1].split(" (")[0] for line in message.splitlines()[1:]] == [
+        "row 8: latitude is None, which is no number. Mend or drop the row.",
+        "row 9: the image is missing.",
+        "row 3: the image is corrupt",
+        "row 5: the image is corrupt",
+    ]
     assert not (tmp_path / "out").exists()
 
 

@@ -6,19 +6,24 @@ import json
 from pathlib import Path
 from typing import Any
 
+from vlm_backbones.data._bad_rows import BadRows
 from vlm_backbones.data.conversations import IMAGE_TOKEN, Example, ImageSource, Turn
 from vlm_backbones.errors import DataError
 
 
-def read_json(path: Path) -> list[Example]:
-    """Return one example a row, its turns a chain."""
+def read_json(path: Path, bad: BadRows) -> list[Example]:
+    """Return one example a good row, its turns a chain; `bad` gathers the others."""
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is not valid JSON ({error}).") from error
     if not isinstance(rows, list) or not rows:
         raise DataError(f"{path} is empty: expected a list of rows with 'conversations'.")
-    return [_example(path, index, row) for index, row in enumerate(rows)]
+    examples = []
+    for index, row in enumerate(rows):
+        with bad.gather():
+            examples.append(_example(path, index, row))
+    return examples
 
 
 def _example(path: Path, index: int, row: Any) -> Example:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from vlm_backbones.data._bad_rows import BadRows
 from vlm_backbones.data.conversations import Example, ImageSource, Turn
 from vlm_backbones.errors import DataError
 from vlm_backbones.prompts import (
@@ -29,27 +30,28 @@ _READ_ALONE = ("magnitude", "depth_km", "max_intensity")
 TASKS = ("vqa_scene", "seismic_description", "seismic_coords")
 
 
-def read_folder(folder: Path, split: str, *, captions: bool) -> list[Example]:
-    """Return one example an image, in the order of first appearance over the tasks."""
+def read_folder(folder: Path, split: str, bad: BadRows, *, captions: bool) -> list[Example]:
+    """Return one example an image, in the order of first appearance over the tasks; `bad` gathers the bad rows."""
     tasks = [task for task in TASKS if (folder / task).is_dir()]
     if not tasks:
         raise DataError(f"{folder} holds none of the task datasets: expected {', '.join(TASKS)}.")
     images: dict[str, ImageSource] = {}
     turns: dict[str, list[Turn]] = {}
     for task in tasks:
-        for place, row, image in _read_rows(folder / task / split, _COLUMNS[task]):
-            key = str(row["image_id"])
-            images.setdefault(key, image)
-            collected = turns.setdefault(key, [])
-            for question, answer in _captions(task, row) if captions else _turns(task, row, place):
-                if not captions or not collected:
-                    collected.append(Turn(question, answer, place))
+        for place, row, picture in _read_rows(folder / task / split, _COLUMNS[task]):
+            with bad.gather():
+                _check_columns(row, _COLUMNS[task], place)
+                key = str(row["image_id"])
+                images.setdefault(key, _image(picture, place))
+                collected = turns.setdefault(key, [])
+                for question, answer in _captions(task, row) if captions else _turns(task, row, place):
+                    if not captions or not collected:
+                        collected.append(Turn(question, answer, place))
     return [Example(key, images[key], tuple(turns[key])) for key in images if turns[key]]
 
 
-def _read_rows(
-    folder: Path, columns: Mapping[str, type | tuple[type, ...]]
-) -> Iterator[tuple[str, Mapping[str, Any], ImageSource]]:
+def _read_rows(folder: Path, columns: Iterable[str]) -> Iterator[tuple[str, Mapping[str, Any], Any]]:
+    """Yield each row's place, its columns without the image, and the image's cell."""
     import datasets  # type: ignore[import-untyped]
 
     if not folder.is_dir():
@@ -68,13 +70,13 @@ def _read_rows(
         raise DataError(f"{folder}: columns {missing} are missing; it has {rows.column_names}.")
     pictures = rows.column("image")
     for index, row in enumerate(rows.drop_columns(["image"]).to_pylist()):
-        place = f"{folder} row {index}"
-        for name, kind in columns.items():
-            if not isinstance(row[name], kind):
-                raise DataError(
-                    f"{place}: {name} is {row[name]!r}, which is no {_kind_name(kind)}. Mend or drop the row."
-                )
-        yield place, row, _image(pictures[index].as_py(), place)
+        yield f"{folder} row {index}", row, pictures[index].as_py()
+
+
+def _check_columns(row: Mapping[str, Any], columns: Mapping[str, type | tuple[type, ...]], place: str) -> None:
+    for name, kind in columns.items():
+        if not isinstance(row[name], kind):
+            raise DataError(f"{place}: {name} is {row[name]!r}, which is no {_kind_name(kind)}. Mend or drop the row.")
 
 
 def _kind_name(kind: type | tuple[type, ...]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from vlm_backbones.data._bad_rows import BadRows
 from vlm_backbones.errors import DataError
 
 __all__ = ["Example", "ImageSource", "Turn", "examples_digest", "load_examples", "load_stage_examples"]
@@ -78,7 +79,9 @@ class Example:
         return text + (64 if self.image else 0)
 
 
-def load_examples(paths: Sequence[str | Path], *, split: str = "train", captions: bool = False) -> list[Example]:
+def load_examples(
+    paths: Sequence[str | Path], *, split: str = "train", captions: bool = False, bad: BadRows | None = None
+) -> list[Example]:
     """Return the examples of dataset folders and LLaVA JSON files, in a fixed order.
 
     Parameters
@@ -89,48 +92,56 @@ def load_examples(paths: Sequence[str | Path], *, split: str = "train", captions
         Of the dataset folders; JSON files have none.
     captions
         One caption or description a picture, for the align stage, instead of questions.
+    bad
+        Gathers the bad rows, for a caller who has more to check; they are left out.
 
     Raises
     ------
     DataError
-        Naming the file and row of a malformed row, an empty answer, an image token inside the text, an image
-        outside its root, or an empty split.
+        Naming the file and row of each malformed row, empty answer, image token inside the text, or image
+        outside its root; an empty split.
     """
     from vlm_backbones.data import _llava_json, _task_folders
 
+    rows = BadRows() if bad is None else bad
     examples: list[Example] = []
     for path in map(Path, paths):
-        if path.is_dir():
-            examples += _task_folders.read_folder(path, split, captions=captions)
-        elif path.is_file():
-            examples += _llava_json.read_json(path)
-        else:
-            raise DataError(f"{path} does not exist: expected a folder of task datasets or a LLaVA JSON file.")
-    if not examples:
+        with rows.gather():
+            if path.is_dir():
+                examples += _task_folders.read_folder(path, split, rows, captions=captions)
+            elif path.is_file():
+                examples += _llava_json.read_json(path, rows)
+            else:
+                raise DataError(f"{path} does not exist: expected a folder of task datasets or a LLaVA JSON file.")
+    for turn in (turn for example in examples for turn in example.turns):
+        with rows.gather():
+            _check_turn(turn)
+    if bad is None:
+        rows.refuse()
+    if not examples and not rows:
         raise DataError(f"no examples: split {split!r} of {', '.join(map(str, paths)) or 'nothing'} is empty.")
-    for example in examples:
-        check_turns(example.turns)
     return examples
 
 
-def load_stage_examples(align: Path | None, finetune: Sequence[Path], stage: str) -> list[Example]:
+def load_stage_examples(
+    align: Path | None, finetune: Sequence[Path], stage: str, bad: BadRows | None = None
+) -> list[Example]:
     """Return the examples of a study's stage, `align` or `finetune`; nothing given means the pocket data."""
     if not finetune:
         from vlm_backbones.pocket.datasets import data_dir
 
         finetune = [data_dir()]
     if stage == "align":
-        return load_examples([align] if align is not None else finetune, captions=True)
-    return load_examples(finetune)
+        return load_examples([align] if align is not None else finetune, captions=True, bad=bad)
+    return load_examples(finetune, bad=bad)
 
 
-def check_turns(turns: Iterable[Turn]) -> None:
-    """Refuse turns that would train on nothing or smuggle an image token into the text."""
-    for turn in turns:
-        if not turn.answer.strip():
-            raise DataError(f"{turn.place}: the answer is empty. Fill it in or drop the row.")
-        if IMAGE_TOKEN in turn.question or IMAGE_TOKEN in turn.answer:
-            raise DataError(f"{turn.place}: the text holds {IMAGE_TOKEN!r}, the image's token. Remove it.")
+def _check_turn(turn: Turn) -> None:
+    """Refuse a turn that would train on nothing or smuggle an image token into the text."""
+    if not turn.answer.strip():
+        raise DataError(f"{turn.place}: the answer is empty. Fill it in or drop the row.")
+    if IMAGE_TOKEN in turn.question or IMAGE_TOKEN in turn.answer:
+        raise DataError(f"{turn.place}: the text holds {IMAGE_TOKEN!r}, the image's token. Remove it.")
 
 
 def examples_digest(examples: Sequence[Example], order: Iterable[Sequence[int]]) -> str:
