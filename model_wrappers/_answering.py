@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
 from PIL.Image import Image
 
@@ -18,6 +19,7 @@ from vlm_backbones.model_wrappers._options import Options, OptionScore, option_b
 from vlm_backbones.model_wrappers._prompting import Prompter
 from vlm_backbones.model_wrappers._record import Record, image_key
 from vlm_backbones.model_wrappers._requests import Document, DocumentReader, Job
+from vlm_backbones.model_wrappers._state_recorder import StateRecorder, Told
 from vlm_backbones.model_wrappers._stock_options import options_of
 from vlm_backbones.model_wrappers._stops import StopStrings
 from vlm_backbones.model_wrappers._vision import ImageEncoder
@@ -25,6 +27,8 @@ from vlm_backbones.model_wrappers._vision import ImageEncoder
 __all__ = ["Answerer", "Prepared"]
 
 BATCHES_AHEAD = 3
+
+Features = Mapping[str, torch.Tensor]  # image key -> (image_tokens, hidden)
 
 
 @dataclass(frozen=True)
@@ -36,14 +40,17 @@ class Prepared:
     image_keys: Sequence[str]
     options: Sequence[str]
     option_ids: Sequence[Sequence[int]]
+    question: Sequence[bool] | None = None
+    """Which prompt tokens are the question's own words; None where no states are kept."""
 
 
 class Answerer:
     """Answers batches of requests with one engine, and counts tokens that were nearly tied."""
 
-    def __init__(self, engine: Engine, reader: DocumentReader) -> None:
+    def __init__(self, engine: Engine, reader: DocumentReader, recorder: StateRecorder | None = None) -> None:
         self.engine = engine
         self.reader = reader
+        self.recorder = recorder
         self.prompter = Prompter(engine)
         self.encoder = ImageEncoder(engine)
         self.stops = lru_cache(maxsize=64)(lambda until: StopStrings(engine.tokenizer, until))
@@ -88,9 +95,15 @@ class Answerer:
                     image_keys=[image_key([image]) or "" for image in document.images],
                     options=names,
                     option_ids=[self.prompter.answer_ids(name.strip()) for name in names],
+                    question=self._question(document),
                 )
             )
         return rows
+
+    def _question(self, document: Document) -> list[bool] | None:
+        if self.recorder is None or not self.recorder.wants(document.job):
+            return None
+        return self.prompter.question_mask(document.context, len(document.images))
 
     def _prompt(self, document: Document) -> list[int]:
         try:
@@ -101,20 +114,25 @@ class Answerer:
     def answer(self, batch: Sequence[Prepared]) -> list[Record]:
         """Generate one greedy answer a request and score the options where the document has some."""
         options = [row.option_ids for row in batch]
-        prefix = self._prefill(batch, options)
+        features = self.encoder.encode(_images(batch))
+        prompts = self._prompts(batch, features)
+        prefix = self._prefill(prompts, features, options)
         scores = score_options(prefix, options)
         lengths = prefix.lengths.tolist()
         limits = [self._limit(row.document.job, length) for row, length in zip(batch, lengths, strict=True)]
         stops = self.stops(batch[0].document.job.until)
         answers = generate(self.engine, prefix, limits, stops.found if stops.until else None, options)
         self.near_ties += sum(answer.near_ties for answer in answers)
+        if self.recorder is not None:
+            self.recorder.record(self._told(batch, prompts, features, answers), features)
         rows = zip(batch, lengths, scores, answers, strict=True)
         return [self._record(row, length, scored, answer, stops) for row, length, scored, answer in rows]
 
     def score(self, batch: Sequence[Prepared]) -> list[list[OptionScore]]:
         """Score each request's options without the end of turn."""
         options = [[option[:-1] for option in row.option_ids] for row in batch]
-        return score_options(self._prefill(batch, options), options)
+        features = self.encoder.encode(_images(batch))
+        return score_options(self._prefill(self._prompts(batch, features), features, options), options)
 
     def _record(
         self, row: Prepared, length: int, scored: Sequence[OptionScore], answer: Generated, stops: StopStrings
@@ -132,30 +150,45 @@ class Answerer:
             condition=row.document.condition,
         )
 
-    def _prefill(self, batch: Sequence[Prepared], options: Options) -> Prefix:
-        features = self.encoder.encode(_images(batch))
-        prompts = [
-            Prompt(self._expanded(row, [features[key] for key in row.image_keys]), row.image_keys) for row in batch
+    def _told(
+        self, batch: Sequence[Prepared], prompts: Sequence[Prompt], features: Features, answers: Sequence[Generated]
+    ) -> list[Told]:
+        """Return the documents whose states are kept, with their answers."""
+        return [
+            Told(
+                job=row.document.job,
+                doc_key=row.document.doc_key,
+                prompt=prompt.token_ids,
+                question=np.repeat(row.question, self._repeats(row, features)).tolist(),
+                answer=answer.token_ids,
+                image_keys=row.image_keys,
+            )
+            for row, prompt, answer in zip(batch, prompts, answers, strict=True)
+            if row.question is not None
         ]
+
+    def _prefill(self, prompts: Sequence[Prompt], features: Features, options: Options) -> Prefix:
         branches = option_branches(options, self.engine.device)
         return prefill(self.engine, prompts, features, self.prompter.image_token_id, branches)
 
-    def _expanded(self, row: Prepared, features: Sequence[torch.Tensor]) -> list[int]:
-        """Return a prompt with as many image tokens as its images have features; refuse one too long."""
-        counts = iter([len(feature) for feature in features])
-        image = self.prompter.image_token_id
-        prompt: list[int] = []
-        for token in row.prompt:
-            prompt += [image] * next(counts) if token == image else [token]
+    def _prompts(self, batch: Sequence[Prepared], features: Features) -> list[Prompt]:
+        """Return the prompts with as many image tokens as their images have features; refuse one too long."""
+        expanded = [np.repeat(row.prompt, self._repeats(row, features)).tolist() for row in batch]
         longest = self.engine.max_tokens
-        needed = len(prompt) + max([1, *(len(option) for option in row.option_ids)])
-        if longest is not None and needed > longest:
-            job = row.document.job
-            raise DataError(
-                f"task {job.task!r}, row {job.doc_id}: prompt and answer need {needed} tokens or more, the backbone "
-                f"takes {longest}. Shorten the question."
-            )
-        return prompt
+        for row, prompt in zip(batch, expanded, strict=True):
+            needed = len(prompt) + max([1, *(len(option) for option in row.option_ids)])
+            if longest is not None and needed > longest:
+                job = row.document.job
+                raise DataError(
+                    f"task {job.task!r}, row {job.doc_id}: prompt and answer need {needed} tokens or more, the "
+                    f"backbone takes {longest}. Shorten the question."
+                )
+        return [Prompt(ids, row.image_keys) for row, ids in zip(batch, expanded, strict=True)]
+
+    def _repeats(self, row: Prepared, features: Features) -> list[int]:
+        """Return how often each prompt token stands in the backbone's input: an image token, once a feature."""
+        counts = iter([len(features[key]) for key in row.image_keys])
+        return [next(counts) if token == self.prompter.image_token_id else 1 for token in row.prompt]
 
     def _limit(self, job: Job, prompt_length: int) -> int:
         longest = self.engine.max_tokens

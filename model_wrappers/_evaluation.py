@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import time
@@ -21,9 +22,13 @@ from vlm_backbones.cache import atomic_write_text
 from vlm_backbones.errors import ConfigError, DataError, nearest
 from vlm_backbones.model_wrappers._conditions import check_condition
 from vlm_backbones.model_wrappers._engine import checkpoint_dir, load_engine, pick_device
+from vlm_backbones.model_wrappers._states import RANDOM_WEIGHTS, count_documents, spread
 from vlm_backbones.model_wrappers.backbone_vlm import BackboneVLM
 
-__all__ = ["Evaluation"]
+__all__ = ["WHOLE", "Evaluation"]
+
+WHOLE = ("clean", "swap")
+"""The answers themselves and their baseline are asked on every document; the other conditions on the subset."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,9 @@ class Evaluation:
     threads: int | None
     device: str | None
     version: int
+    subset: int | None = None
+    states: str | None = None
+    layers: str = "every4"
 
     def run(self) -> None:
         """Evaluate what is not finished, one condition after the other.
@@ -54,7 +62,8 @@ class Evaluation:
         engine = load_engine(checkpoint_dir(self.checkpoint), device=pick_device(self.device))
         manager = _task_manager(self.tasks)
         tasks = _load_tasks(self.tasks, manager)
-        left = {condition: self._left(condition, tasks, engine.fingerprint) for condition in conditions}
+        asked = {condition: self._documents(condition, tasks) for condition in conditions}
+        left = {condition: self._left(condition, asked[condition], engine.fingerprint) for condition in conditions}
         progress = _Progress(self.out, sum(_size(task, self.limit) for todo in left.values() for task in todo.values()))
         BackboneVLM.shared_engine, BackboneVLM.progress = engine, progress.advance
         try:
@@ -70,20 +79,35 @@ class Evaluation:
     def _folder(self, condition: str) -> Path:
         return self.out / "logs" / condition
 
-    def _left(self, condition: str, tasks: dict[str, Any], fingerprint: str) -> dict[str, Any]:
-        """Return the tasks that are not finished; clear logs of another checkpoint: they must not mix."""
+    def _documents(self, condition: str, tasks: dict[str, Any]) -> dict[str, Any]:
+        """Return the tasks with the documents that a condition is asked on: a subset where one is enough."""
         if condition == "paraphrase":
             for name in [name for name, task in tasks.items() if "paraphrase" not in task.features]:
                 print(f"paraphrase: task {name!r} has no second wording, skipped.", flush=True)
             tasks = {name: task for name, task in tasks.items() if "paraphrase" in task.features}
+        if self.subset is None or condition in WHOLE:
+            return tasks
+        return {name: self._on_subset(task) for name, task in tasks.items()}
+
+    def _on_subset(self, task: Any) -> Any:
+        """Return the task on those documents of which the clean evaluation keeps the states."""
+        split, smaller = _split(task), copy.copy(task)
+        places = spread(_size(task, self.limit), self.subset)
+        for name in ("dataset", "dataset_no_image"):
+            setattr(smaller, name, {**getattr(task, name), split: getattr(task, name)[split].select(places)})
+        return smaller
+
+    def _left(self, condition: str, tasks: dict[str, Any], fingerprint: str) -> dict[str, Any]:
+        """Return the tasks that are not finished; clear logs of another checkpoint: they must not mix."""
         folder = self._folder(condition)
         done = _read_done(folder)
         if done.get("checkpoint") != fingerprint or done.get("version") != self.version:
             begun = folder / "begun.json"
             if not done and folder.is_dir() and any(folder.iterdir()) and not begun.is_file():
                 raise DataError(f"{folder} holds logs that this command did not write. Choose another --out.")
-            if folder.is_dir():
-                shutil.rmtree(folder)
+            for stale in (folder, *self._state_folders(condition)):
+                if stale.is_dir():
+                    shutil.rmtree(stale)
             atomic_write_text(begun, json.dumps({"checkpoint": fingerprint}))  # from now on the folder is ours
             done = {}
         finished: dict[str, Any] = done.get("tasks", {})
@@ -97,13 +121,21 @@ class Evaluation:
 
     def _data(self, task: Any) -> str:
         """Return what decides a task's documents: the dataset's own fingerprint, the split and the limit."""
-        split = task.config.test_split or task.config.validation_split
-        return f"{task.dataset[split]._fingerprint}:{split}:{self.limit}"
+        split = _split(task)
+        states = f":{self.states}:{self.layers}:{self.subset}" if self.states else ""
+        return f"{task.dataset[split]._fingerprint}:{split}:{self.limit}{states}"
+
+    def _state_folders(self, condition: str) -> list[Path]:
+        names = [condition, RANDOM_WEIGHTS] if condition == "clean" else [condition]
+        return [self.out / "states" / name for name in names]
 
     def _evaluate(self, condition: str, tasks: dict[str, Any], manager: TaskManager) -> None:
         """Let lmms-eval answer, score and write, as its command line does with --log_samples."""
         output, checkpoint = str(self._folder(condition)), str(checkpoint_dir(self.checkpoint))
         model_args = {"pretrained": checkpoint, "condition": condition, "media_dir": str(self.out / "media")}
+        if self.states:
+            model_args |= {"states": self.states, "layers": self.layers, "states_dir": str(self.out / "states")}
+            model_args |= {"random_weights": "true"} | ({"states_subset": str(self.subset)} if self.subset else {})
         # lmms-eval splits the text form at commas; a mapping keeps any path whole, but names no folder for the logs.
         plain = not any(mark in value for value in model_args.values() for mark in ",='\"{}[]")
         given: Any = ",".join(f"{name}={value}" for name, value in model_args.items()) if plain else model_args
@@ -138,9 +170,21 @@ class Evaluation:
             expected = _size(task, self.limit)
             if found != expected:
                 raise DataError(f"{folder}: task {name!r} has {found} samples, expected {expected}. Run again.")
+            if self.states:
+                self._check_states(condition, name, len(spread(expected, self.subset)))
             finished[name] = {"data": self._data(task), "samples": str(files[-1].relative_to(folder)), "n": found}
         row = {"checkpoint": fingerprint, "version": self.version, "condition": condition, "tasks": finished}
         atomic_write_text(folder / "done.json", json.dumps(row, indent=1))
+
+    def _check_states(self, condition: str, task: str, expected: int) -> None:
+        for folder in self._state_folders(condition):
+            found = count_documents(folder, task)
+            if found != expected:
+                raise DataError(f"{folder}: task {task!r} has states of {found} documents, expected {expected}.")
+
+
+def _split(task: Any) -> str:
+    return str(task.config.test_split or task.config.validation_split)
 
 
 def _read_done(folder: Path) -> dict[str, Any]:

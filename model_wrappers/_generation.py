@@ -10,7 +10,7 @@ import torch
 
 from vlm_backbones.model_wrappers._engine import Engine
 
-__all__ = ["Branches", "Generated", "Prefix", "Prompt", "generate", "prefill"]
+__all__ = ["Branches", "Generated", "Prefix", "Prompt", "embed", "generate", "left_padded", "prefill"]
 
 # Two best logits closer than this may change places with the batch's shape.
 NEAR_TIE = 1e-4
@@ -110,18 +110,18 @@ def prefill(
     cache = DynamicCache()
     heads, head_of_row, cuts = _shared_heads(prompts, image_token_id)
     if 2 * len(heads) > len(prompts):
-        ids, mask = _left_padded([prompt.token_ids for prompt in prompts], engine.device)
+        ids, mask = left_padded([prompt.token_ids for prompt in prompts], engine.device)
         keys = [prompt.image_keys for prompt in prompts]
     else:
-        ids, head_mask = _left_padded([head.token_ids for head in heads], engine.device)
+        ids, head_mask = left_padded([head.token_ids for head in heads], engine.device)
         keys = [head.image_keys for head in heads]
-        _forward(engine, _embed(engine, ids, head_mask, keys, features, image_token_id), head_mask, cache, read=0)
+        _forward(engine, embed(engine, ids, head_mask, keys, features, image_token_id), head_mask, cache, read=0)
         rows = torch.tensor(head_of_row, device=engine.device)
         cache.batch_select_indices(rows)
         tails = [prompt.token_ids[cut:] for prompt, cut in zip(prompts, cuts, strict=True)]
-        ids, tail_mask = _left_padded(tails, engine.device)
+        ids, tail_mask = left_padded(tails, engine.device)
         mask, keys = torch.cat([head_mask[rows], tail_mask], dim=1), []
-    embeddings = _embed(engine, ids, mask[:, -ids.shape[1] :], keys, features, image_token_id)
+    embeddings = embed(engine, ids, mask[:, -ids.shape[1] :], keys, features, image_token_id)
     if branches is None:
         hidden = _forward(engine, embeddings, mask, cache)  # (batch, 1, hidden)
         return Prefix(cache, mask, mask.sum(1), engine.logits(hidden[:, -1]))
@@ -145,7 +145,7 @@ def _shared_heads(prompts: Sequence[Prompt], image_token_id: int) -> tuple[list[
     return (heads if all(head.token_ids for head in heads) else list(prompts)), head_of_row, cuts
 
 
-def _left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Return token ids and mask, (rows, longest)."""
     width = max(len(row) for row in rows)
     ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows])
@@ -153,7 +153,7 @@ def _left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[t
     return ids.to(device), mask.to(device)
 
 
-def _embed(
+def embed(
     engine: Engine,
     ids: torch.Tensor,
     mask: torch.Tensor,

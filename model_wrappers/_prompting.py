@@ -11,6 +11,8 @@ from vlm_backbones.model_wrappers._engine import Engine
 
 __all__ = ["Prompter"]
 
+_MARK = "the place of the question"
+
 
 class Prompter:
     """Renders prompts and answers by the chat template that the checkpoint was trained with."""
@@ -41,6 +43,30 @@ class Prompter:
                 f"the chat template renders {found} image tokens for {image_count} images; expected one an image."
             )
         return self._ids(text)
+
+    def question_mask(self, context: str, image_count: int) -> list[bool]:
+        """Return which tokens of `prompt_ids` hold the question's own words, not the chat format's.
+
+        Raises
+        ------
+        CheckpointError
+            If the chat template changes the words, or the tokenizer cannot say where its tokens stand.
+        """
+        if not self.tokenizer.is_fast:
+            raise CheckpointError("states of question tokens need a fast tokenizer: add tokenizer.json to the folder.")
+        text = self._render([{"role": "user", "content": self._content(context, image_count)}], prompt=True)
+        marked = self._render([{"role": "user", "content": self._content(_MARK, image_count)}], prompt=True)
+        start, spans = marked.find(_MARK), []
+        if self.image_token in context:
+            start = 0  # the images stand inside the text
+        for words in filter(None, (piece.strip() for piece in context.split(self.image_token))):
+            start = text.find(words, start)
+            if start < 0:
+                raise CheckpointError(f"the chat template changes the question {words[:80]!r}; its tokens are unknown.")
+            spans.append((start, start + len(words)))
+            start += len(words)
+        encoded = self.tokenizer(text, add_special_tokens=self._adds_special(text), return_offsets_mapping=True)
+        return [any(first < end and begin < last for begin, end in spans) for first, last in encoded["offset_mapping"]]
 
     def _content(self, context: str, image_count: int) -> list[dict[str, str]]:
         pieces = context.split(self.image_token)
@@ -84,9 +110,11 @@ class Prompter:
 
     def _ids(self, text: str) -> list[int]:
         """Tokenise a whole rendered chat; the tokenizer adds its start token unless the template has written it."""
+        return [int(token) for token in self.tokenizer(text, add_special_tokens=self._adds_special(text))["input_ids"]]
+
+    def _adds_special(self, text: str) -> bool:
         bos = self.tokenizer.bos_token
-        special = not (bos and text.startswith(bos))
-        return [int(token) for token in self.tokenizer(text, add_special_tokens=special)["input_ids"]]
+        return not (bos and text.startswith(bos))
 
     def _bare_ids(self, text: str) -> list[int]:
         return [int(token) for token in self.tokenizer(text, add_special_tokens=False)["input_ids"]]

@@ -23,6 +23,8 @@ def install() -> None:
     @functools.wraps(original)
     def create(cache_root: str, *, model: Any = "", model_args: Any = "", **others: Any) -> Any:
         identity = _identity(model)
+        if identity is not None and identity["states"] != "none":
+            return None  # a cached answer would leave no hidden states behind
         if identity is not None:
             model, model_args = "backbone_vlm", dict(identity)
         return original(cache_root, model=model, model_args=model_args, **others)

@@ -23,10 +23,15 @@ from vlm_backbones.model_wrappers._conditions import check_condition
 from vlm_backbones.model_wrappers._engine import Engine, checkpoint_dir, load_engine, pick_device
 from vlm_backbones.model_wrappers._media import MediaFolder
 from vlm_backbones.model_wrappers._requests import DocumentReader, Job, batches
+from vlm_backbones.model_wrappers._state_recorder import StateRecorder
+from vlm_backbones.model_wrappers._states import RANDOM_WEIGHTS, StatePlan
 
 __all__ = ["BackboneVLM"]
 
-_ARGUMENTS = ("pretrained", "batch_size", "device", "dtype", "condition", "media_dir")
+_ARGUMENTS = (
+    "pretrained", "batch_size", "device", "dtype", "condition", "media_dir",
+    "states", "layers", "states_dir", "states_subset", "random_weights",
+)  # fmt: skip
 _IGNORED_ARGUMENTS = ("max_batch_size",)
 
 _response_cache.install()
@@ -49,6 +54,16 @@ class BackboneVLM(lmms):  # type: ignore[misc]
         clean, jpeg40, noise05, shift4, paraphrase or swap.
     media_dir
         Where to keep the documents' images for the report; default: nowhere.
+    states
+        Kinds of token whose hidden states are kept: last_prompt+image_mean+question_mean+answer_mean, or some of them.
+    layers
+        "all", "every4" or numbers as "0+8+16"; 0 is the embeddings.
+    states_dir
+        Where they go: STATES_DIR/CONDITION; default: the folder `states` here.
+    states_subset
+        Documents a task whose states are kept, spread evenly; default: all.
+    random_weights
+        Keep the states of a backbone of random weights beside the clean ones, the control of probes.
 
     Raises
     ------
@@ -70,13 +85,27 @@ class BackboneVLM(lmms):  # type: ignore[misc]
         dtype: str | None = None,
         condition: str = "clean",
         media_dir: str | None = None,
+        states: str | None = None,
+        layers: str | int = "every4",
+        states_dir: str = "states",
+        states_subset: int | str | None = None,
+        random_weights: bool | str = False,
         **unknown: Any,
     ) -> None:
         super().__init__()
         for name in sorted(set(unknown) - set(_IGNORED_ARGUMENTS)):
             raise ConfigError(f"unknown model argument {name!r}.{nearest(name, _ARGUMENTS)}")
         self.condition = check_condition(str(condition))
-        self.batch_size = _positive(batch_size)
+        self.batch_size = _positive("batch_size", batch_size)
+        folder = Path(str(states_dir)).expanduser()
+        control = str(random_weights).lower() == "true" and self.condition == "clean"
+        self.state_plan = states and StatePlan.parse(
+            str(states),
+            str(layers),
+            folder / self.condition,
+            None if states_subset is None else _positive("states_subset", states_subset),
+            folder / RANDOM_WEIGHTS if control else None,
+        )
         self.media = None if media_dir is None else MediaFolder(Path(str(media_dir)).expanduser())
         shared = type(self).shared_engine
         self.engine: Engine | None = shared or load_engine(
@@ -85,7 +114,12 @@ class BackboneVLM(lmms):  # type: ignore[misc]
         self.device = self.engine.device
         self._rank = int(os.environ.get("RANK", "0"))
         self._world_size = int(os.environ.get("WORLD_SIZE", "1"))
-        self.identity = {"checkpoint": self.engine.fingerprint, "condition": self.condition, "dtype": str(dtype)}
+        self.identity = {
+            "checkpoint": self.engine.fingerprint,
+            "condition": self.condition,
+            "dtype": str(dtype),
+            "states": str(states or "none"),
+        }
         type(self).latest_identity = self.identity
 
     @classmethod
@@ -99,12 +133,14 @@ class BackboneVLM(lmms):  # type: ignore[misc]
         """Answer greedily; each response is (text, token counts with our extras)."""
         jobs = [Job.from_arguments(index, request.args) for index, request in enumerate(requests)]
         responses: list[Any] = [None] * len(jobs)
-        answerer = self._answerer()
+        answerer = self._answerer(jobs)
         with self._bar(len(jobs)) as bar:
             for batch in answerer.ahead(batches(jobs, self.batch_size)):
                 for row, record in zip(batch, answerer.answer(batch), strict=True):
                     responses[row.document.job.index] = record.as_response()
                 self._advance(bar, len(batch))
+        if answerer.recorder is not None:
+            answerer.recorder.close()
         if answerer.near_ties:
             print(f"backbone_vlm: {answerer.near_ties} tokens had a runner-up within 1e-4 and may vary with the batch.")
         return responses
@@ -140,10 +176,13 @@ class BackboneVLM(lmms):  # type: ignore[misc]
             self.engine = None
         super().clean()
 
-    def _answerer(self) -> Answerer:
+    def _answerer(self, recorded: Sequence[Job] = ()) -> Answerer:
         if self.engine is None:
             raise ConfigError("this model was freed after an evaluation; create it again.")
-        return Answerer(self.engine, DocumentReader(self.task_dict, self.condition, self.media))
+        recorder = None
+        if self.state_plan and recorded:
+            recorder = StateRecorder(self.engine, self.state_plan, recorded, self.condition, self._rank)
+        return Answerer(self.engine, DocumentReader(self.task_dict, self.condition, self.media), recorder)
 
     def _bar(self, total: int) -> Any:
         return tqdm(total=total, desc=f"Answering ({self.condition})", disable=self._rank != 0)
@@ -155,11 +194,11 @@ class BackboneVLM(lmms):  # type: ignore[misc]
             report(count)
 
 
-def _positive(batch_size: int | str) -> int:
+def _positive(name: str, value: int | str) -> int:
     try:
-        number = int(batch_size)
+        number = int(value)
     except ValueError:
         number = 0
     if number < 1:
-        raise ConfigError(f"batch_size {batch_size!r} is no whole number of 1 or more.")
+        raise ConfigError(f"{name} {value!r} is no whole number of 1 or more.")
     return number

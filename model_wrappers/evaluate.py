@@ -2,7 +2,8 @@
 
     python -m vlm_backbones.model_wrappers.evaluate RUN --tasks vqa_scene --conditions clean,swap --out RUN
 
-Writes OUT/logs/CONDITION/ (what `lmms-eval --log_samples` writes, then done.json), OUT/media/ and OUT/progress.json. A
+Writes OUT/logs/CONDITION/ (what `lmms-eval --log_samples` writes, then done.json), OUT/media/, OUT/progress.json and,
+where asked for, hidden states in OUT/states/CONDITION/ with those of random weights in OUT/states/random_weights/. A
 condition that is finished for the same checkpoint, data and limit is skipped. Exits 1 where lmms-eval failed or left
 files out, 2 where the user can mend it.
 """
@@ -45,6 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             threads=arguments.threads,
             device=arguments.device,
             version=VERSION,
+            subset=arguments.subset,
+            states=arguments.states,
+            layers=arguments.layers,
         ).run()
     except VlmBackbonesError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -63,6 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--conditions", default="clean", help="conditions, separated by commas (default: clean)")
     parser.add_argument("--out", required=True, help="folder for logs/, media/ and progress.json")
     parser.add_argument("--limit", type=int, help="documents a task, for trying out")
+    parser.add_argument("--subset", type=int, help="documents a task for states and all conditions but clean and swap")
+    parser.add_argument("--states", help="keep hidden states in OUT/states/CONDITION/: last_prompt+image_mean, ...")
+    parser.add_argument("--layers", default="every4", help="layers of the states: all, every4 or 0+8+16")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--device", help="cuda, cuda:1, cpu (default: the GPU where there is one)")

@@ -23,6 +23,7 @@ _CLI = "vlm_backbones.cli"
 _FEATURES = "vlm_backbones.train.features"
 _TRAIN = "vlm_backbones.train.finetune"
 _EVALUATE = "vlm_backbones.model_wrappers.evaluate"
+_TOKEN_TYPES = ("last_prompt", "image_mean", "question_mean", "answer_mean")
 
 
 @dataclass(frozen=True)
@@ -194,12 +195,17 @@ def _eval_stage(study: Study, out: Path, run: tuple[str, int], train: Stage) -> 
         stage_version(_EVALUATE),
         train.fingerprint,
         [study.tasks, conditions, study.evaluation.model_dump(), files_fingerprint(study.task_paths)],
+        [study.analysis.states, study.analysis.layers, study.analysis.subset],
     ]
     arguments = [str(folder), "--tasks", ",".join(study.tasks), "--conditions", ",".join(conditions)]
     arguments += ["--out", str(folder), "--batch-size", str(study.evaluation.batch_size)]
     environment = {"VLM_BACKBONES_TASKS": os.pathsep.join(map(str, study.task_paths))} if study.task_paths else {}
     if study.data.eval:
         environment["VLM_BACKBONES_DATA"] = str(study.data.eval)
+    if study.analysis.subset is not None:
+        arguments += ["--subset", str(study.analysis.subset)]
+    if study.analysis.states:
+        arguments += ["--states", "+".join(_TOKEN_TYPES), "--layers", study.analysis.layers]
     if study.evaluation.limit is not None:
         arguments += ["--limit", str(study.evaluation.limit)]
     job = Job(

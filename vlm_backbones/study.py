@@ -43,7 +43,14 @@ class Analysis(Strict):
     """What is compared beyond the clean answers."""
 
     states: bool = False
+    """Keep hidden states, for similarity, probes and stability."""
+    layers: str = Field(default="every4", pattern=r"^(all|every[1-9]\d*|\d+(\+\d+)*)$")
+    """Of the states: all, everyN, or numbers as 0+8+16; 0 is the embeddings."""
     conditions: list[Condition] = Field(default=["swap"])
+    subset: int | None = Field(default=None, ge=2)
+    """Documents a task, spread evenly, for states and for all conditions but clean and swap; all where left out."""
+    probe_targets: list[str] = Field(default=[])
+    """Names of the samples' targets that probes predict; all where left out."""
     bootstrap: int = Field(default=10_000, ge=100)
     """Resamples behind every interval."""
 
@@ -78,8 +85,6 @@ class Study(Strict):
         problems += [f"two backbones share the run name {slug!r}" for slug in _repeats(slugs)]
         if self.sweep:
             problems.append("'sweep' needs a later version; put the learning rate into the recipe")
-        if self.analysis.states:
-            problems.append("'analysis.states' needs a later version; set it to false")
         problems += _deviation_problems(self)
         if problems:
             raise ValueError("; ".join(problems))

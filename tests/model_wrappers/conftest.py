@@ -142,3 +142,11 @@ def scene_rows(data: Path) -> Any:
     from datasets import load_from_disk
 
     return load_from_disk(str(data / "vqa_scene"))["test"]
+
+
+@pytest.fixture
+def environment(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLM_BACKBONES_DATA", str(data))
+    monkeypatch.setenv("VLM_BACKBONES_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "hf"))

@@ -19,14 +19,6 @@ from vlm_backbones.model_wrappers import evaluate
 TASKS = ("vqa_scene", "seismic_description", "seismic_coords")
 
 
-@pytest.fixture
-def environment(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VLM_BACKBONES_DATA", str(data))
-    monkeypatch.setenv("VLM_BACKBONES_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "hf"))
-
-
 def run(checkpoint: Path, out: Path, *more: str, tasks: str = "backbone_study") -> int:
     return evaluate.main([str(checkpoint), "--tasks", tasks, "--out", str(out), "--device", "cpu", *more])
 
