@@ -28,9 +28,17 @@ _TEXT = frozenset(
         "question_type",
         "confidence_kind",
         "measure",
+        "token_type",
+        "target",
+        "claim",
+        "source",
+        "verdict",
+        "rule",
     ]
 )
-_WHOLE = frozenset(["seed", "n", "n_missing", "n11", "n10", "n01", "n00", "count", "bin"])
+_WHOLE = frozenset(
+    ["seed", "n", "n_missing", "n11", "n10", "n01", "n00", "count", "bin", "layer", "layer_a", "layer_b"]
+)
 
 TABLES: dict[str, tuple[str, ...]] = {
     name: tuple(columns.split())
@@ -57,6 +65,13 @@ TABLES: dict[str, tuple[str, ...]] = {
             "run task n n_missing answered parsed schema in_range within_1000_km within_250_km within_100_km "
             "within_50_km median_error_km p90_error_km swapped sign_flipped"
         ),
+        "similarity": "task run_a layer_a run_b layer_b token_type cka cka_debiased n n_missing",
+        "probes": (
+            "run task layer token_type target score ci_low ci_high permuted random_weights text_only selectivity n "
+            "n_missing"
+        ),
+        "stability": "run task layer token_type condition stability ci_low ci_high answer_flip_rate n n_missing",
+        "claims": "claim source verdict value ci_low ci_high p p_holm n n_missing rule note",
     }.items()
 }
 

@@ -51,7 +51,13 @@ def analyze(
     study = _read_study(study_dir)
     logs = load_logs([Path(path) for path in paths], runs, cluster_key=cluster_key, score_key=score_key)
     logs, tasks = _ordered(logs, study)
-    tables = build_tables(logs, bootstrap=bootstrap, seed=seed)
+    tables = build_tables(
+        logs,
+        backbones=[str(name) for name in study.get("backbones") or ()],
+        probe_targets=(study.get("analysis") or {}).get("probe_targets") or None,
+        bootstrap=bootstrap,
+        seed=seed,
+    )
     write_tables(tables, out / "tables")
     return write_report(
         logs,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["FEWEST", "calibration", "calibration_pairs", "reliability"]
+__all__ = ["FEWEST", "calibration", "calibration_pairs", "paired_difference", "reliability"]
 
 import math
 from collections.abc import Iterator
@@ -140,6 +140,31 @@ def calibration_pairs(
     return build_table("calibration_pairs", rows)
 
 
+def paired_difference(
+    part: pl.DataFrame, first: list[str], second: list[str], *, draws: int, seed: int = 0
+) -> tuple[dict[str, tuple[float, Floats]], int, int] | None:
+    """Differences (second - first) of brier, nll, auroc and smece, mean over the runs' index-wise pairs (seeds).
+
+    Returns
+    -------
+    measure -> (value, its draws), questions of the smallest pair, and questions left out of it; None where a pair has
+    fewer than 50 confidences of one kind in common.
+    """
+    paired, kind = pair_runs(part, [*first, *second]), primary_kind(part)
+    sides = [_side(part, kind, rows_of) for rows_of in paired.rows]
+    drawn = _Draws(sides, paired, min(draws, _SAMPLE_DRAWS), seed)
+    found = [drawn.difference(i, len(first) + i) for i in range(min(len(first), len(second)))]
+    known = [pair for pair in found if pair is not None]
+    if len(known) < len(found):
+        return None
+    n, n_missing = min((n, n_missing) for _, n, n_missing in known)
+    means = {
+        name: (float(np.mean([pair[name][0] for pair, *_ in known])), np.mean([pair[name][1] for pair, *_ in known], 0))
+        for name in known[0][0]
+    }
+    return means, n, n_missing
+
+
 class _Draws:
     """Measures of each run on each set of questions, computed once; all runs of a task share the same draws."""
 
@@ -151,15 +176,24 @@ class _Draws:
 
     def differences(self, i: int, j: int) -> Iterator[dict[str, Any]]:
         """Rows of the pair, none where both have fewer than 50 confidences of the kind in common."""
+        found = self.difference(i, j)
+        if found is None:
+            return
+        values, n, n_missing = found
+        for name, (value, drawn) in values.items():
+            low, high = interval(drawn)
+            row = {"measure": name, "diff": value, "diff_low": low, "diff_high": high}
+            yield row | {"n": n, "n_missing": n_missing}
+
+    def difference(self, i: int, j: int) -> tuple[dict[str, tuple[float, Floats]], int, int] | None:
+        """Measure -> (difference, its draws), with n and n_missing; None for fewer than 50 confidences in common."""
         both = ~np.isnan(self._sides[i]["c"]) & ~np.isnan(self._sides[j]["c"])
         logged = self._logged[i] | self._logged[j]
         if both.sum() < FEWEST:
-            return
-        counts = {"n": int(both.sum()), "n_missing": int((logged & ~both).sum())}
+            return None
         (a, a_draws), (b, b_draws) = (self._values(index, both) for index in (i, j))
-        for name in a:
-            low, high = interval(b_draws[name] - a_draws[name])
-            yield counts | {"measure": name, "diff": b[name] - a[name], "diff_low": low, "diff_high": high}
+        values = {name: (b[name] - a[name], b_draws[name] - a_draws[name]) for name in a}
+        return values, int(both.sum()), int((logged & ~both).sum())
 
     def _values(self, index: int, where: NDArray[np.bool_]) -> tuple[dict[str, float], dict[str, Floats]]:
         key = (index, where.tobytes())

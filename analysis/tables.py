@@ -1,21 +1,42 @@
-"""All tables of a set of logs, in the order in which the report reads them."""
+"""All tables of a set of logs and states, in the order in which the report reads them."""
 
 from __future__ import annotations
 
 __all__ = ["build_tables"]
 
+from collections.abc import Sequence
+
 import polars as pl
 
 from vlm_backbones.analysis.samples import Logs
+from vlm_backbones.analysis.states import find_states
 from vlm_backbones.analysis.table_agreement import agreement, agreement_all, solved_by
 from vlm_backbones.analysis.table_calibration import calibration, calibration_pairs, reliability
+from vlm_backbones.analysis.table_claims import claims
 from vlm_backbones.analysis.table_coordinates import coordinates
+from vlm_backbones.analysis.table_probes import probe
 from vlm_backbones.analysis.table_scores import scores
+from vlm_backbones.analysis.table_similarity import similarity
+from vlm_backbones.analysis.table_stability import stability
 
 
-def build_tables(logs: Logs, *, bootstrap: int = 10_000, seed: int = 0) -> dict[str, pl.DataFrame]:
-    """Compute every table, name -> frame, with the columns of `columns.TABLES`."""
+def build_tables(
+    logs: Logs,
+    *,
+    backbones: Sequence[str] = (),
+    probe_targets: Sequence[str] | None = None,
+    bootstrap: int = 10_000,
+    seed: int = 0,
+) -> dict[str, pl.DataFrame]:
+    """Compute every table, name -> frame, with the columns of `columns.TABLES`.
+
+    Parameters
+    ----------
+    backbones : the study's, oldest generation first, for the claims; none are judged without them.
+    probe_targets : what probes predict; default: all targets of the samples.
+    """
     samples = logs.samples
+    states = find_states(logs.runs, samples["task"].unique(maintain_order=True).to_list())
     return {
         "scores": scores(logs, bootstrap=bootstrap, seed=seed),
         "agreement": agreement(samples, bootstrap=bootstrap, seed=seed),
@@ -25,4 +46,8 @@ def build_tables(logs: Logs, *, bootstrap: int = 10_000, seed: int = 0) -> dict[
         "calibration_pairs": calibration_pairs(samples, bootstrap=bootstrap, seed=seed),
         "reliability": reliability(samples),
         "coordinates": coordinates(samples),
+        "similarity": similarity(states),
+        "probes": probe(samples, states, targets=probe_targets, seed=seed),
+        "stability": stability(samples, states, seed=seed),
+        "claims": claims(logs, states, backbones, bootstrap=bootstrap, seed=seed),
     }

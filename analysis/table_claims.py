@@ -1,0 +1,177 @@
+"""Table `claims`: what was published about newer backbones, judged on this study's checkpoints."""
+
+from __future__ import annotations
+
+__all__ = ["claims"]
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import polars as pl
+
+from vlm_backbones.analysis.backbone_pair import BackbonePair, blind_drop
+from vlm_backbones.analysis.bootstrap import wilson
+from vlm_backbones.analysis.claims import Claim, Component, judge_claims
+from vlm_backbones.analysis.columns import build_table
+from vlm_backbones.analysis.samples import Logs
+from vlm_backbones.analysis.stability_pair import stability_difference
+from vlm_backbones.analysis.states import TaskStates
+from vlm_backbones.analysis.table_agreement import by_task
+from vlm_backbones.analysis.table_calibration import paired_difference
+from vlm_backbones.analysis.table_coordinates import coordinate_rows, is_coordinate_target
+
+BARN = "Back to the Barn with LLAMAs, arXiv 2604.10985"
+EQUIVALENT = 0.02
+FAR_BELOW = -0.10
+APPEARS, ABSENT = 0.10, 0.01
+
+
+def claims(
+    logs: Logs,
+    states: Mapping[tuple[str, str, str], TaskStates],
+    backbones: Sequence[str],
+    *,
+    bootstrap: int = 10_000,
+    seed: int = 0,
+) -> pl.DataFrame:
+    """Judge every claim for the newest backbone against each older one, task by task.
+
+    Parameters
+    ----------
+    backbones : the study's, oldest generation first; with fewer than two there is nothing to claim.
+    """
+    runs = {name: [run for run, info in logs.runs.items() if info.backbone == name] for name in backbones}
+    present = [name for name in backbones if runs[name]]
+    found: list[Claim] = []
+    for task, part in by_task(logs.samples, "clean") if len(present) > 1 else ():
+        here = [name for name in present if set(runs[name]) & set(part["run"])]
+        if len(here) < 2:
+            continue
+        newest = here[-1]
+        everything = logs.samples.filter(pl.col("task") == task)
+        for older in here[:-1]:
+            pair = BackbonePair(part, runs[older], runs[newest], bootstrap, seed)
+            found += _of_pair(pair, task, older, newest, everything)
+            found += _calibrated(part, task, older, newest, pair, seed)
+            found += _stable(logs.samples, states, task, older, newest, pair, seed)
+        if is_coordinate_target(part["target"][0]):
+            found.append(_appears(part, task, [(name, runs[name]) for name in here]))
+    return build_table("claims", judge_claims(found))
+
+
+def _of_pair(pair: BackbonePair, task: str, older: str, newest: str, samples: pl.DataFrame) -> Iterator[Claim]:
+    n, n_missing = pair.counts
+    if n == 0:
+        return
+    difference = Component.from_draws("score difference", *pair.score_difference(), above=-EQUIVALENT, below=EQUIVALENT)
+    gap = Component.from_draws("phi - ceiling", *pair.phi_minus_ceiling(), below=0.0)
+    old, new = pair.seed_phis()
+    null = f"seed null: phi {old:.3f} between seeds of {older}, {new:.3f} between those of {newest}"
+    missing = ""
+    if min(len(pair.older), len(pair.newer)) < 2:
+        missing, null = "one seed a backbone: without the seed null, different questions stay undecided", ""
+    elif math.isnan(gap.value):
+        missing = "a phi between seeds is not positive: the ceiling is undefined"
+    yield Claim(
+        f"{task}: {newest} solves different questions than {older} rather than more",
+        BARN,
+        "score difference within 2 points (both one-sided tests) and the whole interval of phi - ceiling under 0; "
+        "ceiling = sqrt of the product of the phis between seeds",
+        (difference,) if missing else (gap, difference),
+        n,
+        n_missing,
+        null,
+        missing,
+    )
+    yield Claim(
+        f"{task}: correctness of {newest} and {older} is negatively correlated",
+        BARN,
+        "the whole interval of phi under 0",
+        (Component.from_draws("phi", *pair.phi(), below=0.0),),
+        n,
+        n_missing,
+        null,
+    )
+    drop, swapped = blind_drop(samples, pair.newer, pair.draws, pair.seed)
+    yield Claim(
+        f"{task}: {newest} gains little over {older} because the eye is the limit",
+        BARN,
+        "score difference within 2 points, and the score with another question's image at least 10 points lower",
+        (difference, Component.from_draws("swap - clean", *drop, below=FAR_BELOW)) if swapped else (difference,),
+        n,
+        n_missing,
+        missing="" if swapped else "no evaluation under condition swap",
+    )
+
+
+def _calibrated(
+    part: pl.DataFrame, task: str, older: str, newest: str, pair: BackbonePair, seed: int
+) -> Iterator[Claim]:
+    found = paired_difference(part, list(pair.older), list(pair.newer), draws=pair.draws, seed=seed)
+    if found is None:
+        return
+    values, n, n_missing = found
+    yield Claim(
+        f"{task}: the confidence of {newest} is better calibrated than that of {older}",
+        BARN,
+        "paired differences of smece and of nll both under 0",
+        tuple(Component.from_draws(name, *values[name], below=0.0) for name in ("smece", "nll")),
+        n,
+        n_missing,
+    )
+
+
+def _stable(
+    samples: pl.DataFrame,
+    states: Mapping[tuple[str, str, str], TaskStates],
+    task: str,
+    older: str,
+    newest: str,
+    pair: BackbonePair,
+    seed: int,
+) -> Iterator[Claim]:
+    found = stability_difference(samples, states, task, list(pair.older), list(pair.newer), seed=seed)
+    if found is None:
+        return
+    value, drawn, n, n_missing, conditions = found
+    yield Claim(
+        f"{task}: the inside of {newest} is more stable than that of {older}",
+        BARN,
+        "paired difference of stability over 0: last prompt token, mean over all kept layers but the embeddings and "
+        f"over {', '.join(conditions)}",
+        (Component.from_draws("stability difference", value, drawn, above=0.0),),
+        n,
+        n_missing,
+    )
+
+
+def _appears(part: pl.DataFrame, task: str, runs: Sequence[tuple[str, Sequence[str]]]) -> Claim:
+    """Only the newest answers within 100 km: it over 10 %, every older one under 1 %."""
+    *older, (newest, newest_runs) = runs
+    components = [_rate(part, newest, newest_runs, above=APPEARS)]
+    components += [_rate(part, name, of, below=ABSENT) for name, of in older]
+    n = min(part.filter(pl.col("run") == run).height for _, of in runs for run in of)
+    return Claim(
+        f"{task}: only {newest} predicts coordinates",
+        BARN,
+        "within 100 km: the newest over 10 %, every older one under 1 %, both by the whole Wilson interval; exact "
+        "binomial p",
+        tuple(components),
+        n,
+        part["doc_id"].n_unique() - n,
+    )
+
+
+def _rate(
+    part: pl.DataFrame, name: str, runs: Sequence[str], *, above: float = -math.inf, below: float = math.inf
+) -> Component:
+    """Share within 100 km, mean over the seeds; the questions count once, however many seeds answered them."""
+    from scipy.stats import binomtest
+
+    right = [[bool(row["within_100_km"]) for row in coordinate_rows(part.filter(pl.col("run") == run))] for run in runs]
+    rate, n = float(np.mean([np.mean(of) for of in right])), min(len(of) for of in right)
+    low, high = wilson(rate * n, n)
+    side, limit = ("greater", above) if math.isfinite(above) else ("less", below)
+    p = float(binomtest(round(rate * n), n, limit, alternative=side).pvalue)
+    return Component(f"{name} within 100 km", rate, low, high, p, above, below)
