@@ -1,6 +1,7 @@
 """Logs of samples in, tables and one offline report out; no torch, no lmms-eval.
 
-Import from outside: `analyze`, `read_samples`, `agreement`, `calibration`, `coordinates`.
+Import from outside: `analyze`, `read_samples`, `agreement`, `calibration`, `coordinates`, `find_states`, `similarity`,
+`probe`, `stability`.
 """
 
 from __future__ import annotations
@@ -11,11 +12,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vlm_backbones.analysis.pipeline import analyze
     from vlm_backbones.analysis.samples import read_samples
+    from vlm_backbones.analysis.states import find_states
     from vlm_backbones.analysis.table_agreement import agreement
     from vlm_backbones.analysis.table_calibration import calibration
     from vlm_backbones.analysis.table_coordinates import coordinates
+    from vlm_backbones.analysis.table_probes import probe
+    from vlm_backbones.analysis.table_similarity import similarity
+    from vlm_backbones.analysis.table_stability import stability
 
-__all__ = ["agreement", "analyze", "calibration", "coordinates", "read_samples"]
+__all__ = [
+    "agreement",
+    "analyze",
+    "calibration",
+    "coordinates",
+    "find_states",
+    "probe",
+    "read_samples",
+    "similarity",
+    "stability",
+]
 
 # Resolved on first use: polars and scipy take longer to import than `--help` may take.
 _HOME = {
@@ -23,7 +38,11 @@ _HOME = {
     "analyze": "pipeline",
     "calibration": "table_calibration",
     "coordinates": "table_coordinates",
+    "find_states": "states",
+    "probe": "table_probes",
     "read_samples": "samples",
+    "similarity": "table_similarity",
+    "stability": "table_stability",
 }
 
 

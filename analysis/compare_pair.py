@@ -50,6 +50,10 @@ def compare_pair(
     row |= _answers(part, paired, scored)
     if not row["n"]:
         notes.append("no question was scored by both runs")
+    change = (paired.score[1] - paired.score[0])[scored]
+    smallest = pair.detectable_difference(change, row["design_effect"])
+    if math.isfinite(smallest):
+        notes.append(f"n could show a difference of {100 * smallest:.1f} points (80 % power)")
     return row | {"note": "; ".join(notes)}
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import pearsonr
 from sklearn.metrics import cohen_kappa_score, matthews_corrcoef
 from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.power import NormalIndPower, TTestPower
 
 from vlm_backbones.analysis import pair_measures as pair
 
@@ -87,3 +88,14 @@ def test_capa_by_hand() -> None:
     # c_obs = 1; q = 1/2; c_exp = 1/4 + 1/4 * 1/2 = 3/8 -> (5/8)/(5/8) = 1.
     sure = np.array([[1.0, 0, 0], [0, 1.0, 0]])
     assert pair.capa(sure, sure, np.array([0, 0]), np.array([3, 3])) == pytest.approx(1.0)
+
+
+def test_the_detectable_difference_is_statsmodels() -> None:
+    change = np.repeat([1.0, 0.0, -1.0], [300, 500, 200])
+    effect = pair.detectable_difference(change, 1.0) / change.std(ddof=1)
+    power = TTestPower().power(effect, nobs=1000, alpha=0.05, alternative="two-sided")
+    assert power == pytest.approx(0.8, abs=0.002)
+    assert NormalIndPower().power(effect, nobs1=1000, alpha=0.05, ratio=0) == pytest.approx(0.8, abs=1e-4)
+    # questions that share an image: four times the variance, half the sight
+    assert pair.detectable_difference(change, 4.0) == pytest.approx(2 * pair.detectable_difference(change, 1.0))
+    assert np.isnan(pair.detectable_difference(change[:1], 1.0))

@@ -42,7 +42,7 @@ STUDY: dict[str, Any] = {
     "data": {"finetune": ["./data"], "eval": "./data"},
     "tasks": ["vqa_scene", "seismic_coords"],
     "evaluation": {"limit": 6, "batch_size": 4},
-    "analysis": {"conditions": ["swap"], "bootstrap": 200},
+    "analysis": {"states": True, "layers": "all", "conditions": ["swap", "noise05"], "subset": 4, "bootstrap": 200},
 }
 
 

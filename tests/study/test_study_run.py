@@ -57,7 +57,8 @@ def test_every_stage_leaves_its_files(finished: Path) -> None:
         run_dir = finished / name
         assert json.loads((run_dir / "run.json").read_text(encoding="utf-8"))["state"] == "finished"
         assert (run_dir / "checkpoint" / "model.safetensors").is_file()
-        for condition in ("clean", "swap"):
+        for condition in ("clean", "swap", "noise05"):
+            assert len(list((run_dir / "states" / condition).glob("*.safetensors"))) == 2
             assert len(list((run_dir / "logs" / condition).rglob("*_samples_*.jsonl"))) == 2
     assert {"scores.csv", "agreement.csv", "coordinates.csv", "calibration.csv"} <= tables(finished).keys()
     assert not [path for path in finished.rglob("*") if ".partial" in path.name]
@@ -67,9 +68,23 @@ def test_the_scores_name_both_runs_and_both_conditions(finished: Path) -> None:
     with (finished / "tables" / "scores.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert {(row["run"], row["condition"]) for row in rows} == {
-        (run_name, condition) for run_name in ("tiny-1", "tiny-2") for condition in ("clean", "swap")
+        (run_name, condition) for run_name in ("tiny-1", "tiny-2") for condition in ("clean", "swap", "noise05")
     }
-    assert {row["n"] for row in rows if row["metric"] == "vqa_accuracy"} == {"6"}
+    counts = {(row["condition"], row["n"]) for row in rows if row["metric"] == "vqa_accuracy"}
+    assert counts == {("clean", "6"), ("swap", "6"), ("noise05", "4")}  # perturbations on the subset alone
+
+
+def test_the_insides_are_compared_on_the_subset(finished: Path) -> None:
+    read = {name: list(csv.DictReader(text.splitlines())) for name, text in tables(finished).items()}
+    # layers 0, 1, 2 of each of two runs: three pairs of runs with nine pairs of layers, four kinds of token, two tasks
+    assert len(read["similarity.csv"]) == 3 * 9 * 4 * 2
+    assert {row["n"] for row in read["similarity.csv"] if row["token_type"] == "last_prompt"} == {"4"}
+    # two runs, two tasks, swap and noise05, three layers, four kinds of token, where an answer has tokens
+    assert {row["condition"] for row in read["stability.csv"]} == {"swap", "noise05"}
+    assert len([row for row in read["stability.csv"] if row["token_type"] == "last_prompt"]) == 2 * 2 * 2 * 3
+    assert read["probes.csv"] == []  # four documents are too few
+    assert {row["verdict"] for row in read["claims.csv"]} <= {"supported", "not supported", "undecided"}
+    assert len(read["claims.csv"]) > 4
 
 
 def test_a_second_call_skips_everything(tiny_study: Path, finished: Path, cache: Path) -> None:
