@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from joblib import Parallel, delayed  # type: ignore[import-untyped]
+from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
 from vlm_backbones.analysis.bootstrap import cluster_sums, interval
