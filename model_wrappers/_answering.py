@@ -17,7 +17,7 @@ from vlm_backbones.model_wrappers._engine import Engine
 from vlm_backbones.model_wrappers._generation import Generated, Prefix, Prompt, generate, prefill
 from vlm_backbones.model_wrappers._options import Options, OptionScore, option_branches, score_options
 from vlm_backbones.model_wrappers._prompting import Prompter
-from vlm_backbones.model_wrappers._record import Record, image_key
+from vlm_backbones.model_wrappers._record import Record
 from vlm_backbones.model_wrappers._requests import Document, DocumentReader, Job
 from vlm_backbones.model_wrappers._state_recorder import StateRecorder, Told
 from vlm_backbones.model_wrappers._stock_options import options_of
@@ -92,7 +92,7 @@ class Answerer:
                 Prepared(
                     document=document,
                     prompt=self._prompt(document),
-                    image_keys=[image_key([image]) or "" for image in document.images],
+                    image_keys=document.shown_keys,
                     options=names,
                     option_ids=[self.prompter.answer_ids(name.strip()) for name in names],
                     question=self._question(document),

@@ -11,6 +11,7 @@ from PIL import Image, ImageFile
 
 from vlm_backbones.errors import DataError
 from vlm_backbones.model_wrappers._conditions import paraphrased, perturbed, swap_partners
+from vlm_backbones.model_wrappers._dataset_rows import DatasetRows
 from vlm_backbones.model_wrappers._media import MediaFolder
 from vlm_backbones.model_wrappers._record import doc_key, image_key
 
@@ -75,6 +76,8 @@ class Document:
     row: Mapping[str, Any]
     context: str
     images: list[Image.Image]
+    shown_keys: list[str]
+    """Of each image as it is shown."""
     doc_key: str
     image_key: str | None
     condition: str
@@ -86,7 +89,7 @@ class DocumentReader:
     def __init__(self, datasets: Mapping[str, Any], condition: str, media: MediaFolder | None) -> None:
         # lmms-eval lets Pillow fill truncated pictures with grey; here a broken picture is an error.
         ImageFile.LOAD_TRUNCATED_IMAGES = False
-        self.datasets = datasets
+        self.rows = DatasetRows(datasets)
         self.condition = condition
         self.media = media
         self._partners: dict[tuple[str, str], dict[int, int]] = {}
@@ -101,17 +104,19 @@ class DocumentReader:
             If the row or an image cannot be read; names task and row.
         """
         try:
-            row = self.datasets[job.task][job.split][job.doc_id]
+            row = self.rows.read(job.task, job.split, job.doc_id)
             own = _images(job, row)
             key = image_key(own)
             if self.media is not None:
                 self.media.write(key, own)
             condition = self._condition(job, row)
             shown = perturbed(self._swapped(job, own) if condition == "swap" else own, condition)
+            is_own = len(own) == 1 and condition in ("clean", "paraphrase")
+            keys = [key or ""] if is_own else [image_key([image]) or "" for image in shown]
             context = paraphrased(job.context, row) if condition == "paraphrase" else job.context
         except Exception as error:
             raise DataError(f"task {job.task!r}, split {job.split!r}, row {job.doc_id}: {error}") from error
-        return Document(job, row, context, shown, doc_key(job.task, job.context, key), key, condition)
+        return Document(job, row, context, shown, keys, doc_key(job.task, job.context, key), key, condition)
 
     def _condition(self, job: Job, row: Mapping[str, Any]) -> str:
         if self.condition != "paraphrase" or "paraphrase" in row:
@@ -123,7 +128,7 @@ class DocumentReader:
 
     def _swapped(self, job: Job, own: list[Image.Image]) -> list[Image.Image]:
         """Return another document's images. The pairing spans the whole split, whatever part this process answers."""
-        rows = self.datasets[job.task][job.split]
+        rows = self.rows.all(job.task, job.split)
         place = (job.task, job.split)
         if place not in self._partners:
             found = ((doc_id, _images(job, row)) for doc_id, row in enumerate(rows))

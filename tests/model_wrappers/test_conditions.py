@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 from PIL import Image
 
 from vlm_backbones.errors import ConfigError, DataError
 from vlm_backbones.model_wrappers._conditions import check_condition, paraphrased, perturbed, swap_partners
+from vlm_backbones.model_wrappers._dataset_rows import DatasetRows
 from vlm_backbones.model_wrappers._media import MediaFolder
 from vlm_backbones.model_wrappers._record import doc_key, image_key
 
@@ -93,3 +96,20 @@ def test_media_is_written_once_and_shows_the_picture(tmp_path: Path) -> None:
     with Image.open(tmp_path / "key.webp") as image:
         assert image.size == (64, 48)
         assert image.convert("RGB").getpixel((30, 20))[0] > 200  # type: ignore[index]
+
+
+def test_a_shared_picture_is_decoded_once_and_given_as_a_copy(scene_rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = []
+    original = datasets.Image.decode_example
+    monkeypatch.setattr(
+        datasets.Image, "decode_example", lambda *given, **named: decoded.append(1) or original(*given, **named)
+    )
+    rows = DatasetRows({"t": {"test": scene_rows}})
+    read = [rows.read("t", "test", index) for index in range(6)]  # every two questions share a picture
+    assert len(decoded) == 3
+    assert read[0]["image"].tobytes() == read[1]["image"].tobytes() == scene_rows[0]["image"].tobytes()
+    read[0]["image"].paste((0, 0, 0), (0, 0, 8, 8))
+    assert rows.read("t", "test", 1)["image"].tobytes() == scene_rows[1]["image"].tobytes()
+    assert {name: value for name, value in read[5].items() if name != "image"} == {
+        name: value for name, value in scene_rows[5].items() if name != "image"
+    }
