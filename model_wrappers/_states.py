@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from vlm_backbones.cache import staged_path
 from vlm_backbones.errors import ConfigError, DataError, nearest
@@ -147,9 +147,10 @@ class StateFolder:
     header: dict[str, Any]
     _waiting: dict[str, list[DocumentStates]] = field(default_factory=dict)
     _written: dict[str, int] = field(default_factory=dict)
+    _seen: set[tuple[str, int]] = field(default_factory=set)
 
     def add(self, document: DocumentStates) -> None:
-        """Keep a document's states; a full shard is written at once.
+        """Keep a document's states, once; a full shard is written at once.
 
         Raises
         ------
@@ -161,6 +162,9 @@ class StateFolder:
                 f"task {document.task!r}, row {document.doc_id}: a hidden state is not finite. Evaluate in bfloat16 "
                 "or float32 (--model_args dtype=bfloat16)."
             )
+        if (document.task, document.doc_id) in self._seen:
+            return  # several processes share the documents evenly, so one may be asked twice
+        self._seen.add((document.task, document.doc_id))
         rows = self._waiting.setdefault(document.task, [])
         rows.append(document)
         if sum(row.states.nbytes for row in rows) >= SHARD_BYTES:
@@ -193,7 +197,7 @@ class StateFolder:
         }
         header = {"task": task, **self.header}
         with staged_path(path) as staged:
-            save_file(tensors, staged, metadata={name: json.dumps(value) for name, value in header.items()})
+            staged.write_bytes(save(tensors, metadata={name: json.dumps(value) for name, value in header.items()}))
         self._written[task] = number + 1
 
     def _refuse_other_checkpoint(self, path: Path) -> None:

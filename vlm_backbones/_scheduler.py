@@ -125,17 +125,19 @@ def _start_ready(waiting: list[Job], running: list[Running], free_gpus: list[str
     """
     unfinished = {job.name for job in waiting} | {item.job.name for item in running}
     ready = [job for job in waiting if not unfinished.intersection(job.needs)]
-    for position, job in enumerate(ready):
+    unstarted = len(ready)
+    for job in ready:
         free = cores() - sum(item.threads for item in running)
         needs_gpu = has_gpu and job.uses_gpu
-        is_last_round = job.threads is not None and len(ready) - position < cores() <= len(running) < 2 * cores()
+        is_last_round = job.threads is not None and unstarted < cores() <= len(running) < 2 * cores()
         if (free < (job.threads or 1) and running and not is_last_round) or (needs_gpu and not free_gpus):
             continue
-        threads = job.threads or max(1, free // min(len(ready) - position, max(free, 1)))
+        threads = job.threads or max(1, free // min(unstarted, max(free, 1)))
         gpu = free_gpus.pop(0) if needs_gpu else None
         item = Running(job, _start(job, threads, gpu), threads, gpu)
         waiting.remove(job)
         running.append(item)
+        unstarted -= 1
         yield item
 
 

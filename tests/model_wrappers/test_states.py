@@ -15,7 +15,14 @@ from safetensors import safe_open
 from vlm_backbones.errors import ConfigError, DataError
 from vlm_backbones.model_wrappers import evaluate
 from vlm_backbones.model_wrappers._random_weights import random_weights
-from vlm_backbones.model_wrappers._states import TOKEN_TYPES, DocumentStates, StateFolder, StatePlan, spread
+from vlm_backbones.model_wrappers._states import (
+    TOKEN_TYPES,
+    DocumentStates,
+    StateFolder,
+    StatePlan,
+    count_documents,
+    spread,
+)
 from vlm_backbones.vlm import load
 
 pytestmark = pytest.mark.usefixtures("environment")
@@ -187,7 +194,9 @@ def test_thousand_documents_of_a_7b_model_stay_under_300_mb(tmp_path: Path) -> N
     folder = StateFolder(tmp_path, 0, {"checkpoint": "a"})
     for index in range(10):
         folder.add(DocumentStates("t", index, "00" * 32, torch.zeros(9, 4, 4096).half(), torch.zeros(9, 4)))
+    folder.add(DocumentStates("t", 9, "00" * 32, torch.zeros(9, 4, 4096).half(), torch.zeros(9, 4)))  # asked twice
     folder.close()
+    assert count_documents(tmp_path, "t") == 10
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) * 100 < 300e6
 
 

@@ -91,6 +91,7 @@ def test_the_last_round_of_equal_jobs_takes_turns_on_the_cores(modules: Path) ->
     run_jobs(jobs, recorder, lambda done, spent: None)
     assert cores() < recorder.together <= 2 * cores()
     assert len(recorder.order) == len(jobs)
+    assert list(recorder.threads) == [item.name for item in jobs]  # nobody starts before his turn
 
 
 def test_what_a_user_can_mend_is_told_without_a_traceback(modules: Path) -> None:
