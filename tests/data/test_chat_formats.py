@@ -1,0 +1,162 @@
+"""The original projects' chat formats: exact text, what is supervised, and the prompt as a prefix of training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from vlm_backbones.data.chat_format import chat_messages, encode_chats, get_chat_template
+
+SYS_U = (
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
+    "and polite answers to the user's questions."
+)
+SYS_2 = (
+    "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
+    "provides, and assist the user with a variety of tasks using natural language."
+)
+TURNS = [("What is it?", "A dot."), ("And now?", "No.")]
+
+
+def _fast(tokenizer: Tokenizer, **special: str) -> PreTrainedTokenizerFast:
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+    fast.add_tokens(["<image>"], special_tokens=True)
+    return fast
+
+
+@pytest.fixture(scope="module")
+def sentencepiece() -> PreTrainedTokenizerFast:
+    """LLaMA-1/2 and Phi-3's kind: a word carries the space before it, and the text starts with one."""
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=True)
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="first")])
+    special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=900, special_tokens=special)
+    tokenizer.train_from_iterator(
+        [f"{SYS_U} {SYS_2} USER: ASSISTANT: What is it? And now? A dot. No. [INST]"] * 5, trainer
+    )
+    fast = _fast(tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+    fast.add_tokens(["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"], special_tokens=True)
+    return fast
+
+
+@pytest.fixture(scope="module")
+def byte_level() -> PreTrainedTokenizerFast:
+    """Llama-3's kind: bytes, digits in threes, headers as tokens, no padding token."""
+    tokenizer = Tokenizer(models.BPE())
+    pattern = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+"
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    headers = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=700, special_tokens=headers, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    tokenizer.train_from_iterator([f"{SYS_2} user assistant system What is it? And now? A dot. No."] * 5, trainer)
+    return _fast(tokenizer, bos_token="<|begin_of_text|>", eos_token="<|end_of_text|>")
+
+
+def encoded(tokenizer: Any, name: str, turns: list[tuple[str, str]] = TURNS) -> tuple[list[int], list[list[int]]]:
+    """Return the ids, and the supervised ids of each answer."""
+    (chat,) = encode_chats(tokenizer, get_chat_template(name, tokenizer), [chat_messages(turns, with_image=True)])
+    answers: list[list[int]] = [[]]
+    for token, is_answer in zip(chat.ids, chat.supervised, strict=True):
+        if is_answer:
+            answers[-1].append(token)
+        elif answers[-1]:
+            answers.append([])
+    return chat.ids, [answer for answer in answers if answer]
+
+
+def ids_of(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "answers"),
+    [
+        (
+            "vicuna_v1",
+            f"<s>{SYS_U} USER: <image>\nWhat is it? ASSISTANT: A dot.</s>USER: And now? ASSISTANT: No.</s>",
+            ["A dot.</s>", "No.</s>"],
+        ),
+        (
+            "llava_llama_2",
+            f"<s>[INST] <<SYS>>\n{SYS_2}\n<</SYS>>\n\n<image>\nWhat is it? [/INST] A dot. </s>"
+            "<s>[INST] And now? [/INST] No. </s>",
+            ["A dot. </s>", "No. </s>"],
+        ),
+        (
+            "llava_phi_3",
+            f"<s><|system|>\n{SYS_2}<|end|>\n<|user|>\n<image>\nWhat is it?<|end|>\n<|assistant|>\nA dot.<|end|>\n"
+            "<|user|>\nAnd now?<|end|>\n<|assistant|>\nNo.<|end|>\n",
+            ["A dot.<|end|>", "No.<|end|>"],
+        ),
+    ],
+)
+def test_sentencepiece_formats(
+    sentencepiece: PreTrainedTokenizerFast, name: str, text: str, answers: list[str]
+) -> None:
+    ids, supervised = encoded(sentencepiece, name)
+    assert ids == ids_of(sentencepiece, text)
+    assert [sentencepiece.decode(answer).strip() for answer in supervised] == answers
+    assert ids.count(sentencepiece.bos_token_id) == text.count("<s>")
+
+
+def test_llama_3_format(byte_level: PreTrainedTokenizerFast) -> None:
+    def header(role: str) -> str:
+        return f"<|start_header_id|>{role}<|end_header_id|>\n\n"
+
+    text = (
+        f"<|begin_of_text|>{header('system')}{SYS_2}<|eot_id|>{header('user')}<image>\nWhat is it?<|eot_id|>"
+        f"{header('assistant')}A dot.<|eot_id|>{header('user')}And now?<|eot_id|>{header('assistant')}No.<|eot_id|>"
+    )
+    ids, supervised = encoded(byte_level, "llava_llama_3")
+    assert ids == ids_of(byte_level, text)
+    assert ids.count(byte_level.bos_token_id) == 1  # the text holds it: a tokenizer that adds one would make two
+    assert [byte_level.decode(answer) for answer in supervised] == ["A dot.<|eot_id|>", "No.<|eot_id|>"]
+    assert byte_level.pad_token is None
+
+
+def test_the_space_before_an_answer_belongs_to_it_only_where_words_carry_their_space(
+    sentencepiece: PreTrainedTokenizerFast, byte_level: PreTrainedTokenizerFast
+) -> None:
+    _, (first, _) = encoded(sentencepiece, "vicuna_v1")
+    assert sentencepiece.convert_ids_to_tokens(first[0]).startswith("▁A")
+    _, (first, _) = encoded(byte_level, "llava_llama_3")
+    assert byte_level.convert_ids_to_tokens(first[0]).startswith("A")
+
+
+@pytest.mark.parametrize("name", ["vicuna_v1", "llava_v1", "llava_llama_2", "llava_phi_3"])
+def test_the_prompt_alone_is_how_training_begins(sentencepiece: PreTrainedTokenizerFast, name: str) -> None:
+    """What evaluation asks is the exact prefix of what was trained: no token reaches over the border."""
+    ids, (first, _) = encoded(sentencepiece, name)
+    template = get_chat_template(name, sentencepiece)
+    question = chat_messages(TURNS[:1], with_image=True)[:1]
+    text = sentencepiece.apply_chat_template(
+        question, chat_template=template, tokenize=False, add_generation_prompt=True
+    )
+    prompt = ids_of(sentencepiece, text)
+    assert ids[: len(prompt)] == prompt
+    assert ids[len(prompt) : len(prompt) + len(first)] == first
+
+
+def test_plain_supervises_the_caption_and_its_newline(sentencepiece: PreTrainedTokenizerFast) -> None:
+    ids, (caption,) = encoded(sentencepiece, "plain", [("Describe it.", "A dot.")])
+    assert ids == ids_of(sentencepiece, "<s><image>A dot.\n")
+    assert sentencepiece.decode(caption).strip() == "A dot."
+    assert sentencepiece.eos_token_id not in ids
+
+
+def test_vip_llava_says_human(sentencepiece: PreTrainedTokenizerFast) -> None:
+    said = get_chat_template("llava_v1", sentencepiece)
+    assert "curious human and an" in said
+    assert "to the human's questions" in said
+    assert "user's" not in said
