@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from vlm_backbones.backbones import BACKBONES, get_backbone, list_backbones
+from vlm_backbones.backbones import BACKBONES, Backbone, get_backbone, list_backbones
+from vlm_backbones.data import chat_format
 from vlm_backbones.errors import CheckpointError, ConfigError
 from vlm_backbones.vision import VISION_TOWERS, get_vision_tower
 
@@ -17,7 +18,11 @@ from vlm_backbones.vision import VISION_TOWERS, get_vision_tower
 def test_the_shipped_rows_are_found_and_valid() -> None:
     assert {"pocket-llama-1", "llama-1-7b", "vicuna-1.5-13b", "phi-3-mini"} <= set(BACKBONES)
     assert {"pocket-vision", "clip-vit-l-336", "clip-vit-l-224", "siglip-so400m-384"} == set(VISION_TOWERS)
-    assert len(list_backbones()) == len(BACKBONES) >= 10
+    assert len(list_backbones()) == len(BACKBONES) == 37
+    assert all(row.parameters and row.licence and row.gated is not None for row in list_backbones())
+    assert all(row.package_path or (row.hub_repo and row.released and row.stop_tokens) for row in list_backbones())
+    formats = {path.stem for path in (Path(chat_format.__file__).parent / "chat_formats").glob("*.jinja")}
+    assert {row.chat_format for row in list_backbones()} - {None, "native"} <= formats
 
 
 def test_image_tokens_follow_from_size_patch_and_strategy() -> None:
@@ -47,7 +52,7 @@ def test_a_folder_without_config_is_refused(tmp_path: Path) -> None:
 
 def test_a_backbone_without_public_repository_asks_for_a_folder() -> None:
     with pytest.raises(ConfigError, match="give the path of a local folder"):
-        _ = get_backbone("llama-1-7b").source
+        _ = Backbone(id="unreleased", family="llama").source
 
 
 def test_the_registries_load_no_torch() -> None:
