@@ -67,7 +67,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_every_file_under_one_package(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {name.split("/")[0].split("-")[0] for name in names} == {"vlm_backbones"}
-    kinds = {".py", ".yaml", ".md", ".j2", ".jinja", ".html", ".js", ".css", ".json", ".safetensors", ".gz", ".png"}
+    kinds = {".py", ".yaml", ".md", ".j2", ".jinja", ".html", ".js", ".css", ".csv", ".json"}
+    kinds |= {".safetensors", ".gz", ".png"}
     for top in TOP:
         prefix = "vlm_backbones" if top == "vlm_backbones" else f"vlm_backbones/{top}"
         files = [path for path in (ROOT / top).rglob("*") if path.suffix in kinds and "__pycache__" not in path.parts]

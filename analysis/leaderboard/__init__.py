@@ -1,0 +1,1 @@
+"""Runs and published tables side by side; imported from outside: `write.write_leaderboard`."""

@@ -1,0 +1,120 @@
+"""Which results file belongs to which run, and what it claims."""
+
+from __future__ import annotations
+
+__all__ = ["RunResults", "aggregate_claims", "has_samples", "results_of"]
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vlm_backbones.analysis.leaderboard.claimed import Claim, Entry, visible
+from vlm_backbones.analysis.leaderboard.logged import Wanted, wanted_of
+from vlm_backbones.analysis.leaderboard.results import Aggregate, Results, find_results, read_results
+from vlm_backbones.analysis.log_files import LogFile, RunInfo, find_logs, read_run_info
+from vlm_backbones.analysis.record import HEADLINE
+from vlm_backbones.errors import LogError, nearest
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """One results file of the clean condition and the run that it belongs to."""
+
+    info: RunInfo
+    results: Results
+
+
+def has_samples(path: Path) -> bool:
+    """Whether a file or folder is or holds a log of samples."""
+    if path.is_file():
+        return path.suffix != ".json"
+    return any(path.rglob("*samples_*.jsonl*"))
+
+
+def results_of(
+    roots: Sequence[Path], named: Mapping[str, Path], logs: Sequence[LogFile], notes: list[str]
+) -> list[RunResults]:
+    """Find the results files under the paths; one that lies beside logs of samples belongs to their run.
+
+    Two folders of one name that belong to no RUN folder are two runs: then the folder above goes before.
+
+    Raises
+    ------
+    LogError
+        If a path holds neither results nor samples, or a file named as such is another tool's.
+    """
+    beside = {log.path.resolve().parent: log for log in logs}
+    found: dict[Path, tuple[str, LogFile, Results]] = {}
+    for name, root in [*named.items(), *((None, root) for root in roots)]:
+        for path, results in _readable(root, notes):
+            folder = path.resolve().parent
+            log = beside.get(folder) or find_logs([path])[0]
+            if (results.condition or log.condition or "clean") == "clean":
+                found.setdefault(path.resolve(), (name or log.run, log, results))
+    homes = {(log.run, folder) for folder, log in beside.items()}
+    homes |= {(run, path.parent) for path, (run, _, _) in found.items()}
+    out = []
+    for path, (run, log, results) in found.items():
+        alone = log.run_dir is not None or path.parent in beside or path.parent.name != run
+        clash = not alone and sum(name == run for name, _ in homes) > 1
+        shown = f"{path.parent.parent.name}/{run}" if clash else run
+        out.append(RunResults(read_run_info(shown, log.run_dir), results))
+    return out
+
+
+def _readable(root: Path, notes: list[str]) -> list[tuple[Path, Results]]:
+    files = [path for path in find_results(root) if path.suffix == ".json"]
+    if not files and not has_samples(root):
+        raise LogError(
+            f"{root} holds neither *_results.json nor *_samples_*.jsonl. Name a folder of lmms-eval outputs, or a "
+            "published table (.csv)."
+        )
+    out = []
+    for path in files:
+        results = read_results(path)
+        if results is not None:
+            out.append((path, results))
+        elif root.is_file():
+            raise LogError(f"{path} is not a results file of lmms-eval: it has no 'results' beside 'configs'.")
+        else:
+            notes.append(f"{path}: not a results file of lmms-eval; left out.")
+    return out
+
+
+def aggregate_claims(
+    files: Sequence[RunResults], entries: Mapping[str, Entry], headline: Mapping[str, str], wanted: Sequence[Wanted]
+) -> list[Claim]:
+    """One claim a run, task and column, from the file with the most questions, the newest among equals.
+
+    The metric is the one asked for, else the one behind the samples' score, else the first that the task lists.
+    """
+    best: dict[tuple[str, str], tuple[int, str, Results]] = {}
+    for file in files:
+        for one in file.results.aggregates:
+            key, rank = (file.info.run, one.task), (one.n or 0, file.results.path.name)
+            if key not in best or rank >= best[key][:2]:
+                best[key] = (*rank, file.results)
+    claims = []
+    for (run, task), (_, _, results) in best.items():
+        metrics = {one.metric: one for one in results.aggregates if one.task == task}
+        usual = headline.get(task) or HEADLINE.get(task)
+        for column in wanted_of(task, wanted):
+            name = column.metric or (usual if usual in metrics else next(iter(metrics)))
+            if name not in metrics:
+                raise LogError(f"{results.path}: task {task} has no metric {name!r}.{nearest(name, metrics)}")
+            claims.append(_claim(metrics[name], entries[run], column.name, results.path.name))
+    return claims
+
+
+def _claim(one: Aggregate, entry: Entry, benchmark: str, source: str) -> Claim:
+    return Claim(
+        entry,
+        benchmark,
+        visible(one.metric),
+        one.value,
+        "results",
+        source,
+        higher_is_better=one.higher_is_better,
+        n=one.n,
+        is_mean=one.is_mean,
+    )
