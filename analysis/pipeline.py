@@ -24,6 +24,7 @@ def analyze(
     study_dir: Path | None = None,
     bootstrap: int = 10_000,
     seed: int = 0,
+    inline_images: bool = False,
 ) -> Path:
     """Write OUT/tables/*.csv and *.parquet and OUT/report.html; return the report's path.
 
@@ -36,6 +37,7 @@ def analyze(
     score_key : key of a sample that holds its score.
     study_dir : a study's folder with certificate.json and study.yaml, for the order of the runs and the first page.
     bootstrap : draws of each interval; `seed` makes them repeatable.
+    inline_images : put the samples and their images into the page itself, so that it can be sent as one file.
 
     Raises
     ------
@@ -68,6 +70,8 @@ def analyze(
         title=str(study.get("name") or "Backbone comparison"),
         study_dir=study_dir,
         deviations=_deviations(study),
+        inline_images=inline_images,
+        seed=seed,
     )
 
 

@@ -170,6 +170,9 @@ def analyze(
     study_dir: Annotated[Path | None, typer.Option("--study-dir", help="Where certificate.json is.")] = None,
     bootstrap: Annotated[int, typer.Option("--bootstrap", min=100)] = 10_000,
     seed: Annotated[int, typer.Option("--seed")] = 0,
+    inline_images: Annotated[
+        bool, typer.Option("--inline-images", help="Samples and images inside the page: one file to send.")
+    ] = False,
 ) -> None:
     """Read any lmms-eval logs and write tables and one report; no model, no torch."""
     if not paths and not run:
@@ -189,8 +192,48 @@ def analyze(
         study_dir=study_dir,
         bootstrap=bootstrap,
         seed=seed,
+        inline_images=inline_images,
     )
     typer.echo(report)
+
+
+@app.command()
+def leaderboard(
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="PATH...",
+            help="Folders or files of lmms-eval outputs, published tables (CSV), or a shipped one: vip-llava-study.",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Gets leaderboard.html and tables.")] = Path("leaderboard-out"),
+    run: Annotated[list[str] | None, typer.Option("--run", metavar="NAME=PATH", help="Name a run.")] = None,
+    benchmark: Annotated[
+        list[str] | None,
+        typer.Option("--benchmark", metavar="NAME=TASK[:METRIC]", help="Put a task's metric into the column NAME."),
+    ] = None,
+    cluster_key: Annotated[str | None, typer.Option("--cluster-key", help="What groups dependent samples.")] = None,
+    score_key: Annotated[str | None, typer.Option("--score-key", help="The sample's score.")] = None,
+    bootstrap: Annotated[int, typer.Option("--bootstrap", min=100)] = 10_000,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+) -> None:
+    """Put runs and published tables side by side, with ranks, intervals and what cannot be told apart."""
+    if not paths and not run:
+        raise ConfigError("nothing to rank: give runs, published tables (CSV) or the shipped table vip-llava-study.")
+    named = dict(_named_path(text) for text in run or [])
+    from vlm_backbones.analysis.leaderboard.write import write_leaderboard
+
+    page = write_leaderboard(
+        paths or [],
+        out,
+        runs=named,
+        benchmarks=benchmark or [],
+        cluster_key=cluster_key,
+        score_key=score_key,
+        bootstrap=bootstrap,
+        seed=seed,
+    )
+    typer.echo(page)
 
 
 def _named_path(text: str) -> tuple[str, Path]:

@@ -1,9 +1,7 @@
 "use strict";
 (() => {
-  const index = JSON.parse(document.getElementById("index").textContent);
-  const tip = document.getElementById("tip");
-
   // Marks of a chart carry their text for screen readers; a pointer gets the same text.
+  const tip = document.getElementById("tip");
   document.addEventListener("pointerover", (event) => {
     const mark = event.target.closest && event.target.closest(".chart svg [aria-label]");
     const label = mark && mark.getAttribute("aria-roledescription") !== "group mark container" && mark.tagName === "path" ? mark.getAttribute("aria-label") : "";
@@ -16,153 +14,98 @@
     tip.style.top = Math.max(8, event.clientY - tip.offsetHeight - 12) + "px";
   });
 
-  const form = document.getElementById("filters");
-  if (!form) return;
-  const cards = document.getElementById("cards"), found = document.getElementById("found"), where = document.getElementById("where");
-  const previous = document.getElementById("previous"), next = document.getElementById("next");
-  const PAGE = 12;
-  const loaded = new Map(); // task -> array of chunks
-  let shown = [], page = 0, task = index.tasks[0];
-
-  window.vlmSamples = (id, part, documents) => { loaded.get(id).chunks[part] = documents; };
-
-  const load = (entry) => {
-    if (!loaded.has(entry.id)) {
-      const state = { chunks: [] };
-      loaded.set(entry.id, state);
-      state.ready = Promise.all(entry.files.map((file) => new Promise((done, fail) => {
-        const script = document.createElement("script");
-        script.src = file;
-        script.onload = done;
-        script.onerror = () => fail(new Error(file));
-        document.head.append(script);
-      }))).then(() => {
-        state.all = state.chunks.flat();
-        for (const doc of state.all) doc.s = [doc.i, doc.q, doc.t, ...doc.r.map((cell) => (cell ? cell[0] : ""))].join("\n").toLowerCase();
-      });
-    }
-    const state = loaded.get(entry.id);
-    return state.ready.then(() => state.all);
-  };
-
   const make = (tag, name, text) => {
     const node = document.createElement(tag);
     if (name) node.className = name;
-    if (text !== undefined) node.append(plain(text));
+    if (text !== undefined) node.textContent = text;
     return node;
   };
 
-  // Control and direction characters are drawn as their code point, so that a model cannot rearrange the page's text.
-  const CONTROL = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g;
-  const plain = (text) => {
-    const box = document.createDocumentFragment();
-    let at = 0;
-    for (const match of text.matchAll(CONTROL)) {
-      box.append(text.slice(at, match.index));
-      const mark = document.createElement("span");
-      mark.className = "ctl";
-      mark.textContent = "U+" + match[0].charCodeAt(0).toString(16).toUpperCase().padStart(4, "0");
-      box.append(mark);
-      at = match.index + match[0].length;
+  // Panels of a choice (task, question type, ...): one is shown at a time. Without scripts all are.
+  const FEW = 6, SHORT = 90;
+  const picks = [...document.querySelectorAll("[data-pick]")].map((box, number) => {
+    const panels = [...box.children].filter((child) => child.hasAttribute("data-label"));
+    const labels = panels.map((panel) => panel.dataset.label);
+    const pick = { box, panels, labels, name: box.dataset.pick, section: box.closest("section"), shown: 0, mark: () => {} };
+    if (labels.length < 2) return pick;
+    const asButtons = labels.length <= FEW && labels.join("").length <= SHORT;
+    box.classList.add("picked");
+    const control = make(asButtons ? "fieldset" : "label", asButtons ? "pick buttons" : "pick");
+    control.append(make(asButtons ? "legend" : "span", "", pick.name));
+    if (asButtons) {
+      const inputs = labels.map((label, place) => {
+        const input = make("input"), line = make("label");
+        Object.assign(input, { type: "radio", name: "pick-" + number, value: String(place), checked: place === 0 });
+        line.append(input, make("span", "", label));
+        control.append(line);
+        return input;
+      });
+      pick.mark = () => { inputs[pick.shown].checked = true; };
+    } else {
+      const select = make("select");
+      labels.forEach((label, place) => select.append(new Option(label, String(place))));
+      control.append(select);
+      pick.mark = () => { select.value = String(pick.shown); };
     }
-    box.append(text.slice(at));
-    return box;
+    control.addEventListener("change", (event) => choose(pick, Number(event.target.value)));
+    box.prepend(control);
+    return pick;
+  });
+  const show = (pick, place) => {
+    pick.shown = place;
+    pick.panels.forEach((panel, other) => { panel.hidden = other !== place; });
+    pick.mark();
   };
-
-  const isRight = (cell) => (cell && cell[1] !== null ? cell[1] >= 0.5 : null);
-  const WHO = {
-    all: ["everything", () => true],
-    differ: ["runs disagree", (right) => right.includes(true) && right.includes(false)],
-    right: ["all right", (right) => right.every((r) => r === true)],
-    wrong: ["all wrong", (right) => right.every((r) => r === false)],
-  };
-  const choices = () => {
-    const list = Object.entries(WHO).map(([key, [label, test]]) => [key, label, test]);
-    if (task.runs.length > 1) task.runs.forEach((run, i) => {
-      list.push(["only-" + i, "only " + run + " right", (right) => right[i] === true && right.every((r, j) => j === i || r === false)]);
-      list.push(["not-" + i, "only " + run + " wrong", (right) => right[i] === false && right.every((r, j) => j === i || r === true)]);
-    });
-    return list;
-  };
-
-  const fill = (select, pairs) => {
-    const old = select.value;
-    select.replaceChildren(...pairs.map(([value, label]) => { const option = make("option", "", label); option.value = value; return option; }));
-    if (pairs.some(([value]) => value === old)) select.value = old;
-  };
-
-  const card = (doc) => {
-    const box = make("article", "card");
-    if (doc.m) {
-      const image = make("img");
-      image.loading = "lazy";
-      image.alt = "Image of question " + doc.i;
-      image.onload = () => { if (image.naturalWidth < 200) image.classList.add("small"); };
-      image.src = index.media[doc.m[0]] + "/" + encodeURIComponent(doc.m[1]) + ".webp";
-      box.append(image);
+  // The same choice inside another panel of the section follows: a token type stays when the task changes.
+  const choose = (pick, place) => {
+    for (const other of picks) {
+      const same = other.section === pick.section && other.name === pick.name ? other.labels.indexOf(pick.labels[place]) : -1;
+      if (same >= 0) show(other, same);
     }
-    const body = make("div", "body");
-    body.append(make("p", "meta", "#" + doc.i + (doc.y ? " · " + doc.y : "")));
-    const question = make("p", "q", doc.q || "(no question logged)");
-    const target = make("p", "t", "Target ");
-    target.append(make("b", "", doc.t));
-    const list = make("ul");
-    doc.r.forEach((cell, i) => {
-      const row = make("li");
-      const run = make("span", "run");
-      run.append(make("i", "dot c" + (index.runs.indexOf(task.runs[i]) % 8)), plain(task.runs[i]));
-      row.append(run);
-      if (cell) {
-        const right = isRight(cell);
-        const verdict = right === null ? "no score" : (right ? "✓ " : "✗ ") + (cell[1] === 0 || cell[1] === 1 ? (right ? "right" : "wrong") : cell[1].toFixed(2));
-        const sure = cell[2] === null ? "" : " · " + Math.round(cell[2] * 100) + " % sure";
-        row.append(make("span", "s" + (right === null ? "" : right ? " right" : " wrong"), verdict + sure));
-        row.append(make("span", "a", cell[0] || "(empty answer)"));
-      } else row.append(make("span", "s", "not logged"));
-      list.append(row);
+  };
+  for (const pick of picks) show(pick, 0);
+
+  // Tables sort by a click on a column's head; a note row stays under its row.
+  const value = (row, column, numeric) => {
+    const text = row.cells[column] ? row.cells[column].textContent.trim() : "";
+    if (!numeric) return text;
+    const found = text.replaceAll("\u2212", "-").replaceAll(",", "").match(/[-+]?\d+(\.\d+)?(e[-+]?\d+)?/);
+    return found ? Number(found[0]) : NaN;
+  };
+  const sortBy = (table, head) => {
+    const column = head.cellIndex, numeric = head.classList.contains("num");
+    const down = head.getAttribute("aria-sort") !== "descending";
+    for (const other of head.parentNode.cells) other.removeAttribute("aria-sort");
+    head.setAttribute("aria-sort", down ? "descending" : "ascending");
+    const body = table.tBodies[0], blocks = [];
+    for (const row of body.rows) row.classList.contains("noted") ? blocks[blocks.length - 1].push(row) : blocks.push([row]);
+    const compare = ([a], [b]) => {
+      const x = value(a, column, numeric), y = value(b, column, numeric);
+      if (numeric && (isNaN(x) || isNaN(y))) return isNaN(x) - isNaN(y); // rows without a number stay last
+      const order = numeric ? x - y : x.localeCompare(y, undefined, { numeric: true });
+      return down ? -order : order;
+    };
+    body.append(...blocks.sort(compare).flat());
+  };
+  for (const table of document.querySelectorAll("table.sortable")) {
+    for (const head of table.tHead.rows[0].cells) {
+      const button = make("button", "sort");
+      button.type = "button";
+      button.append(...head.childNodes);
+      head.append(button);
+      button.addEventListener("click", () => sortBy(table, head));
+    }
+    if (!table.classList.contains("filterable")) continue;
+    const line = make("label", "pick"), input = make("input");
+    Object.assign(input, { type: "search", placeholder: "a run, a task, a metric", autocomplete: "off" });
+    line.append(make("span", "", "Rows with"), input);
+    input.addEventListener("input", () => {
+      const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+      for (const row of table.tBodies[0].rows) {
+        const text = row.textContent.toLowerCase();
+        row.hidden = !words.every((word) => text.includes(word));
+      }
     });
-    body.append(question, target, list);
-    box.append(body);
-    return box;
-  };
-
-  const draw = () => {
-    const pages = Math.max(1, Math.ceil(shown.length / PAGE));
-    page = Math.min(Math.max(page, 0), pages - 1);
-    cards.replaceChildren(...shown.slice(page * PAGE, (page + 1) * PAGE).map(card));
-    where.textContent = page + 1 + " / " + pages;
-    previous.disabled = page === 0;
-    next.disabled = page === pages - 1;
-  };
-
-  const filter = async () => {
-    found.textContent = "Loading …";
-    let all;
-    try { all = await load(task); } catch (error) { found.textContent = "Cannot read " + error.message + ": keep report_data beside this page."; return; }
-    const test = (choices().find(([key]) => key === form.who.value) || choices()[0])[2];
-    const type = form.type.value, text = form.text.value.trim().toLowerCase();
-    shown = all.filter((doc) => (!type || doc.y === type) && (!text || doc.s.includes(text)) && test(doc.r.map(isRight)));
-    found.textContent = shown.length + " of " + all.length + " questions";
-    page = 0;
-    draw();
-  };
-
-  const choose = () => {
-    task = index.tasks.find((entry) => String(entry.id) === form.task.value) || index.tasks[0];
-    fill(form.who, choices());
-    fill(form.type, [["", "all"], ...task.types.map((name) => [name, name])]);
-    form.type.disabled = !task.types.length;
-    filter();
-  };
-
-  fill(form.task, index.tasks.map((entry) => [String(entry.id), entry.name]));
-  form.addEventListener("submit", (event) => event.preventDefault());
-  form.task.addEventListener("change", choose);
-  form.who.addEventListener("change", filter);
-  form.type.addEventListener("change", filter);
-  let wait = 0;
-  form.text.addEventListener("input", () => { clearTimeout(wait); wait = setTimeout(filter, 120); });
-  previous.addEventListener("click", () => { page -= 1; draw(); });
-  next.addEventListener("click", () => { page += 1; draw(); });
-  choose();
+    table.closest(".scroll").before(line);
+  }
 })();

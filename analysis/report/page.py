@@ -15,13 +15,21 @@ import polars as pl
 
 from vlm_backbones.analysis.report.certificate import read_certificate
 from vlm_backbones.analysis.report.explorer import script_json, write_explorer
-from vlm_backbones.analysis.report.palette import RUN_COLORS
-from vlm_backbones.analysis.report.pictures import Picture, render_pictures
+from vlm_backbones.analysis.report.groups import score_letters
+from vlm_backbones.analysis.report.pictures import legible, render_plans
+from vlm_backbones.analysis.report.rows import read_rows
+from vlm_backbones.analysis.report.section_agreement import plan_agreement
+from vlm_backbones.analysis.report.section_calibration import plan_calibration
+from vlm_backbones.analysis.report.section_coordinates import plan_coordinates
+from vlm_backbones.analysis.report.section_inside import plan_inside
+from vlm_backbones.analysis.report.section_scores import plan_scores
 from vlm_backbones.analysis.report.verdict import write_verdict
+from vlm_backbones.analysis.report.view import View, look_at
 from vlm_backbones.analysis.samples import Logs
 from vlm_backbones.cache import atomic_write_text
 
 _HERE = Path(__file__).parent
+_SCRIPTS = ("page.js", "explorer.js")
 _NONE, _MINUS = "\u2013", "\u2212"
 
 
@@ -35,37 +43,55 @@ def write_report(
     title: str,
     study_dir: Path | None = None,
     deviations: Sequence[str] = (),
+    inline_images: bool = False,
+    seed: int = 0,
 ) -> Path:
-    """Write OUT/report.html with OUT/report_data and OUT/charts beside it; return the page's path."""
-    pictures = render_pictures(tables, logs.headline, runs, tasks, out)
-    index = write_explorer(logs, runs, tasks, out)
-    script = (_HERE / "page.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    """Write OUT/report.html with OUT/report_data and OUT/charts beside it; return the page's path.
+
+    With `inline_images` the page itself holds the samples and their images, so that it can be sent as one file.
+    """
+    view = look_at(logs, tables, runs, tasks, seed)
+    letters = score_letters(view.headline(), tables["agreement"], view.runs)
+    explorer = write_explorer(logs, runs, tasks, out, inline_images=inline_images)
+    index = explorer.index | {"colors": {run: view.colors.name(run) for run in runs}}
+    script = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS)
     page = _environment().get_template("report.html.j2").render(
         title=title,
         verdict=write_verdict(tables, logs.headline, runs),
         certificate=read_certificate(study_dir),
         deviations=deviations,
-        runs=[{"name": run, "color": i % len(RUN_COLORS)} for i, run in enumerate(runs)],
-        color_of={run: i % len(RUN_COLORS) for i, run in enumerate(runs)},
-        tasks=tasks,
-        pictures=_by_section(pictures),
-        scores=_score_rows(tables["scores"], logs.headline, runs, tasks),
-        tables={name: table.to_dicts() for name, table in tables.items() if name != "solved_by"},
-        table_names=list(tables),
+        view=view,
+        pictures=_draw(view, letters, out),
+        rows=read_rows(view, letters),
         notes=logs.notes,
         headline=logs.headline,
         index_json=script_json(index),
-        has_samples=bool(index["tasks"]),
+        explorer=explorer,
         style=(_HERE / "page.css").read_text(encoding="utf-8"),
         script=script,
-        script_hash=digest,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         date=date.today().isoformat(),
-        samples=logs.samples.height,
     )  # fmt: skip
     path = out / "report.html"
     atomic_write_text(path, page)
     return path
+
+
+def _draw(view: View, letters: Mapping[tuple[str, str], str], out: Path) -> dict[str, Any]:
+    """Section -> its pictures, and what a section must say beside them."""
+    plans = plan_scores(view, letters)
+    left_out: dict[str, list[str]] = {}
+    for task in view.tasks:
+        plans += plan_agreement(view, task)
+        curves, left_out[task] = plan_calibration(view, task)
+        plans += curves + plan_coordinates(view, task)
+    plans += plan_inside(view)
+    sections: dict[str, Any] = {"types_left_out": left_out}
+    for name in ("scores", "agreement", "calibration", "coordinates", "inside"):
+        sections[name] = []
+    for picture in render_plans(plans, out):
+        sections[picture.section].append(picture)
+    return sections
 
 
 def _environment() -> Any:
@@ -73,34 +99,27 @@ def _environment() -> Any:
     from markupsafe import Markup
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+        loader=jinja2.FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        finalize=_finalize,
     )
-    environment.filters |= {"percent": _percent, "number": _number, "p_value": _p_value, "points": _points}
+    environment.filters |= {
+        "percent": _percent,
+        "number": _number,
+        "p_value": _p_value,
+        "points": _points,
+        "whole": _whole,
+    }
     # Only our own files pass unescaped: style, script, and SVG that vl-convert escaped.
     environment.filters["ours"] = Markup
     return environment
 
 
-def _by_section(pictures: Sequence[Picture]) -> dict[str, list[Picture]]:
-    sections: dict[str, list[Picture]] = {name: [] for name in ("scores", "agreement", "coordinates", "calibration")}
-    for picture in pictures:
-        sections[picture.section].append(picture)
-    return sections
-
-
-def _score_rows(
-    scores: pl.DataFrame, headline: Mapping[str, str], runs: Sequence[str], tasks: Sequence[str]
-) -> list[dict[str, Any]]:
-    """The headline metric of each task and run beside its blind baseline."""
-    found = {(row["task"], row["run"], row["condition"], row["metric"]): row for row in scores.to_dicts()}
-    rows = []
-    for task in tasks:
-        metric = headline.get(task, "")
-        for run in runs:
-            clean = found.get((task, run, "clean", metric))
-            if clean is not None:
-                rows.append({"clean": clean, "swap": found.get((task, run, "swap", metric))})
-    return rows
+def _finalize(value: Any) -> Any:
+    """Names and notes come from logs: what cannot be seen is written out; our own markup stays as it is."""
+    return legible(value, 4000) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def _missing(value: Any) -> bool:
@@ -117,6 +136,10 @@ def _points(value: Any) -> str:
 
 def _number(value: Any, digits: int = 2) -> str:
     return _NONE if _missing(value) else f"{value:,.{digits}f}".replace("-", _MINUS)
+
+
+def _whole(value: Any) -> str:
+    return _NONE if _missing(value) else f"{value:,}"
 
 
 def _p_value(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["RUN_COLORS", "chart_config", "run_scale", "themed"]
+__all__ = ["CHART_CONFIG", "RUN_COLORS", "RunColors", "run_legend", "themed"]
 
 import re
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import altair as alt
 
 INK, MUTED, RULE, PAPER, WASH = "#1c1f23", "#667078", "#e2e3dd", "#fefefd", "#b9bdb6"
 RUN_COLORS = ("#7d8799", "#2f7fb8", "#d55f2a", "#2b8a66", "#8459b8", "#a9861a", "#b5487a", "#4b5563")
-GOOD, BAD = "#2b8a67", "#c2413b"
+GOOD, BAD, ODD = "#2b8a67", "#c2413b", "#8e24aa"
 VARIABLES = {
     INK: "--ink",
     MUTED: "--muted",
@@ -21,19 +21,44 @@ VARIABLES = {
     WASH: "--wash",
     GOOD: "--good",
     BAD: "--bad",
+    ODD: "--odd",
     **{color: f"--run-{index}" for index, color in enumerate(RUN_COLORS)},
 }
 FONT = "Inter, ui-sans-serif, system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+_NARROWEST = 0.85
 
 
-def run_scale(runs: Sequence[str]) -> alt.Scale:
-    """One colour a run, the same in every chart; after eight runs the colours repeat."""
-    return alt.Scale(domain=list(runs), range=[RUN_COLORS[i % len(RUN_COLORS)] for i in range(len(runs))])
+class RunColors:
+    """One colour a run, the same everywhere; runs that are not drawn in curves share a grey."""
+
+    def __init__(self, drawn: Sequence[str]) -> None:
+        self._place = {run: index for index, run in enumerate(drawn)}
+
+    def name(self, run: str) -> str:
+        """CSS class of the run's dot."""
+        return f"c{self._place[run]}" if run in self._place else "cx"
+
+    def color(self, run: str) -> str:
+        """The run's colour in charts."""
+        return RUN_COLORS[self._place[run]] if run in self._place else WASH
+
+    def scale(self, runs: Sequence[str]) -> alt.Scale:
+        """Colour scale of some runs."""
+        return alt.Scale(domain=list(runs), range=[self.color(run) for run in runs])
 
 
-def chart_config(chart: Any) -> Any:
-    """Quiet axes, no frame, one type size."""
-    axis = {
+def run_legend(columns: int = 2) -> alt.Legend:
+    """Names of the runs above a chart, in full colour even where the first layer is a pale band."""
+    return alt.Legend(columns=columns, labelLimit=150, columnPadding=22, symbolOpacity=1, symbolType="circle")
+
+
+# Quiet axes, no frame, one type size.
+CHART_CONFIG: dict[str, Any] = {
+    "font": FONT,
+    "background": "transparent",
+    "padding": 4,
+    "view": {"stroke": None, "continuousWidth": 300, "continuousHeight": 300},
+    "axis": {
         "labelColor": MUTED,
         "titleColor": MUTED,
         "gridColor": RULE,
@@ -43,27 +68,31 @@ def chart_config(chart: Any) -> Any:
         "titleFontSize": 11,
         "titleFontWeight": "normal",
         "labelPadding": 6,
-        "labelLimit": 190,
+        "labelLimit": 150,
         "labelFlush": False,
-    }
-    head = {"labelColor": INK, "labelFontSize": 12, "labelFontWeight": 600, "title": None}
-    return (
-        chart.configure(font=FONT, background="transparent", padding={"left": 18, "top": 4, "right": 8, "bottom": 4})
-        .configure_view(stroke=None)
-        .configure_axis(**axis)
-        .configure_header(**head)
-        .configure_legend(labelColor=MUTED, title=None, orient="top", labelFontSize=11, symbolStrokeWidth=0)
-        .configure_text(fontSize=11, color=INK)
-    )
+    },
+    "header": {"labelColor": INK, "labelFontSize": 12, "labelFontWeight": 600, "title": None},
+    "title": {"color": INK, "fontSize": 11, "fontWeight": 600, "anchor": "start", "offset": 4},
+    "legend": {"labelColor": MUTED, "title": None, "orient": "top", "labelFontSize": 11, "symbolStrokeWidth": 2},
+    "text": {"fontSize": 11, "color": INK},
+}
 
 
-def themed(svg: str) -> str:
-    """Make a chart's colours follow the page, and its size the column it stands in."""
+def themed(svg: str, key: str) -> str:
+    """Make a chart's colours follow the page, its size the column it stands in, and its ids begin with a key.
+
+    Charts share one page: without a key of its own a chart would be clipped by another one's frame. A narrow
+    column shrinks it by 15 % at most, so that its text stays readable; beyond that the figure scrolls.
+    """
+    svg = re.sub(r'\bid="', f'id="{key}-', svg)
+    svg = re.sub(r'(url\(|href=")#', rf"\1#{key}-", svg)
+    # The page sets the font; frames without a line draw nothing.
+    svg = re.sub(r' font-family="[^"]*"', "", svg)
+    svg = re.sub(r'<path class="(?:background|foreground)"[^>]*display="none"/>', "", svg)
     for color, name in VARIABLES.items():
         svg = re.sub(f'(fill|stroke)="{color}"', rf'\1="var({name})"', svg)
     size = re.search(r'<svg[^>]*? width="([\d.]+)" height="([\d.]+)"', svg)
     if size is not None:
-        # The width is a limit, not a demand: a phone is narrower.
-        head = size[0]
-        svg = svg.replace(head, re.sub(r' width="[\d.]+" height="[\d.]+"', f' style="max-width:{size[1]}px"', head), 1)
+        style = f' style="max-width:{size[1]}px;min-width:{float(size[1]) * _NARROWEST:.0f}px"'
+        svg = svg.replace(size[0], re.sub(r' width="[\d.]+" height="[\d.]+"', style, size[0]), 1)
     return svg

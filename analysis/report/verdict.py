@@ -11,6 +11,8 @@ import polars as pl
 
 from vlm_backbones.analysis.bootstrap import wilson
 
+_MOST_NAMED = 5
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -47,15 +49,16 @@ def _compared(rows: list[dict[str, float]], old: str, new: str) -> Verdict:
     elif better:
         headline = f"{new} is better than {old} on {len(better)} of {total} and worse on {len(worse)}"
     else:
-        headline = f"No difference between {new} and {old} stands out on {total}"
+        where = rows[0]["task"] if len(rows) == 1 else total
+        headline = f"No difference between {new} and {old} stands out on {where}"
     groups = (("It gains {} points on {}", better), ("it loses {} points on {}", worse))
     parts = [_listed(pattern, group) for pattern, group in groups if group]
-    parts += [f"no clear difference on {_joined([_even(row) for row in even])}"] if even else []
+    parts += [f"no clear difference on {_some([_even(row) for row in even])}"] if even else []
     sentence = "; ".join(parts) + _n(rows)
     most = max(rows, key=lambda row: row["negative_flip_rate"] + row["positive_flip_rate"])
     questions = (
         f"On {most['task']}, {_share(most, 'n01')} of the questions are right only with {new}, and "
-        f"{_share(most, 'n10')} only with {old} (n\u00a0=\u00a0{int(most['n'])})."
+        f"{_share(most, 'n10')} only with {old} (n\u00a0=\u00a0{int(most['n']):,})."
     )
     return Verdict(headline, sentence[0].upper() + sentence[1:], questions, _caveat(rows))
 
@@ -98,12 +101,19 @@ def _listed(pattern: str, group: list[dict[str, float]]) -> str:
         low, high = sorted((sign * row["diff_low"], sign * row["diff_high"]))
         shown.append((f"{_points(sign * row['diff'])}", f"[{_points(low)},\u00a0{_points(high)}]", str(row["task"])))
     first = pattern.format(shown[0][0], f"{shown[0][2]}").replace(" points on", f" points {shown[0][1]} on")
-    return _joined([first, *(f"{value} {between} on {task}" for value, between, task in shown[1:])])
+    return _some([first, *(f"{value} {between} on {task}" for value, between, task in shown[1:])])
 
 
 def _even(row: Mapping[str, float]) -> str:
     low, high = _points(row["diff_low"]), _points(row["diff_high"])
     return f"{row['task']} ({_points(row['diff'])} points [{low},\u00a0{high}])"
+
+
+def _some(parts: Sequence[str]) -> str:
+    """The first parts by name, the others by their number."""
+    if len(parts) <= _MOST_NAMED:
+        return _joined(parts)
+    return _joined([*parts[: _MOST_NAMED - 1], f"{_count(len(parts) - _MOST_NAMED + 1, 'more task')}"])
 
 
 def _joined(parts: Sequence[str]) -> str:
@@ -114,8 +124,8 @@ def _n(rows: list[dict[str, float]]) -> str:
     sizes = [int(row["n"]) for row in rows]
     each = " each" if len(rows) > 1 else ""
     if len(set(sizes)) == 1:
-        return f" (n\u00a0=\u00a0{sizes[0]}{each})."
-    return f" (n\u00a0=\u00a0{min(sizes)} to {max(sizes)})."
+        return f" (n\u00a0=\u00a0{sizes[0]:,}{each})."
+    return f" (n\u00a0=\u00a0{min(sizes):,} to {max(sizes):,})."
 
 
 def _points(value: float) -> str:
@@ -129,9 +139,11 @@ def _percent(value: float, unit: str = "\u00a0%") -> str:
 def _single(scores: pl.DataFrame, run: str) -> Verdict:
     shown = [
         f"{row['task']} {_percent(row['value'])} [{_percent(row['ci_low'], '')}, {_percent(row['ci_high'], '')}], "
-        f"n\u00a0=\u00a0{row['n']}"
+        f"n\u00a0=\u00a0{row['n']:,}"
         for row in scores.to_dicts()
         if row["n"]
     ]
-    text = f"{'; '.join(shown)}." if shown else "No sample has a score."
+    rest = len(shown) - _MOST_NAMED
+    named = shown if rest <= 1 else [*shown[:_MOST_NAMED], f"and {_count(rest, 'more task')}"]
+    text = f"{'; '.join(named)}." if shown else "No sample has a score."
     return Verdict(f"What {run} reaches", text, "There is one run only: agreement needs the logs of a second one.", "")

@@ -1,0 +1,76 @@
+"""The rows of the page's tables; where they are too many for a page, those of the best runs, and it says so."""
+
+from __future__ import annotations
+
+__all__ = ["Rows", "read_rows"]
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from vlm_backbones.analysis.report.view import View, best_runs, plural
+
+Row = dict[str, Any]
+
+_MOST_PAIRS = 200
+_RUNS_OF_PAIRS = 20
+_VERDICTS = ["supported", "not supported", "undecided"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows by section; `cut` says of tables with pairs what the page leaves to the CSV files (empty: nothing)."""
+
+    scores: list[Row]
+    every_metric: list[Row]
+    agreement: list[Row]
+    agreement_all: list[Row]
+    calibration: list[Row]
+    calibration_pairs: list[Row]
+    coordinates: list[Row]
+    claims: list[Row]
+    claim_counts: list[tuple[str, int]]
+    cut: str
+
+
+def read_rows(view: View, letters: Mapping[tuple[str, str], str]) -> Rows:
+    """Collect what the templates list."""
+    pairs = {name: view.table(name) for name in ("agreement", "calibration_pairs")}
+    cut, count = "", len(view.runs) * (len(view.runs) - 1) // 2
+    if count > _MOST_PAIRS:
+        some = best_runs(view.tables["scores"], view.logs.headline, view.runs, _RUNS_OF_PAIRS)
+        inside = pl.col("run_a").is_in(some) & pl.col("run_b").is_in(some)
+        pairs = {name: table.filter(inside) if table.height else table for name, table in pairs.items()}
+        cut = (
+            f"Listed: the pairs among the {len(some)} best runs, of {plural(count, 'pair')}; the CSV file has them all."
+        )
+    claims = view.table("claims").to_dicts()
+    verdicts = [row["verdict"] for row in claims]
+    return Rows(
+        scores=_scores(view, letters),
+        every_metric=view.table("scores").to_dicts(),
+        agreement=pairs["agreement"].to_dicts(),
+        agreement_all=view.table("agreement_all").to_dicts(),
+        calibration=view.table("calibration").to_dicts(),
+        calibration_pairs=pairs["calibration_pairs"].to_dicts(),
+        coordinates=view.table("coordinates").to_dicts(),
+        claims=claims,
+        claim_counts=[(verdict, verdicts.count(verdict)) for verdict in _VERDICTS if verdict in verdicts],
+        cut=cut,
+    )
+
+
+def _scores(view: View, letters: Mapping[tuple[str, str], str]) -> list[Row]:
+    """The headline metric of each task and run beside its blind baseline and letters."""
+    clean, swap = (
+        {(row["task"], row["run"]): row for row in view.headline(condition).to_dicts()}
+        for condition in ("clean", "swap")
+    )
+    places = [(task, run) for task in view.tasks for run in view.runs]
+    return [
+        {"clean": clean[place], "swap": swap.get(place), "letters": letters.get(place, "")}
+        for place in places
+        if place in clean
+    ]

@@ -1,0 +1,129 @@
+"""Pictures of the first screen: the paired difference by task, and every run's score."""
+
+from __future__ import annotations
+
+__all__ = ["difference_chart", "plan_scores", "score_chart"]
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import altair as alt
+import polars as pl
+
+from vlm_backbones.analysis.report.palette import BAD, GOOD, INK, MUTED, PAPER, WASH, RunColors
+from vlm_backbones.analysis.report.view import Plan, View, plural, sizes
+
+_PERCENT = alt.Axis(format=".0%", tickCount=5)
+_POINTS = "datum.value > 0 ? '+' + datum.label : datum.label"
+_MOST_TASKS = 30
+
+
+def plan_scores(view: View, letters: Mapping[tuple[str, str], str]) -> list[Plan]:
+    """The paired difference between the first and the last run, and the scores of the runs that are drawn."""
+    plans = []
+    pairs = view.table("agreement", run_a=view.runs[0], run_b=view.runs[-1])
+    if pairs.height and (pairs := pairs.filter(pl.col("diff").is_not_nan())).height:
+        shown = pairs.sort(pl.col("diff").abs(), descending=True).head(_MOST_TASKS)
+        cut = f" The {_MOST_TASKS} largest of {pairs.height} tasks." if pairs.height > _MOST_TASKS else ""
+        about = (
+            f"Each question is compared with itself: {view.runs[-1]} minus {view.runs[0]}, points and 95 % interval, "
+            f"{sizes(pairs['n'])}. Right of the line: {view.runs[-1]} is better.{cut}"
+        )
+        chart = difference_chart(shown, view.tasks)
+        plans.append(Plan("scores", "differences", "What changes, task by task", about, chart, "agreement"))
+    clean = view.headline().filter(pl.col("run").is_in(view.drawn))
+    tasks = [task for task in view.tasks if task in set(clean["task"])]
+    if clean.height:
+        blind = view.headline("swap").filter(pl.col("run").is_in(view.drawn))
+        parts = ["Score and 95 % interval", sizes(clean["n"])]
+        if blind.height:
+            parts.append("grey tick: the same run shown another question's image")
+        if letters:
+            parts.append("runs of a task that share a letter cannot be told apart")
+        about = "; ".join(parts) + "." + view.too_many(view.drawn)
+        if len(tasks) > _MOST_TASKS:
+            about += f" The first {_MOST_TASKS} of {plural(len(tasks), 'task')}."
+        chart = score_chart(clean, blind, view.drawn, tasks[:_MOST_TASKS], view.colors, letters)
+        plans.append(Plan("scores", "scores", "Where each run stands", about, chart, "scores"))
+    return plans
+
+
+def difference_chart(pairs: pl.DataFrame, tasks: Sequence[str]) -> Any:
+    """Forest plot of the paired differences, green where the interval lies above zero, red below."""
+    order = [task for task in tasks if task in set(pairs["task"])]
+    points = [(100 * pl.col(name)).alias(name) for name in ("diff", "diff_low", "diff_high")]
+    data = pairs.select("task", *points, "n").with_columns(
+        side=pl.when(pl.col("diff_low") > 0)
+        .then(pl.lit("better"))
+        .when(pl.col("diff_high") < 0)
+        .then(pl.lit("worse"))
+        .otherwise(pl.lit("unclear")),
+    )
+    signed = [_signed(data[name]) for name in ("diff", "diff_low", "diff_high")]
+    shown = [f"{value} [{low}, {high}]" for value, low, high in zip(*signed, strict=True)]
+    data = data.with_columns(shown=pl.Series(shown, dtype=pl.String))
+    data = data.with_columns(label=pl.format("{}: {} points, n = {}", "task", "shown", "n"))
+    ends = [0.0, *(end for name in ("diff_low", "diff_high") for end in data[name].drop_nulls().drop_nans())]
+    scale = alt.Scale(domain=[min(ends) - 1, max(ends) + 1], nice=False)
+    color = alt.Color(
+        "side:N", scale=alt.Scale(domain=["better", "worse", "unclear"], range=[GOOD, BAD, MUTED]), legend=None
+    )
+    base = alt.Chart(data)
+    y = alt.Y("task:N", sort=order, title=None, axis=alt.Axis(grid=False, labelColor=INK))
+    x = alt.X("diff_low:Q", scale=scale, title="points", axis=alt.Axis(tickCount=5, labelExpr=_POINTS))
+    zero = alt.Chart().mark_rule(color=INK, strokeWidth=1).encode(x=alt.datum(0))
+    rule = base.mark_rule(strokeWidth=2.5, strokeCap="round").encode(
+        x=x, x2="diff_high:Q", y=y, color=color, description="label:N"
+    )
+    dot = base.mark_circle(size=80, opacity=1, stroke=PAPER, strokeWidth=1).encode(
+        x="diff:Q", y=y, color=color, description="label:N"
+    )
+    text = base.mark_text(align="left", fontSize=11).encode(x=alt.value(188), y=y, text="shown:N", color=color)
+    layers = alt.layer(zero, rule, dot, text, data=data)
+    return layers.properties(width=180, height=alt.Step(26))
+
+
+def _signed(values: pl.Series) -> list[str]:
+    return [f"{value:+.1f}".replace("-", "\u2212") for value in values.fill_null(float("nan"))]
+
+
+def score_chart(
+    headline: pl.DataFrame,
+    blind: pl.DataFrame,
+    runs: Sequence[str],
+    tasks: Sequence[str],
+    colors: RunColors,
+    letters: Mapping[tuple[str, str], str],
+) -> Any:
+    """Dot and interval of each run's headline metric with its letters; a tick is the run seeing another's image."""
+    marks = [letters.get((task, run), "") for task, run in headline.select("task", "run").iter_rows()]
+    percent = [(100 * pl.col(name)).round(1).cast(pl.String) for name in ("value", "ci_low", "ci_high")]
+    label = pl.format("{}, {}: {} % [{}, {}], n = {}", "run", "task", *percent, "n")
+    data = pl.concat(
+        [headline.with_columns(kind=pl.lit("score"), letters=pl.Series(marks, dtype=pl.String)),
+         blind.with_columns(kind=pl.lit("blind baseline"))], how="diagonal",
+    ).with_columns(label=label, shown=pl.format("{} {}", percent[0], pl.col("letters").fill_null("")))  # fmt: skip
+    data = data.filter(pl.col("task").is_in(list(tasks)))
+    base = alt.Chart(data)
+    y = alt.Y("run:N", sort=list(runs), title=None, axis=alt.Axis(grid=False, labelColor=INK))
+    color = alt.Color("run:N", scale=colors.scale(runs), legend=None)
+    low = min([0.0, *data["ci_low"].drop_nans().drop_nulls().to_list()])
+    scale = alt.Scale(domain=[low, max([1.0, *data["ci_high"].drop_nans().drop_nulls().to_list()])])
+    clean = base.transform_filter("datum.kind == 'score'")
+    rule = clean.mark_rule(strokeWidth=2.5, strokeCap="round").encode(
+        x=alt.X("ci_low:Q", scale=scale, axis=_PERCENT, title=None), x2="ci_high:Q", y=y, color=color,
+        description="label:N",
+    )  # fmt: skip
+    dot = clean.mark_circle(size=80, opacity=1, stroke=PAPER, strokeWidth=1).encode(
+        x="value:Q", y=y, color=color, description="label:N"
+    )
+    text = clean.mark_text(align="left", fontSize=11, color=MUTED).encode(x=alt.value(276), y=y, text="shown:N")
+    swap = (
+        base.transform_filter("datum.kind != 'score'")
+        .mark_tick(thickness=2, size=14, color=WASH)
+        .encode(x="value:Q", y=y, description="label:N")
+    )
+    layers = alt.layer(rule, swap, dot, text).properties(width=268, height=alt.Step(22))
+    return layers.facet(
+        row=alt.Row("task:N", sort=list(tasks), header=alt.Header(orient="top", labelAnchor="start")), spacing=8
+    )

@@ -1,0 +1,109 @@
+"""What every section of the report reads: tables, samples, and which runs are drawn in which colour."""
+
+from __future__ import annotations
+
+__all__ = ["Plan", "View", "best_runs", "look_at", "plural", "sizes"]
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from vlm_backbones.analysis.report.palette import RUN_COLORS, RunColors
+from vlm_backbones.analysis.samples import Logs
+
+MOST_IN_MATRIX = 64
+_COLLAPSED_MATRIX = 24
+
+
+@dataclass(frozen=True)
+class View:
+    """The inputs of the report.
+
+    `drawn` are the runs that curves show: all up to eight, else the eight best; `in_matrix` those of the matrices: all
+    up to 64, else the 24 best. Both keep the order of `runs`. Tables always hold every run.
+    """
+
+    logs: Logs
+    tables: Mapping[str, pl.DataFrame]
+    runs: list[str]
+    tasks: list[str]
+    drawn: list[str]
+    in_matrix: list[str]
+    colors: RunColors
+    seed: int
+
+    def table(self, name: str, **where: str) -> pl.DataFrame:
+        """Rows of a table that match; an empty frame where the table was not made."""
+        table = self.tables.get(name)
+        return table.filter(**where) if table is not None and table.height else pl.DataFrame()
+
+    def samples(self, task: str) -> pl.DataFrame:
+        """Samples of a task without perturbation."""
+        return self.logs.samples.filter(task=task, condition="clean")
+
+    def headline(self, condition: str = "clean") -> pl.DataFrame:
+        """Rows of `scores` that hold each task's headline metric."""
+        own = pl.DataFrame(
+            list(self.logs.headline.items()), schema={"task": pl.String, "metric": pl.String}, orient="row"
+        )
+        scores = self.tables["scores"].filter(pl.col("value").is_not_nan(), condition=condition)
+        return scores.join(own, on=["task", "metric"], maintain_order="left")
+
+    def too_many(self, shown: Sequence[str]) -> str:
+        """A sentence where a picture shows fewer runs than there are."""
+        return "" if len(shown) == len(self.runs) else f" Drawn: the {len(shown)} best of {len(self.runs)} runs."
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One chart to render: section, file name, title, a sentence that says what it shows with its n, and its numbers.
+
+    `data` is the name of a table or the picture's own frame; `choice` is where it stands among the section's choices.
+    """
+
+    section: str
+    name: str
+    title: str
+    about: str
+    chart: Any
+    data: str | pl.DataFrame
+    choice: tuple[str, ...] = ()
+
+
+def look_at(
+    logs: Logs, tables: Mapping[str, pl.DataFrame], runs: Sequence[str], tasks: Sequence[str], seed: int = 0
+) -> View:
+    """Choose what is drawn."""
+    most = len(RUN_COLORS)
+    drawn = list(runs) if len(runs) <= most else best_runs(tables["scores"], logs.headline, runs, most)
+    in_matrix = list(runs)
+    if len(runs) > MOST_IN_MATRIX:
+        in_matrix = best_runs(tables["scores"], logs.headline, runs, _COLLAPSED_MATRIX)
+    return View(logs, tables, list(runs), list(tasks), drawn, in_matrix, RunColors(drawn), seed)
+
+
+def best_runs(scores: pl.DataFrame, headline: Mapping[str, str], runs: Sequence[str], count: int) -> list[str]:
+    """Return the runs with the best mean rank over the tasks, in their own order; without a score a run comes last."""
+    kept = scores.filter(pl.col("value").is_not_nan(), condition="clean")
+    kept = kept.filter(
+        pl.col("metric") == pl.col("task").replace_strict(headline, default=None, return_dtype=pl.String)
+    )
+    ranked = kept.with_columns(pl.col("value").rank(descending=True).over("task").alias("rank"))
+    mean = dict(ranked.group_by("run").agg(pl.col("rank").mean()).iter_rows())
+    best = set(sorted(runs, key=lambda run: mean.get(run, float("inf")))[:count])
+    return [run for run in runs if run in best]
+
+
+def sizes(numbers: Iterable[Any]) -> str:
+    """n = 654, or n = 640 to 654; empty where there is no number."""
+    known = sorted({int(n) for n in numbers if n is not None})
+    if not known:
+        return ""
+    return f"n\u00a0=\u00a0{known[0]:,}" + (f" to {known[-1]:,}" if len(known) > 1 else "")
+
+
+def plural(count: int, noun: str) -> str:
+    """1 run, 2 runs."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"

@@ -1,0 +1,145 @@
+"""The page as text: which sections stand there, and what the first screen says."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from vlm_backbones.analysis import analyze
+from vlm_backbones.analysis.columns import TABLES, build_table
+from vlm_backbones.analysis.report.page import write_report
+from vlm_backbones.analysis.report.verdict import write_verdict
+from vlm_backbones.analysis.samples import Logs, load_logs
+
+
+def logs_of(make: SimpleNamespace, folder: Path, runs: list[str], docs: int = 6) -> Logs:
+    for number, run in enumerate(runs):
+        make.log(folder / run, [make.row(i, "a", "a", float((i + number) % 2)) for i in range(docs)])
+    return load_logs([folder])
+
+
+def page_of(logs: Logs, out: Path, tables: dict[str, Any], **options: Any) -> str:
+    everything = {name: build_table(name, tables.get(name, [])) for name in TABLES}
+    path = write_report(logs, everything, list(logs.runs), ["vqa"], out, title="made up", **options)
+    return path.read_text(encoding="utf-8")
+
+
+def score(run: str, value: float, task: str = "vqa") -> dict[str, Any]:
+    place = {"run": run, "backbone": run, "task": task, "condition": "clean", "metric": "exact_match", "n": 6}
+    return place | {"value": value, "ci_low": value - 0.1, "ci_high": value + 0.1, "n_missing": 0}
+
+
+def pair(a: str, b: str, **more: Any) -> dict[str, Any]:
+    row = {"task": "vqa", "run_a": a, "run_b": b, "n": 6, "n_missing": 0, "n11": 2, "n10": 1, "n01": 2, "n00": 1}
+    row |= {"phi": 0.3, "phi_low": 0.1, "phi_high": 0.5, "diff": 1 / 6, "diff_low": 0.1, "diff_high": 0.3}
+    return row | {"negative_flip_rate": 1 / 6, "positive_flip_rate": 1 / 3, "p_holm": 0.01, "design_effect": 1.0} | more
+
+
+def test_sections_without_a_table_are_left_out(tmp_path: Path, make: SimpleNamespace) -> None:
+    logs = logs_of(make, tmp_path / "in", ["a", "b"])
+    page = page_of(
+        logs, tmp_path / "out", {"scores": [score("a", 0.5), score("b", 0.6)], "agreement": [pair("a", "b")]}
+    )
+    assert 'id="agreement"' in page
+    for section in ("calibration", "coordinates", "inside", "claims"):
+        assert f'id="{section}"' not in page
+        assert f'href="#{section}"' not in page
+
+
+def test_claims_stand_with_rule_number_interval_and_null(tmp_path: Path, make: SimpleNamespace) -> None:
+    logs = logs_of(make, tmp_path / "in", ["a", "b"])
+    claim = {"claim": "b is more stable than a", "source": "A paper", "verdict": "supported", "value": 0.0304}
+    claim |= {"ci_low": 0.0191, "ci_high": 0.0402, "p_holm": 0.023, "n": 1150, "n_missing": 3}
+    claim |= {"rule": "paired difference of stability over 0", "note": "seed null: phi 0.412 between seeds of a"}
+    other = claim | {"claim": "b differs from a", "verdict": "undecided", "value": None, "p_holm": None}
+    page = page_of(logs, tmp_path / "out", {"scores": [score("a", 0.5), score("b", 0.6)], "claims": [claim, other]})
+    first, second = re.findall(r"<tr><td><span class=\"chip.*?</tr>", page, re.DOTALL)
+    for text in (
+        "supported",
+        "b is more stable than a",
+        "0.030",
+        "[0.019, 0.040]",
+        "0.023",
+        "1,150",
+        "seed null: phi 0.412",
+    ):
+        assert text in first
+    assert "undecided" in second
+    assert page.count("paired difference of stability over 0") == 1
+    assert "2 published claims</a> judged on these checkpoints" in page
+    assert "1 supported, 1 undecided" in " ".join(page.split())
+
+
+def test_tables_of_more_than_64_runs_stay_whole_beside_the_page(tmp_path: Path, make: SimpleNamespace) -> None:
+    runs = [f"r{i:02d}" for i in range(66)]
+    logs = logs_of(make, tmp_path / "in", runs, docs=2)
+    pairs = [pair(a, b) for i, a in enumerate(runs) for b in runs[i + 1 :]]
+    scores = [score(run, 0.2 + i / 100) for i, run in enumerate(runs)]
+    page = page_of(logs, tmp_path / "out", {"scores": scores, "agreement": pairs})
+    assert "Listed: the pairs among the 20 best runs, of 2,145 pairs; the CSV file has them all." in page
+    assert page.count('<tr><td><span class="pair">') == 190
+    # Every run has its row among the scores.
+    assert all(f"</i>{run}</span>" in page for run in runs)
+    assert "Curves show the 8 runs with the best mean rank; tables hold all 66." in page
+
+
+def test_one_script_runs_and_its_hash_is_the_only_one_allowed(tmp_path: Path, make: SimpleNamespace) -> None:
+    logs = logs_of(make, tmp_path / "in", ["a", "b"])
+    page = page_of(logs, tmp_path / "out", {"scores": [score("a", 0.5), score("b", 0.6)]})
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}' 'self' file:\"" in page
+
+
+def test_inline_images_put_the_samples_into_the_page(tmp_path: Path, make: SimpleNamespace) -> None:
+    logs = logs_of(make, tmp_path / "in", ["a", "b"])
+    tables = {"scores": [score("a", 0.5), score("b", 0.6)]}
+    beside = page_of(logs, tmp_path / "beside", tables)
+    inside = page_of(logs, tmp_path / "inside", tables, inline_images=True)
+    assert sorted(path.name for path in (tmp_path / "beside" / "report_data").iterdir()) == ["task-0-0.js", "task-0.js"]
+    assert not (tmp_path / "inside" / "report_data").exists()
+    assert '<script type="application/json" id="task-0-0">' not in beside
+    assert '<script type="application/json" id="task-0-0">' in inside
+
+
+def test_one_run_alone_says_what_it_reaches(tmp_path: Path, make: SimpleNamespace) -> None:
+    make.study(tmp_path / "in", docs=60, runs={"solo": 0.7}, media=False, hostile=False)
+    page = analyze([tmp_path / "in"], tmp_path / "out", bootstrap=100).read_text(encoding="utf-8")
+    assert "What solo reaches" in page
+    assert "One run only" in page
+    for section in ("calibration", "coordinates", "samples"):
+        assert f'id="{section}"' in page
+    assert "What changes, task by task" not in page
+
+
+def verdict_of(tasks: dict[str, tuple[float, float, float]]) -> Any:
+    """Differences by task: value, low, high."""
+    pairs = [pair("a", "b", task=task, diff=v, diff_low=low, diff_high=high) for task, (v, low, high) in tasks.items()]
+    scores = [score(run, 0.5, task) for run in "ab" for task in tasks]
+    tables = {"scores": build_table("scores", scores), "agreement": build_table("agreement", pairs)}
+    return write_verdict(tables, dict.fromkeys(tasks, "exact_match"), ["a", "b"])
+
+
+def test_the_verdict_names_the_largest_differences_and_counts_the_others() -> None:
+    found = verdict_of({f"t{i}": (0.1 + i / 100, 0.05, 0.3) for i in range(9)})
+    assert found.headline == "b is better than a on all 9 tasks"
+    assert found.scores.startswith("It gains 18.0 points [5.0,\u00a030.0] on t8, 17.0 ")
+    assert "and 5 more tasks (n" in found.scores
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "headline"),
+    [
+        (0.01, 0.2, "b is better than a on t"),
+        (-0.2, -0.01, "b is worse than a on t"),
+        (-0.1, 0.2, "No difference between b and a stands out on t"),
+    ],
+)
+def test_the_verdict_follows_the_interval(low: float, high: float, headline: str) -> None:
+    assert verdict_of({"t": ((low + high) / 2, low, high)}).headline == headline
