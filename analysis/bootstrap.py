@@ -16,6 +16,7 @@ __all__ = [
 import math
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
@@ -43,13 +44,21 @@ def pattern_bootstrap(sums: Floats, draws: int, rng: np.random.Generator) -> Flo
     """
     if sums.shape[0] == 0:
         return np.full((draws, sums.shape[1]), np.nan)
-    rows, counts = np.unique(sums, axis=0, return_counts=True)
+    rows, counts = _distinct_rows(sums)
     if rows.shape[0] > _MAX_PATTERNS:
         group = rng.permutation(sums.shape[0]) % HASHED_GROUPS
         rows = cluster_sums(sums, group)
         counts = np.ones(HASHED_GROUPS, dtype=np.int64)
     total = int(counts.sum())
     return rng.multinomial(total, counts / total, size=draws).astype(float) @ rows
+
+
+def _distinct_rows(sums: Floats) -> tuple[Floats, Ints]:
+    """Distinct rows in ascending order and how often each occurs, by hashing: sorting all rows would take most of the
+    time of a table."""
+    names = [str(column) for column in range(sums.shape[1])]
+    counted = pl.DataFrame(sums, schema=names).group_by(names).len().sort(names)
+    return counted.select(names).to_numpy(), counted["len"].to_numpy().astype(np.int64)
 
 
 class SharedBootstrap:
@@ -65,7 +74,7 @@ class SharedBootstrap:
         """Totals of each draw: (draws, columns)."""
         clusters = sums.shape[0]
         rng = np.random.default_rng([self._seed, clusters])
-        if clusters > _MAX_PATTERNS or np.unique(sums, axis=0).shape[0] <= _FEW_PATTERNS:
+        if clusters > _MAX_PATTERNS or _distinct_rows(sums)[1].size <= _FEW_PATTERNS:
             return pattern_bootstrap(sums, self._draws, rng)
         if clusters not in self._weights:
             drawn = rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=self._draws)

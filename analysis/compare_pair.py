@@ -5,7 +5,6 @@ from __future__ import annotations
 __all__ = ["compare_pair", "counts_of"]
 
 import math
-from collections import Counter
 from itertools import combinations
 from typing import Any
 
@@ -151,15 +150,14 @@ def _ceiling(table: Floats, groups: list[list[tuple[int, int]]]) -> Floats:
 
 def _answers(part: pl.DataFrame, paired: Paired, scored: NDArray[np.bool_]) -> dict[str, float]:
     """Agreement of the parsed answers themselves, and CAPA where both runs have option probabilities."""
-    parsed = part["parsed"].to_list()
-    rows_a, rows_b = paired.rows[0][scored].tolist(), paired.rows[1][scored].tolist()
-    answers = [(parsed[i], parsed[j]) for i, j in zip(rows_a, rows_b, strict=True)]
+    rows_a, rows_b = paired.rows[0][scored], paired.rows[1][scored]
     wrong = (paired.correct[0] + paired.correct[1])[scored] == 0
-    both = [(a, b) for a, b in answers if a is not None and b is not None]
-    both_wrong = [(a, b) for (a, b), w in zip(answers, wrong.tolist(), strict=True) if w and None not in (a, b)]
-    same = float(pair.ratio(sum(a == b for a, b in both), len(both)))
-    count_a, count_b = Counter(a for a, _ in both), Counter(b for _, b in both)
-    expected = float(pair.ratio(sum(count_a[x] * count_b[x] for x in count_a), len(both) ** 2))
+    a, b = _answer_codes(part["parsed"], rows_a, rows_b)
+    both = (a >= 0) & (b >= 0)
+    same = float(pair.ratio((a == b)[both].sum(), both.sum()))
+    distinct = int(max(a.max(initial=0), b.max(initial=0))) + 1
+    count_a, count_b = (np.bincount(codes[both], minlength=distinct) for codes in (a, b))
+    expected = float(pair.ratio(float((count_a * count_b).sum()), float(both.sum()) ** 2))
     first, correct_option, options = option_matrix(part, rows_a)
     second, _, _ = option_matrix(part, rows_b)
     usable = (correct_option >= 0) & (options > 1) & (second.sum(axis=1) > 0)
@@ -168,6 +166,13 @@ def _answers(part: pl.DataFrame, paired: Paired, scored: NDArray[np.bool_]) -> d
     return {
         "same_answer_rate": same,
         "answer_kappa": float(pair.ratio(same - expected, 1 - expected)),
-        "same_wrong_rate": float(pair.ratio(sum(a == b for a, b in both_wrong), len(both_wrong))),
+        "same_wrong_rate": float(pair.ratio((a == b)[both & wrong].sum(), (both & wrong).sum())),
         "capa": pair.capa(first[usable], second[usable], correct_option[usable], options[usable]),
     }
+
+
+def _answer_codes(parsed: pl.Series, *rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """A number for each distinct answer of some rows, -1 for none."""
+    answers = parsed[np.concatenate(rows)].cast(pl.String)
+    codes = answers.cast(pl.Categorical(pl.Categories.random())).to_physical()
+    return np.split(codes.cast(pl.Int64).fill_null(-1).to_numpy(), np.cumsum([part.size for part in rows])[:-1])

@@ -40,21 +40,25 @@ def option_logits(part: pl.DataFrame, rows: Sequence[int]) -> tuple[Floats, Ints
 
     Columns are ordered by option text, so that two runs of one question line up.
     """
-    listed = part["option_logprobs"].gather(list(rows)).to_list()
-    targets = part["target"].gather(list(rows)).to_list()
-    known = [
-        sorted((fold(item["option"]), item["logprob"]) for item in options or () if item["logprob"] is not None)
-        for options in listed
-    ]
-    width = max((len(options) for options in known), default=0) or 1
-    logits = np.full((len(known), width), -np.inf)
-    right = np.full(len(known), -1, dtype=np.int64)
-    for index, (options, target) in enumerate(zip(known, targets, strict=True)):
-        for place, (name, value) in enumerate(options):
-            logits[index, place] = value
-            if name == fold(target):
-                right[index] = place
-    return logits, right, np.array([len(options) for options in known], dtype=np.int64)
+    taken = part[rows].select("option_logprobs", "target").with_row_index("row")
+    listed = taken.explode("option_logprobs").unnest("option_logprobs").drop_nulls("logprob")
+    known = listed.with_columns(_folded(listed["option"]), _folded(listed["target"])).sort("row", "option", "logprob")
+    row = known["row"].to_numpy().astype(np.int64)
+    count = np.bincount(row, minlength=taken.height)
+    place = np.arange(row.size) - np.repeat(np.cumsum(count) - count, count)
+    logits = np.full((taken.height, max(int(count.max(initial=0)), 1)), -np.inf)
+    logits[row, place] = known["logprob"].to_numpy()
+    right = np.full(taken.height, -1, dtype=np.int64)
+    hit = (known["option"] == known["target"]).to_numpy()
+    right[row[hit]] = place[hit]
+    return logits, right, count
+
+
+def _folded(texts: pl.Series) -> pl.Series:
+    """`fold` of a column, each distinct text once."""
+    named = texts.cast(pl.String)
+    distinct = named.unique()
+    return named.replace_strict(distinct, pl.Series(map(fold, distinct), dtype=pl.String), return_dtype=pl.String)
 
 
 def option_matrix(part: pl.DataFrame, rows: Sequence[int]) -> tuple[Floats, Ints, Ints]:

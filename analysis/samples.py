@@ -4,56 +4,28 @@ from __future__ import annotations
 
 __all__ = ["SAMPLE_SCHEMA", "Logs", "load_logs", "read_samples"]
 
-import gzip
-import json
-import zlib
+import gc
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
+from vlm_backbones.analysis._cluster_key import Cluster, parse_cluster_key
+from vlm_backbones.analysis._log_lines import read_batches
+from vlm_backbones.analysis._sample_frame import (
+    SAMPLE_SCHEMA,
+    finish_batch,
+    is_large,
+    last_of_each_document,
+    metric_rows,
+    with_all_columns,
+)
 from vlm_backbones.analysis.log_files import LogFile, RunInfo, find_logs, read_run_info
-from vlm_backbones.analysis.record import HEADLINE, Cluster, parse_cluster_key, parse_record
+from vlm_backbones.analysis.record import HEADLINE, parse_records
 from vlm_backbones.errors import LogError
-
-# The last four stand beyond the documented columns: what the tables need of each sample.
-SAMPLE_SCHEMA: dict[str, Any] = {
-    "run": pl.String,
-    "task": pl.String,
-    "condition": pl.String,
-    "doc_id": pl.String,
-    "doc_key": pl.String,
-    "cluster": pl.String,
-    "question": pl.String,
-    "target": pl.String,
-    "answer": pl.String,
-    "parsed": pl.String,
-    "score": pl.Float64,
-    "correct": pl.Boolean,
-    "confidence": pl.Float64,
-    "confidence_kind": pl.String,
-    "option_logprobs": pl.List(pl.Struct({"option": pl.String, "logprob": pl.Float64})),
-    "image_key": pl.String,
-    "question_type": pl.String,
-    "frame": pl.String,
-    "targets": pl.String,
-    "backbone": pl.String,
-    "seed": pl.Int64,
-    "sequence_confidence": pl.Float64,
-    "per_token_confidence": pl.Float64,
-}
-_METRIC_SCHEMA: dict[str, Any] = {
-    "run": pl.String,
-    "task": pl.String,
-    "condition": pl.String,
-    "doc_id": pl.String,
-    "cluster": pl.String,
-    "metric": pl.String,
-    "value": pl.Float64,
-}
 
 
 @dataclass(frozen=True)
@@ -69,6 +41,25 @@ class Logs:
     headline: dict[str, str]
     runs: dict[str, RunInfo]
     notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _How:
+    """How files are read: `large` keeps each distinct text once."""
+
+    score_key: str | None
+    cluster: Cluster | None
+    large: bool
+
+
+@dataclass(frozen=True)
+class _Read:
+    """One file: its samples, their metrics, and how many have their score from which key."""
+
+    log: LogFile
+    samples: pl.DataFrame
+    metrics: pl.DataFrame
+    headlines: dict[str | None, int]
 
 
 def read_samples(
@@ -93,6 +84,7 @@ def read_samples(
         run, task, condition, doc_id, doc_key, cluster, question, target, answer, parsed, score, correct (score >= 0.5),
         confidence (0 to 1), confidence_kind (option or sequence), option_logprobs (natural logarithms), image_key,
         question_type, frame, targets (JSON), and backbone, seed, sequence_confidence, per_token_confidence.
+        Text is `String`; above 256 MB of logs it is `Categorical`, each distinct text kept once.
 
     Raises
     ------
@@ -111,111 +103,91 @@ def load_logs(
     score_key: str | None = None,
 ) -> Logs:
     """Read samples, metrics and notes; of several logs of one (run, task, condition) the fullest and newest counts."""
-    cluster = parse_cluster_key(cluster_key) if cluster_key else None
     notes: list[str] = []
     files = find_logs(paths, runs)
     info = {log.run: read_run_info(log.run, log.run_dir) for log in files}
-    best: dict[tuple[str, str, str], tuple[LogFile, list[dict[str, Any]], list[tuple[Any, ...]]]] = {}
-    for log in files:
-        rows, metrics = _read_file(log, info[log.run], score_key, cluster, notes)
-        if not rows:
-            notes.append(f"{log.path}: no sample in it; left out.")
-            continue
-        key = (log.run, log.task, rows[0]["condition"])
-        if key not in best:
-            best[key] = (log, rows, metrics)
-            continue
-        old = best[key]
-        newer = (len(rows), log.stamp, log.path.stat().st_mtime) >= (
-            len(old[1]),
-            old[0].stamp,
-            old[0].path.stat().st_mtime,
-        )
-        winner, loser = ((log, rows, metrics), old) if newer else (old, (log, rows, metrics))
-        best[key] = winner
-        notes.append(
-            f"{loser[0].path}: {len(loser[1])} documents; {winner[0].path.name} with {len(winner[1])} was used for "
-            f"{' / '.join(key)} instead."
-        )
+    cluster = parse_cluster_key(cluster_key) if cluster_key else None
+    how = _How(score_key, cluster, is_large([log.path for log in files]))
+    best: dict[tuple[str, str, str], _Read] = {}
+    with _without_cycle_search():
+        for log in files:
+            read = _read_file(log, info[log.run], how, notes)
+            if read is None:
+                notes.append(f"{log.path}: no sample in it; left out.")
+                continue
+            key = (log.run, log.task, str(read.samples["condition"][0]))
+            best[key] = _better(best.get(key), read, key, notes)
     if not best:
         raise LogError(f"none of the {len(files)} logs holds a sample. " + " ".join(notes[:3]))
     return _assemble(list(best.values()), info, notes)
 
 
-def _assemble(chosen: list[Any], info: dict[str, RunInfo], notes: list[str]) -> Logs:
-    rows = [row for _, rows, _ in chosen for row in rows]
+@contextmanager
+def _without_cycle_search() -> Iterator[None]:
+    """Rows of JSON hold no reference cycles, and looking for some among millions of rows takes a third of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _better(old: _Read | None, new: _Read, key: tuple[str, str, str], notes: list[str]) -> _Read:
+    """The one with more documents, the newer among equals; the other is reported."""
+    if old is None:
+        return new
+    loser, winner = sorted([old, new], key=_fullest_then_newest)
+    notes.append(
+        f"{loser.log.path}: {loser.samples.height} documents; {winner.log.path.name} with {winner.samples.height} was "
+        f"used for {' / '.join(key)} instead."
+    )
+    return winner
+
+
+def _fullest_then_newest(read: _Read) -> tuple[int, str, float]:
+    return read.samples.height, read.log.stamp, read.log.path.stat().st_mtime
+
+
+def _read_file(log: LogFile, info: RunInfo, how: _How, notes: list[str]) -> _Read | None:
+    """All samples of one file; the last sample of a document counts where ranks or reruns repeat it."""
+    batches = [
+        finish_batch(parse_records(records, how.score_key, how.cluster), log.condition or "clean", how.large)
+        for records in read_batches(log.path, notes)
+    ]
+    if not batches:
+        return None
+    logged = pl.concat(batches, how="diagonal", rechunk=not how.large)
+    frame = last_of_each_document(logged)
+    if frame.height < logged.height:
+        repeated = logged.height - frame.height
+        notes.append(f"{log.path}: {repeated} documents appear more than once; the last sample of each was used.")
+    constants = {"run": log.run, "task": log.task, "backbone": info.backbone, "seed": info.seed}
+    frame = with_all_columns(frame, constants, how.large)
+    headlines = dict(frame.group_by("headline", maintain_order=True).len().iter_rows())
+    return _Read(log, frame.select(list(SAMPLE_SCHEMA)), metric_rows(frame), headlines)
+
+
+def _assemble(chosen: list[_Read], info: dict[str, RunInfo], notes: list[str]) -> Logs:
+    headline = _headlines(chosen, notes)
+    runs = {run: value for run, value in info.items() if any(read.log.run == run for read in chosen)}
+    samples = pl.concat([read.samples for read in chosen])
+    return Logs(samples, pl.concat([read.metrics for read in chosen]), headline, runs, notes)
+
+
+def _headlines(chosen: list[_Read], notes: list[str]) -> dict[str, str]:
+    """The metric behind `score`, by task: the one that most samples have."""
+    found: Counter[tuple[str, str | None]] = Counter()
+    for read in chosen:
+        found.update({(read.log.task, name): count for name, count in read.headlines.items()})
     headline: dict[str, str] = {}
-    for (task, name), _ in Counter((row["task"], row["headline"]) for row in rows).most_common():
+    for (task, name), _ in found.most_common():
         if name is not None:
             named = HEADLINE.get(task, "score") if name == "backbones.score" else name
             headline.setdefault(task, named)
             if named.startswith("computed"):
                 notes.append(f"{task}: the log holds no correctness; {named}. Choose another with --score-key.")
-    for task in sorted({row["task"] for row in rows} - set(headline)):
+    for task in sorted({task for task, _ in found} - set(headline)):
         notes.append(f"{task}: no key of the samples looks like a score; name one with --score-key KEY.")
-    metrics = [metric for _, _, metrics in chosen for metric in metrics]
-    runs = {run: value for run, value in info.items() if any(log.run == run for log, _, _ in chosen)}
-    return Logs(
-        pl.DataFrame(rows, schema=SAMPLE_SCHEMA, strict=False),
-        pl.DataFrame(metrics, schema=_METRIC_SCHEMA, orient="row", strict=False),
-        headline,
-        runs,
-        notes,
-    )
-
-
-def _read_file(
-    log: LogFile, info: RunInfo, score_key: str | None, cluster: Cluster | None, notes: list[str]
-) -> tuple[list[dict[str, Any]], list[tuple[Any, ...]]]:
-    """Rows and metric rows of one file; the last sample of a document counts where ranks or reruns repeat it."""
-    rows: dict[str, dict[str, Any]] = {}
-    metrics: dict[str, dict[str, float]] = {}
-    repeated = 0
-    for number, record in _records(log.path, notes):
-        doc_id = record.get("doc_id")
-        if doc_id is None or ("filtered_resps" not in record and "resps" not in record):
-            keys = ", ".join(list(record)[:8])
-            raise LogError(
-                f"{log.path} row {number}: not a sample of lmms-eval (it has {keys}; doc_id and filtered_resps are "
-                "expected). Leave this file out, or log with lmms-eval --log_samples."
-            )
-        row, values = parse_record(record, score_key, cluster)
-        row |= {"run": log.run, "task": log.task, "backbone": info.backbone, "seed": info.seed}
-        row["condition"] = row["condition"] or log.condition or "clean"
-        row["cluster"] = row["cluster"] or row["doc_key"] or f"doc {row['doc_id']}"
-        repeated += row["doc_id"] in rows
-        rows[row["doc_id"]], metrics[row["doc_id"]] = row, values
-    if repeated:
-        notes.append(f"{log.path}: {repeated} documents appear more than once; the last sample of each was used.")
-    return list(rows.values()), [
-        (log.run, log.task, rows[doc]["condition"], doc, rows[doc]["cluster"], name, value)
-        for doc, values in metrics.items()
-        for name, value in values.items()
-    ]
-
-
-def _records(path: Path, notes: list[str]) -> Any:
-    """Yield (row number from 1, parsed sample); a cut last line is reported, any other bad line is an error."""
-    pending: tuple[int, ValueError] | None = None
-    number = 0
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                if pending is not None:
-                    raise LogError(f"{path} row {pending[0]}: not valid JSON ({pending[1]}). Repair or remove the row.")
-                if not line.strip():
-                    continue
-                try:
-                    record = json.loads(line.decode("utf-8", "replace"))
-                except ValueError as error:
-                    pending = (number, error)
-                    continue
-                if not isinstance(record, dict):
-                    raise LogError(f"{path} row {number}: a JSON object is expected, found {type(record).__name__}.")
-                yield number, record
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        notes.append(f"{path}: the file ends early after row {number} ({error}); the rows before were used.")
-    except OSError as error:
-        raise LogError(f"cannot read {path}: {error.strerror or error}. Check the path and its permissions.") from error
-    if pending is not None:
-        notes.append(f"{path}: the last line (row {pending[0]}) is cut off and was left out; the rest was used.")
+    return headline

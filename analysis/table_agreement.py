@@ -5,7 +5,6 @@ from __future__ import annotations
 __all__ = ["agreement", "agreement_all", "by_task", "runs_of", "solved_by"]
 
 import math
-from collections import Counter
 from itertools import combinations
 from typing import Any
 
@@ -93,10 +92,10 @@ def solved_by(samples: pl.DataFrame, *, condition: str = "clean") -> pl.DataFram
         runs = runs_of(part)
         correct = pair_runs(part, runs).correct
         complete = correct[:, ~np.isnan(correct).any(axis=0)]
-        sets = Counter(map(tuple, complete.T.astype(bool).tolist()))
-        for pattern, count in sorted(sets.items(), key=lambda item: (-item[1], item[0])):
-            right = [run for run, hit in zip(runs, pattern, strict=True) if hit]
-            rows.append({"task": task, "runs_right": " + ".join(right) or "none", "count": count})
+        sets, counts = np.unique(complete.T.astype(bool), axis=0, return_counts=True)
+        for place in np.argsort(-counts, kind="stable"):
+            right = [run for run, hit in zip(runs, sets[place], strict=True) if hit]
+            rows.append({"task": task, "runs_right": " + ".join(right) or "none", "count": int(counts[place])})
     return build_table("solved_by", rows)
 
 

@@ -12,6 +12,7 @@ import polars as pl
 
 from vlm_backbones.analysis.bootstrap import SharedBootstrap, cluster_sums, interval, wilson
 from vlm_backbones.analysis.columns import build_table
+from vlm_backbones.analysis.pairing import cluster_codes
 from vlm_backbones.analysis.record import LOWER_IS_BETTER
 from vlm_backbones.analysis.samples import Logs
 
@@ -40,12 +41,12 @@ def scores(logs: Logs, *, bootstrap: int = 10_000, seed: int = 0) -> pl.DataFram
 
 def _with_headline(logs: Logs) -> pl.DataFrame:
     """The logged metrics, with the headline metric first and present even where it was computed here."""
-    headline = pl.DataFrame(list(logs.headline.items()), schema={"task": pl.String, "metric": pl.String}, orient="row")
-    own = logs.samples.join(headline, on="task").select(
-        "run", "task", "condition", "doc_id", "cluster", "metric", pl.col("score").alias("value")
-    )
+    columns = ["run", "task", "condition", "cluster", "metric", "value"]
+    kinds = {name: logs.metrics.schema[name] for name in ("task", "metric")}
+    headline = pl.DataFrame(list(logs.headline.items()), schema=kinds, orient="row")
+    own = logs.samples.join(headline, on="task").rename({"score": "value"})
     rest = logs.metrics.join(headline, on=["task", "metric"], how="anti")
-    return pl.concat([own, rest])
+    return pl.concat([own.select(columns), rest.select(columns)])
 
 
 def _mean(part: pl.DataFrame, metric: str, asked: int, resample: SharedBootstrap) -> dict[str, Any]:
@@ -55,12 +56,12 @@ def _mean(part: pl.DataFrame, metric: str, asked: int, resample: SharedBootstrap
     if n == 0:
         return {"value": math.nan, "n": 0, "n_missing": missing, "note": "no sample has this score"}
     mean, note = float(value.mean()), []
-    _, cluster = np.unique(kept["cluster"].to_numpy().astype(str), return_inverse=True)
+    cluster = cluster_codes(kept["cluster"])
     single, binary = int(cluster.max()) + 1 == n, bool(np.isin(value, (0.0, 1.0)).all())
     if single and binary:
         low, high = wilson(float(value.sum()), n)
     else:
-        sums = cluster_sums(np.column_stack([value, np.ones(n)]), cluster.astype(np.int64))
+        sums = cluster_sums(np.column_stack([value, np.ones(n)]), cluster)
         drawn = resample.totals(sums)
         low, high = interval(drawn[:, 0] / drawn[:, 1])
         note.append("bootstrap over images" if not single else "bootstrap")

@@ -34,7 +34,8 @@ def test_every_table_is_written_with_its_columns(report: Path) -> None:
         assert tuple(frame.columns) == columns
         header = (report.parent / "tables" / f"{name}.csv").read_text().splitlines()[0]
         assert header == ",".join(columns)
-        assert frame.height > 0
+        needs_study = name in {"similarity", "probes", "stability", "claims"}
+        assert (frame.height > 0) != needs_study
 
 
 def test_hostile_answers_stay_text(report: Path) -> None:

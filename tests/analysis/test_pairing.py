@@ -6,9 +6,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from vlm_backbones.analysis.pairing import pair_runs
+from vlm_backbones.analysis.pairing import _shared_head, _shared_tail, pair_runs
 from vlm_backbones.analysis.samples import read_samples
 from vlm_backbones.errors import LogError
 
@@ -59,3 +62,28 @@ def test_doc_keys_pair_whatever_the_numbers_are(study_dir: Path) -> None:
     assert paired.rows.shape == (2, 120)
     assert (paired.rows >= 0).all()
     assert paired.singletons
+
+
+@settings(deadline=None)
+@given(st.lists(st.text("ab?", max_size=5), min_size=2, max_size=6))
+def test_shared_head_and_tail_are_the_longest(texts: list[str]) -> None:
+    lengths = range(min(map(len, texts)) + 1)
+    turned = [text[::-1] for text in texts]
+    assert _shared_head(pl.Series(texts)) == max(k for k in lengths if len({text[:k] for text in texts}) == 1)
+    assert _shared_tail(pl.Series(texts)) == max(k for k in lengths if len({text[:k] for text in turned}) == 1)
+
+
+def test_a_single_shared_question_pairs_by_its_number(tmp_path: Path, make: SimpleNamespace) -> None:
+    make.log(tmp_path / "a", rows(make, [1, 0, 1]))
+    make.log(tmp_path / "b", rows(make, [1], "Q: {}"))
+    paired = pair_runs(read_samples([tmp_path]), ["a", "b"])
+    assert (paired.rows >= 0).all(axis=0).tolist() == [True, False, False]
+
+
+def test_identical_documents_pair_one_by_one(study_dir: Path) -> None:
+    """Two documents with one doc_key: the k-th of a run meets the k-th of the other."""
+    frame = read_samples([study_dir]).filter(task="vqa_scene", condition="clean")
+    frame = frame.with_columns(doc_key=pl.lit("same"))
+    paired = pair_runs(frame, ["pocket-llama-1", "pocket-llama-3"])
+    documents = frame["doc_id"].to_numpy()[paired.rows]
+    assert documents[0].tolist() == documents[1].tolist() == [str(i) for i in range(120)]

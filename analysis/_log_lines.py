@@ -1,0 +1,81 @@
+"""The lines of a log of samples, parsed in batches."""
+
+from __future__ import annotations
+
+__all__ = ["read_batches"]
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from vlm_backbones.analysis.record import is_sample
+from vlm_backbones.errors import LogError
+
+_BATCH = 4096
+
+
+def read_batches(path: Path, notes: list[str]) -> Iterator[list[dict[str, Any]]]:
+    """Yield the samples of a log, up to 4,096 at a time.
+
+    A cut last line, and a compressed file that ends early, are reported in `notes`; the rows before are used.
+
+    Raises
+    ------
+    LogError
+        If the file cannot be read, or a row but the last is no sample of lmms-eval; the message names the row.
+    """
+    batch: list[dict[str, Any]] = []
+    cut: tuple[int, ValueError] | None = None
+    for row, line in _numbered_lines(path, notes):
+        if cut is not None:
+            raise LogError(f"{path} row {cut[0]}: not valid JSON ({cut[1]}). Repair or remove the row.")
+        try:
+            record = _parse(line)
+        except ValueError as error:
+            cut = (row, error)
+            continue
+        if not is_sample(record):
+            raise LogError(f"{path} row {row}: {_what_it_is(record)}")
+        batch.append(record)
+        if len(batch) == _BATCH:
+            yield batch
+            batch = []
+    if cut is not None:
+        notes.append(f"{path}: the last line (row {cut[0]}) is cut off and was left out; the rest was used.")
+    if batch:
+        yield batch
+
+
+def _numbered_lines(path: Path, notes: list[str]) -> Iterator[tuple[int, bytes]]:
+    """Yield (row number from 1, line), blank lines left out."""
+    row = 0
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
+            for row, line in enumerate(lines, start=1):
+                if not line.isspace():
+                    yield row, line
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        notes.append(f"{path}: the file ends early after row {row} ({error}); the rows before were used.")
+    except OSError as error:
+        raise LogError(f"cannot read {path}: {error.strerror or error}. Check the path and its permissions.") from error
+
+
+def _parse(line: bytes) -> Any:
+    try:
+        return orjson.loads(line)
+    except ValueError:  # what Python writes and the JSON standard lacks: bare NaN, lone surrogates; also broken UTF-8
+        return json.loads(line.decode("utf-8", "replace"))
+
+
+def _what_it_is(record: Any) -> str:
+    if not isinstance(record, dict):
+        return f"a JSON object is expected, found {type(record).__name__}."
+    return (
+        f"not a sample of lmms-eval (it has {', '.join(list(record)[:8])}; doc_id and filtered_resps are expected). "
+        "Leave this file out, or log with lmms-eval --log_samples."
+    )
