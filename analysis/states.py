@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,5 +105,5 @@ def _header(path: Path) -> dict[str, object]:
     return header
 
 
-def _listed(value: object) -> list[object]:
+def _listed(value: object) -> list[Any]:
     return list(value) if isinstance(value, list) else []

@@ -72,7 +72,7 @@ def stability(
         if clean is None or condition in ("clean", RANDOM_WEIGHTS):
             continue
         clusters = clusters_of(samples, run, task)
-        place = {"run": run, "task": task, "condition": condition}
+        place: dict[str, Any] = {"run": run, "task": task, "condition": condition}
         place["answer_flip_rate"] = flip_rate(samples, run, task, condition, perturbed.doc_keys)
         for token_type in clean.token_types:
             for layer in clean.layers:

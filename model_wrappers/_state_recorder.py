@@ -75,8 +75,9 @@ class StateRecorder:
 
     def close(self) -> None:
         """Write what is left."""
-        for folder in filter(None, (self._folder, self._control)):
-            folder.close()
+        self._folder.close()
+        if self._control:
+            self._control.close()
 
     def _keep(
         self,
