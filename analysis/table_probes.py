@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from joblib import Parallel, delayed
+from joblib import Parallel, delayed, parallel_config
 from numpy.typing import NDArray
 
 from vlm_backbones.analysis.bootstrap import cluster_sums, interval
@@ -73,7 +73,9 @@ def probe(
         if condition == "clean":
             labels = list(_labels(samples, run, task, found.doc_keys, targets, seed))
             jobs.append((found, states.get((run, task, RANDOM_WEIGHTS)), labels, seed))
-    tables = Parallel(n_jobs=workers)(delayed(_probe_task)(*job) for job in jobs)
+    # small matrices: threads inside the processes would only wait for each other
+    with parallel_config("loky", n_jobs=workers, inner_max_num_threads=1):
+        tables = Parallel()(delayed(_probe_task)(*job) for job in jobs)
     return build_table("probes", [row for rows in tables for row in rows])
 
 
