@@ -72,7 +72,7 @@ def _of_pair(pair: BackbonePair, task: str, older: str, newest: str, samples: pl
     if min(len(pair.older), len(pair.newer)) < 2:
         missing, null = "one seed a backbone: without the seed null, different questions stay undecided", ""
     elif math.isnan(gap.value):
-        missing = "a phi between seeds is not positive: the ceiling is undefined"
+        missing = "a phi between seeds is undefined or not positive, and so is the ceiling"
     yield Claim(
         f"{task}: {newest} solves different questions than {older} rather than more",
         BARN,
