@@ -82,6 +82,8 @@ def test_llava_rows_become_chains(tmp_path: Path) -> None:
         (row(answer="an <image> here"), "row 1: the text holds '<image>'"),
         (row(conversations="text"), "row 1 is malformed: expected 'conversations'"),
         (row(conversations=[{"from": "gpt", "value": "a"}, {"from": "human", "value": "b"}]), "expected a message"),
+        (row(image="a\0b.png"), "row 1: image .* is no file name"),
+        (row(image=None), "row 1: the text holds '<image>'"),
         (row(image="missing.png"), "row 1: image .*missing.png does not exist"),
         (row(image="../../etc/passwd"), "row 1: image '../../etc/passwd' lies outside"),
         ("a string", "row 1 is malformed"),
@@ -134,6 +136,25 @@ def test_a_malformed_row_names_its_column(
     broken.save_to_disk(str(tmp_path / task / "train"))
     with pytest.raises(DataError, match=named):
         load_examples([tmp_path])
+
+
+def test_an_image_id_that_names_two_pictures_is_refused(parts: Path, tmp_path: Path) -> None:
+    rows = datasets.load_from_disk(str(parts / "data" / "vqa_scene" / "train"))
+    first, second = (rows[index] for index in (0, len(rows) - 1))
+    assert first["image"].tobytes() != second["image"].tobytes()
+    shared = datasets.Dataset.from_list([first, {**second, "image_id": first["image_id"]}], features=rows.features)
+    shared.save_to_disk(str(tmp_path / "vqa_scene" / "train"))
+    with pytest.raises(DataError, match=r"row 1: image_id .* names another picture in .* row 0"):
+        load_examples([tmp_path])
+
+
+def test_targets_that_are_no_object_are_named(parts: Path, tmp_path: Path) -> None:
+    rows = datasets.load_from_disk(str(parts / "data" / "vqa_scene" / "train")).select([0])
+    rows.map(lambda row: row | {"targets": "[1, 2]"}, features=rows.features).save_to_disk(
+        str(tmp_path / "vqa_scene" / "train")
+    )
+    with pytest.raises(DataError, match=r"train row 0: column targets is \[1, 2\], expected a JSON object"):
+        load_examples([tmp_path], captions=True)
 
 
 def test_a_missing_column_is_named(parts: Path, tmp_path: Path) -> None:

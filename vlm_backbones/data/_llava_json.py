@@ -33,7 +33,7 @@ def _example(path: Path, index: int, row: Any) -> Example:
         raise DataError(f"{place} is malformed: expected 'conversations' with a question and an answer a turn.")
     texts = [_text(message, place, "human" if number % 2 == 0 else "gpt") for number, message in enumerate(messages)]
     # the image's token stands anywhere in the first question; our chat formats put it in front
-    if "image" in row:
+    if row.get("image"):
         texts[0] = texts[0].replace(IMAGE_TOKEN, "", 1).strip()
     turns = tuple(Turn(question, answer, place) for question, answer in zip(texts[::2], texts[1::2], strict=True))
     image = _image(path, str(row["image"]), place) if row.get("image") else None
@@ -50,7 +50,10 @@ def _text(message: Any, place: str, speaker: str) -> str:
 
 def _image(path: Path, name: str, place: str) -> ImageSource:
     root = path.parent.resolve()
-    file = (root / name).resolve()
+    try:
+        file = (root / name).resolve()
+    except ValueError as error:
+        raise DataError(f"{place}: image {name!r} is no file name ({error}).") from error
     if not file.is_relative_to(root):
         raise DataError(f"{place}: image {name!r} lies outside {root}.")
     if not file.is_file():

@@ -42,9 +42,10 @@ def read_folder(folder: Path, split: str, bad: BadRows, *, captions: bool) -> li
             with bad.gather():
                 _check_columns(row, _COLUMNS[task], place)
                 key = str(row["image_id"])
-                images.setdefault(key, _image(picture, place))
+                image = _image(picture, place)
+                _refuse_other_picture(images.setdefault(key, image), image, key)
                 collected = turns.setdefault(key, [])
-                for question, answer in _captions(task, row) if captions else _turns(task, row, place):
+                for question, answer in _captions(task, row, place) if captions else _turns(task, row, place):
                     if not captions or not collected:
                         collected.append(Turn(question, answer, place))
     return [Example(key, images[key], tuple(turns[key])) for key in images if turns[key]]
@@ -94,6 +95,13 @@ def _image(cell: Any, place: str) -> ImageSource:
     raise DataError(f"{place}: the image is missing.")
 
 
+def _refuse_other_picture(known: ImageSource, found: ImageSource, key: str) -> None:
+    if (known.data, known.path) != (found.data, found.path):
+        raise DataError(
+            f"{found.place}: image_id {key!r} names another picture in {known.place}. Give each picture its own id."
+        )
+
+
 def _turns(task: str, row: Mapping[str, Any], place: str) -> list[tuple[str, str]]:
     if task == "vqa_scene":
         answers = row["answers"] or [""]
@@ -106,16 +114,18 @@ def _turns(task: str, row: Mapping[str, Any], place: str) -> list[tuple[str, str
 
 def _targets(row: Mapping[str, Any], place: str) -> dict[str, Any]:
     try:
-        targets: dict[str, Any] = json.loads(row.get("targets") or "{}")
+        targets = json.loads(row.get("targets") or "{}")
     except ValueError as error:
         raise DataError(f"{place}: column targets is not valid JSON ({error}).") from error
+    if not isinstance(targets, dict):
+        raise DataError(f"{place}: column targets is {targets!r}, expected a JSON object, name -> value.")
     return targets
 
 
-def _captions(task: str, row: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _captions(task: str, row: Mapping[str, Any], place: str) -> list[tuple[str, str]]:
     if task == "seismic_description":
         return [(description_prompt(), row["description"])]
     if task == "vqa_scene":
-        caption = _targets(row, str(row["image_id"])).get("caption")
+        caption = _targets(row, place).get("caption")
         return [(caption_prompt(), str(caption))] if caption else []
     return []
