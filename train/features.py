@@ -24,7 +24,7 @@ from vlm_backbones.data.feature_cache import (
     feature_statistics,
     unique_images,
 )
-from vlm_backbones.errors import VlmBackbonesError
+from vlm_backbones.errors import ConfigError, VlmBackbonesError
 from vlm_backbones.study import Study, load_study
 from vlm_backbones.train.progress import Progress, quieten
 from vlm_backbones.vision import get_vision_tower
@@ -81,13 +81,24 @@ def load_features(study: Study, out: Path, examples: dict[str, list[Example]]) -
     if not images:  # text only: the projector sees no features
         width = tower.config.hidden_size
         return Features(spec, None, torch.zeros(width), torch.ones(width))
-    budget = float(os.environ.get("VLM_BACKBONES_FEATURE_CACHE_GB", "8")) * 2**30
+    budget = _budget_gb() * 2**30
     progress = Progress(out / "progress.json", "features")
     cache = build_feature_cache(out / "features", images, spec, budget_bytes=int(budget), progress=progress.update)
     if cache is not None:
         return Features(spec, cache, cache.mean, cache.std)
     mean, std = feature_statistics(images, spec)
     return Features(spec, None, mean, std)
+
+
+def _budget_gb() -> float:
+    given = os.environ.get("VLM_BACKBONES_FEATURE_CACHE_GB", "8")
+    try:
+        budget = float(given)
+    except ValueError:
+        budget = -1.0
+    if not budget >= 0:
+        raise ConfigError(f"VLM_BACKBONES_FEATURE_CACHE_GB={given!r} is no number of gigabytes, as in 8 or 0.5.")
+    return budget
 
 
 def main(argv: Sequence[str] | None = None) -> int:

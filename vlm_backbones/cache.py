@@ -67,4 +67,6 @@ def read_last_study() -> dict[str, str] | None:
         return None
     except ValueError as error:
         raise DataError(f"{_pointer()} is not valid JSON ({error}). Delete it and run a study again.") from error
+    if not isinstance(row, dict) or not {"study", "backbone", "checkpoint"} <= set(row):
+        raise DataError(f"{_pointer()} names no study, backbone and checkpoint. Delete it and run a study again.")
     return {key: str(value) for key, value in row.items()}

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from vlm_backbones.cache import read_last_study
+from vlm_backbones.errors import DataError
+
 
 def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "vlm_backbones.cli", *arguments]
@@ -97,3 +100,13 @@ def test_lists_show_every_registered_id() -> None:
     for task in ("vqa_scene", "seismic_description", "seismic_coords", "backbone_study"):
         assert task in listed
     assert "seismic_coords" in run("tasks", "describe", "seismic_coords").stdout
+
+
+@pytest.mark.parametrize("content", ["[]", '{"study": "x"}', "{"])
+def test_a_spoilt_pointer_to_the_last_study_is_named(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLM_BACKBONES_CACHE", str(tmp_path))
+    (tmp_path / "last_study.json").write_text(content)
+    with pytest.raises(DataError, match=r"last_study\.json .*Delete it"):
+        read_last_study()

@@ -147,3 +147,11 @@ def test_images_beyond_the_cache_budget_stream_and_train_alike(
     streamed = json.loads((tmp_path / "out/backbone/metrics.jsonl").read_text().splitlines()[0])
     cached = json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[0])
     assert streamed["loss"] == pytest.approx(cached["loss"], rel=1e-3)
+
+
+def test_a_cache_budget_that_is_no_number_is_named(
+    run_dir: Path, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VLM_BACKBONES_FEATURE_CACHE_GB", "abc")
+    assert finetune.main(arguments(run_dir.parent.parent / "study.yaml", parts, tmp_path / "out")) == 2
+    assert "VLM_BACKBONES_FEATURE_CACHE_GB='abc' is no number" in capsys.readouterr().err
