@@ -86,6 +86,8 @@ def with_all_columns(frame: pl.DataFrame, constants: Mapping[str, Any], large: b
     kinds = SAMPLE_SCHEMA | (_TEXT_ONCE if large else {})
     absent = dict.fromkeys(name for name in SAMPLE_SCHEMA if name not in frame.columns)
     added = [pl.lit(value, dtype=kinds[name]).alias(name) for name, value in (absent | dict(constants)).items()]
+    if frame["parsed"].equals(frame["answer"]):
+        added.append(pl.col("answer").alias("parsed"))  # one copy serves both
     return frame.with_columns(added)
 
 

@@ -16,6 +16,7 @@ Ints = NDArray[np.int64]
 _LARGE = 20_000
 _GRID = 1000
 _BLOCK = 100
+_DENSE = 4_000_000
 
 
 def risk_at(confidence: Floats, correct: Floats, coverage: Floats) -> Floats:
@@ -40,16 +41,18 @@ def risk_band(
     -------
     low, high : (coverages,)
     """
-    if confidence.size == 0:
+    n = confidence.size
+    if n == 0:
         return np.full(coverage.size, np.nan), np.full(coverage.size, np.nan)
     from scipy.sparse import csr_matrix
 
     weights, group = cluster_weights(cluster, draws, rng)
-    ranked = np.round(confidence * _GRID) if confidence.size > _LARGE else confidence
+    ranked = np.round(confidence * _GRID) if n > _LARGE else confidence
     levels, place = np.unique(-ranked, return_inverse=True)
     shape = (weights.shape[1], levels.size)
-    answers = csr_matrix((np.ones(place.size), (group, place)), shape=shape)
-    errors = csr_matrix((1 - correct, (group, place)), shape=shape)
+    answers, errors = (csr_matrix((values, (group, place)), shape=shape) for values in (np.ones(n), 1 - correct))
+    if shape[0] * shape[1] < _DENSE:  # many answers on a small grid
+        answers, errors = answers.toarray(), errors.toarray()
     risks = []
     for start in range(0, draws, _BLOCK):
         block = weights[start : start + _BLOCK]

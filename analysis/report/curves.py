@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vlm_backbones.analysis.calibration_measures import BINS, reliability_bins
-from vlm_backbones.analysis.confidences import Confidences, primary_kind, take_confidences
+from vlm_backbones.analysis.confidences import column_of, primary_kind
 from vlm_backbones.analysis.consistency_band import consistency_band
 from vlm_backbones.analysis.risk_coverage import risk_at, risk_band
 from vlm_backbones.analysis.table_calibration import FEWEST
@@ -46,28 +46,20 @@ def calibration_curves(part: pl.DataFrame, runs: Sequence[str], seed: int = 0) -
     table `calibration`.
     """
     kind = primary_kind(part)
-    counts = (
-        part["question_type"]
-        .drop_nulls()
-        .value_counts(sort=True)
-        .sort("count", "question_type", descending=[True, False])
-    )
-    types = counts["question_type"].to_list() if counts.height > 1 else []
+    counts = part["question_type"].drop_nulls().value_counts(sort=True)
+    types = counts.sort("count", "question_type", descending=[True, False])["question_type"].to_list()
+    types = [name for name in types if name != ALL] if len(types) > 1 else []
     shown = [ALL, *sorted(types[:_MOST_TYPES])]
     bins: list[dict[str, Any]] = []
     risks: list[dict[str, Any]] = []
     for run in runs:
-        of_run = part.filter(pl.col("run") == run)
-        taken = take_confidences(of_run, kind)
-        logged = of_run["question_type"].fill_null("").to_numpy()
+        of_run = part.filter(run=run).with_columns(column_of(kind).alias("c"))
         for question_type in shown:
-            asked = np.full(of_run.height, True) if question_type == ALL else logged == question_type
+            asked = of_run if question_type == ALL else of_run.filter(question_type=question_type)
             place = {"run": run, "task": part["task"][0], "question_type": question_type, "confidence_kind": kind}
-            rng = np.random.default_rng(seed)
-            for rows, into in zip(_curves(of_run, taken, asked, rng), (bins, risks), strict=True):
+            for rows, into in zip(_curves(asked, np.random.default_rng(seed)), (bins, risks), strict=True):
                 into.extend(place | row for row in rows)
-    order = pl.Enum(shown)
-    reliability, risk = (_frame(rows, order) for rows in (bins, risks))
+    reliability, risk = (_frame(rows, pl.Enum(shown)) for rows in (bins, risks))
     drawn = set(risk["question_type"]) if risk.height else set()
     return CalibrationCurves(kind, reliability, risk, [name for name in types if name not in drawn])
 
@@ -76,21 +68,17 @@ def _frame(rows: list[dict[str, Any]], order: pl.Enum) -> pl.DataFrame:
     if not rows:
         return pl.DataFrame()
     frame = pl.DataFrame(rows, infer_schema_length=None)
-    sort = pl.col("question_type").cast(order)
-    return frame.sort(sort, maintain_order=True)
+    return frame.sort(pl.col("question_type").cast(order), maintain_order=True)
 
 
-def _curves(
-    of_run: pl.DataFrame, taken: Confidences, asked: NDArray[np.bool_], rng: np.random.Generator
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows of both curves for the questions asked; none where fewer than 50 have a confidence."""
-    kept = asked[taken.rows]
-    if kept.sum() < FEWEST:
+def _curves(asked: pl.DataFrame, rng: np.random.Generator) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of both curves for the questions asked; none where fewer than 50 have a confidence and a score."""
+    taken = asked.filter(pl.col("c").is_not_null() & pl.col("score").is_not_null())
+    if taken.height < FEWEST:
         return [], []
-    c, y = taken.confidence[kept], taken.correct[kept]
-    names = of_run["cluster"].gather(taken.rows[kept].tolist()).to_numpy().astype(str)
-    cluster = np.unique(names, return_inverse=True)[1].astype(np.int64)
-    n_missing = int(asked.sum() - kept.sum())
+    c, y = taken["c"].to_numpy(), taken["correct"].cast(pl.Float64).to_numpy()
+    cluster = taken["cluster"].rank("dense").cast(pl.Int64).to_numpy() - 1
+    n_missing = asked.height - taken.height
     return list(_bins(c, y, n_missing, rng)), list(_risks(c, y, cluster, n_missing, rng))
 
 

@@ -173,7 +173,7 @@
       shown = order(facts, docs, form.order.value);
       page = 0;
       await draw();
-      if (mine === turn) found.textContent = shown.length.toLocaleString("en") + " of " + entry.n.toLocaleString("en") + " questions";
+      if (mine === turn) found.textContent = shown.length.toLocaleString("en") + " of " + entry.n.toLocaleString("en") + (entry.asked > entry.n ? " (the first of " + entry.asked.toLocaleString("en") + ")" : "") + " questions";
     } catch (error) {
       found.textContent = "Cannot read " + error.message + ": keep report_data beside this page.";
     }
@@ -195,11 +195,14 @@
   for (const field of [form.who, form.type, form.order]) field.addEventListener("change", filter);
   let wait = 0;
   form.text.addEventListener("input", () => { clearTimeout(wait); wait = setTimeout(filter, 80); });
-  // Texts of a large log are read ahead when a search is near, so that the first answer does not wait for them.
-  form.text.addEventListener("focus", async () => {
+  // Texts of a large log are read ahead when a search is near, so that the first answer does not wait for them: beside
+  // the page when the filters come into view, over a network when the search field is entered.
+  const readAhead = async () => {
     const entry = task;
     for (let number = 0; number < parts(entry) && entry === task; number += 1) await part(entry, number).catch(() => {});
-  });
+  };
+  form.text.addEventListener("focus", readAhead);
+  if (location.protocol === "file:") new IntersectionObserver((seen) => { if (seen.some((one) => one.isIntersecting)) readAhead(); }).observe(form);
   previous.addEventListener("click", () => turnTo(page - 1));
   next.addEventListener("click", () => turnTo(page + 1));
   place.addEventListener("change", () => turnTo(Number(place.value) - 1));

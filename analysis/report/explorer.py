@@ -9,11 +9,13 @@ from __future__ import annotations
 __all__ = ["Explorer", "script_json", "write_explorer"]
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from vlm_backbones.analysis.pairing import pair_runs
@@ -22,6 +24,7 @@ from vlm_backbones.analysis.samples import Logs
 from vlm_backbones.cache import atomic_write_text
 
 PART = 1000
+_MOST = 100_000
 _LONGEST = 4000
 
 
@@ -60,7 +63,8 @@ def write_explorer(
         for start in range(0, len(documents), PART):
             put(f"task-{number}-{start // PART}", documents.texts(start, media))
         shown = [_cut(name, 80) for name in types]
-        index["tasks"].append({"id": number, "name": task, "runs": present, "types": shown, "n": len(documents)})
+        entry = {"id": number, "name": task, "runs": present, "types": shown, "n": len(documents)}
+        index["tasks"].append(entry | {"asked": documents.asked})
     index["media"] = media.folders
     return Explorer(index, inlined, media.inlined)
 
@@ -72,29 +76,33 @@ def script_json(value: Any) -> str:
 
 
 class _Documents:
-    """The questions of a task in the order of their ids, with each run's row."""
+    """The questions of a task in the order of their ids, with each run's row; at most 100,000."""
 
     def __init__(self, part: pl.DataFrame, runs: list[str]) -> None:
-        rows = pair_runs(part, runs).rows.T
-        names = ["doc_id", "question", "target", "question_type", "image_key", "answer", "score", "confidence"]
-        self._columns = {name: part[name].to_list() for name in names}
-        ids = self._columns["doc_id"]
-        first = [next(row for row in of if row >= 0) for of in rows.tolist()]
-        order = sorted(range(len(first)), key=lambda i: (len(ids[first[i]]), ids[first[i]]))
-        self._first = [first[i] for i in order]
-        self._rows = rows[order].T.tolist()  # (runs, documents)
+        rows = pair_runs(part, runs).rows  # (runs, questions), -1 where a run has none
+        first = np.where(rows >= 0, rows, rows.max() + 1).min(axis=0)
+        ids = part["doc_id"].gather(first)
+        keys = pl.DataFrame({"length": ids.str.len_chars(), "id": ids})
+        order = keys.select(pl.arg_sort_by("length", "id")).to_series().to_numpy()
+        self.asked = len(order)
+        self._part = part
+        self._first = first[order[:_MOST]]
+        self._rows = rows[:, order[:_MOST]]
 
     def __len__(self) -> int:
-        return len(self._first)
+        return int(self._first.size)
 
     def summary(self, types: Sequence[str]) -> dict[str, Any]:
         """Type number (-1: none), a letter for right, wrong or no score, confidence in thousandths (-1: none)."""
         place = {name: number for number, name in enumerate(types)}
-        kinds, score, sure = (self._columns[name] for name in ("question_type", "score", "confidence"))
+        kinds = self._part["question_type"].gather(self._first)
+        score = self._part["score"].fill_null(math.nan).to_numpy()
+        letters = np.where(np.isnan(score), "-", np.where(score >= 0.5, "1", "0"))
+        sure = (1000 * self._part["confidence"].fill_null(math.nan)).round().fill_nan(-1).cast(pl.Int64).to_numpy()
         return {
-            "type": [place.get(kinds[row], -1) for row in self._first],
-            "right": ["".join("-" if row < 0 else _letter(score[row]) for row in rows) for rows in self._rows],
-            "sure": [[-1 if row < 0 else _thousandths(sure[row]) for row in rows] for rows in self._rows],
+            "type": [place.get(kind, -1) for kind in kinds],
+            "right": ["".join(np.where(rows < 0, "-", letters[rows])) for rows in self._rows],
+            "sure": [np.where(rows < 0, -1, sure[rows]).tolist() for rows in self._rows],
         }
 
     def texts(self, start: int, media: Media) -> dict[str, Any]:
@@ -104,29 +112,19 @@ class _Documents:
         def number(text: str | None) -> int:
             return words.setdefault(_cut(text or ""), len(words))
 
-        first = self._first[start : start + PART]
-        by_run = [rows[start : start + PART] for rows in self._rows]
+        own = self._part[self._first[start : start + PART].tolist()]
         part: dict[str, Any] = {
-            name: [number(self._columns[column][row]) for row in first]
+            name: [number(text) for text in own[column]]
             for name, column in (("id", "doc_id"), ("question", "question"), ("target", "target"))
         }
-        answers, scores = self._columns["answer"], self._columns["score"]
-        part["answer"] = [[number(answers[row]) if row >= 0 else -1 for row in rows] for rows in by_run]
-        part["score"] = [[_rounded(scores[row]) if row >= 0 else None for row in rows] for rows in by_run]
-        part["image"] = [media.place(self._columns["image_key"][row]) for row in first]
+        part |= {"image": [media.place(key) for key in own["image_key"]], "answer": [], "score": []}
+        for rows in self._rows[:, start : start + PART]:
+            of_run = self._part[np.maximum(rows, 0).tolist()]
+            logged = (rows >= 0).tolist()
+            answers, scores = of_run["answer"], of_run["score"].fill_nan(None).round(4)
+            part["answer"].append([number(text) if has else -1 for text, has in zip(answers, logged, strict=True)])
+            part["score"].append([score if has else None for score, has in zip(scores, logged, strict=True)])
         return part | {"words": list(words)}
-
-
-def _letter(score: float | None) -> str:
-    return "-" if score is None or score != score else "1" if score >= 0.5 else "0"
-
-
-def _thousandths(confidence: float | None) -> int:
-    return -1 if confidence is None or confidence != confidence else round(1000 * confidence)
-
-
-def _rounded(score: float | None) -> float | None:
-    return None if score is None or score != score else round(score, 4)
 
 
 def _cut(text: str, longest: int = _LONGEST) -> str:

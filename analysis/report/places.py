@@ -85,4 +85,4 @@ def _by_run(places: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
 
 
 def _codes(part: pl.DataFrame) -> NDArray[np.int64]:
-    return np.unique(part["cluster"].to_numpy().astype(str), return_inverse=True)[1].astype(np.int64)
+    return part["cluster"].rank("dense").cast(pl.Int64).to_numpy() - 1

@@ -45,11 +45,7 @@ class View:
 
     def headline(self, condition: str = "clean") -> pl.DataFrame:
         """Rows of `scores` that hold each task's headline metric."""
-        own = pl.DataFrame(
-            list(self.logs.headline.items()), schema={"task": pl.String, "metric": pl.String}, orient="row"
-        )
-        scores = self.tables["scores"].filter(pl.col("value").is_not_nan(), condition=condition)
-        return scores.join(own, on=["task", "metric"], maintain_order="left")
+        return _headline_rows(self.tables["scores"], self.logs.headline, condition)
 
     def too_many(self, shown: Sequence[str]) -> str:
         """A sentence where a picture shows fewer runs than there are."""
@@ -84,12 +80,15 @@ def look_at(
     return View(logs, tables, list(runs), list(tasks), drawn, in_matrix, RunColors(drawn), seed)
 
 
+def _headline_rows(scores: pl.DataFrame, headline: Mapping[str, str], condition: str) -> pl.DataFrame:
+    own = pl.DataFrame(list(headline.items()), schema={"task": pl.String, "metric": pl.String}, orient="row")
+    known = scores.filter(pl.col("value").is_not_nan(), condition=condition)
+    return known.join(own, on=["task", "metric"], maintain_order="left")
+
+
 def best_runs(scores: pl.DataFrame, headline: Mapping[str, str], runs: Sequence[str], count: int) -> list[str]:
     """Return the runs with the best mean rank over the tasks, in their own order; without a score a run comes last."""
-    kept = scores.filter(pl.col("value").is_not_nan(), condition="clean")
-    kept = kept.filter(
-        pl.col("metric") == pl.col("task").replace_strict(headline, default=None, return_dtype=pl.String)
-    )
+    kept = _headline_rows(scores, headline, "clean")
     ranked = kept.with_columns(pl.col("value").rank(descending=True).over("task").alias("rank"))
     mean = dict(ranked.group_by("run").agg(pl.col("rank").mean()).iter_rows())
     best = set(sorted(runs, key=lambda run: mean.get(run, float("inf")))[:count])
