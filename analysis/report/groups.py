@@ -58,8 +58,8 @@ def _told_apart(pairs: list[dict[str, Any]], ranked: Sequence[str]) -> NDArray[n
 
 
 def _interval_p(row: Mapping[str, Any]) -> float:
-    """Two-sided p-value of a difference from its 95 % interval."""
+    """Two-sided p-value of a difference from its 95 % interval; NaN where it has none."""
     from scipy.special import ndtr
 
     error = (row["diff_high"] - row["diff_low"]) / (2 * _Z)
-    return float(2 * ndtr(-abs(row["diff"]) / error)) if error > 0 else float(row["diff"] == 0)
+    return float(row["diff"] == 0) if error == 0 else float(2 * ndtr(-abs(row["diff"]) / error))

@@ -147,8 +147,7 @@ def flip_rate_chart(rates: pl.DataFrame, runs: Sequence[str], colors: RunColors)
     present = [run for run in runs if run in set(data["run"])]
     percent = [(100 * pl.col(name)).round(1) for name in ("answer_flip_rate", "low", "high")]
     data = data.with_columns(
-        label=pl.format("{}, {}: {} % of the answers change [{}, {}], n = {}", "run", "condition", *percent, "n"),
-        shown=pl.format("{} %", percent[0]),
+        label=pl.format("{}, {}: {} % of the answers change [{}, {}], n = {}", "run", "condition", *percent, "n")
     )
     base = alt.Chart(data)
     y = alt.Y("run:N", sort=present, title=None, axis=alt.Axis(grid=False, labelColor=INK))

@@ -149,6 +149,12 @@ def test_letters_follow_the_interval_where_scores_are_finer() -> None:
     assert score_letters(scores, table, ["a", "b", "c"]) == {("t", "c"): "a", ("t", "b"): "ab", ("t", "a"): "b"}
 
 
+def test_a_difference_without_an_interval_tells_nothing_apart() -> None:
+    scores = scores_of({("t", "a"): 0.6, ("t", "b"): 0.9})
+    table = build_table("agreement", [pair("a", "b", diff=0.3, diff_low=math.nan, diff_high=math.nan, p_holm=1.0)])
+    assert score_letters(scores, table, ["a", "b"]) == {("t", "a"): "a", ("t", "b"): "a"}
+
+
 def test_letters_need_two_compared_runs() -> None:
     scores = scores_of({("t", "a"): 0.6, ("u", "b"): 0.7})
     assert score_letters(scores, build_table("agreement", []), ["a", "b"]) == {}
