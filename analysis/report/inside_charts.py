@@ -77,25 +77,16 @@ def probe_chart(probes: pl.DataFrame, runs: Sequence[str], colors: RunColors) ->
     if len(present) > 1:
         parts.insert(0, score.with_columns(panel=pl.lit(_TOGETHER)))
     data = pl.concat(parts, how="diagonal")
-    rows = [
-        _probe_row(data.filter(target=target), target, panels, colors.scale(present), is_last=number == last)
-        for last in [own["target"].n_unique() - 1]
-        for number, target in enumerate(sorted(set(own["target"])))
-    ]
-    return alt.vconcat(*rows, spacing=10)
-
-
-def _probe_row(data: pl.DataFrame, target: str, panels: list[str], scale: alt.Scale, *, is_last: bool) -> Any:
-    """One target: panels that share an axis."""
     base = alt.Chart(data)
-    x = alt.X("layer:Q", axis=_layer_axis(data["layer"], "layer" if is_last else None),
-              scale=alt.Scale(nice=False, padding=4))  # fmt: skip
-    axis = alt.Axis(tickCount=4, format="~g")
-    y = alt.Y("value:Q", title=None, axis=axis, scale=alt.Scale(zero=False))
-    color = alt.Color("run:N", scale=scale, legend=None)
+    x = alt.X("layer:Q", axis=_layer_axis(data["layer"]), scale=alt.Scale(nice=False, padding=4))
+    low = min([0.0, *data["ci_low"].drop_nulls().drop_nans().to_list()])
+    scale = alt.Scale(domain=[max(low, _LOWEST), 1], clamp=True, nice=False)
+    axis = alt.Axis(values=[0, 0.5, 1], format="~g")
+    y = alt.Y("value:Q", title=None, axis=axis, scale=scale)
+    color = alt.Color("run:N", scale=colors.scale(present), legend=None)
     probe = base.transform_filter("datum.line == 'probe'")
     band = probe.mark_area(opacity=0.18).encode(
-        x=x, y=alt.Y("ci_low:Q", title=None, axis=axis), y2="ci_high:Q", color=color
+        x=x, y=alt.Y("ci_low:Q", title=None, axis=axis, scale=scale), y2="ci_high:Q", color=color
     )
     line = probe.mark_line(strokeWidth=2).encode(x=x, y=y, color=color)
     dots = probe.mark_circle(size=22, opacity=1).encode(x=x, y=y, color=color, description="label:N")
@@ -106,11 +97,11 @@ def _probe_row(data: pl.DataFrame, target: str, panels: list[str], scale: alt.Sc
     control = base.transform_filter("datum.line != 'probe'").mark_line(color=MUTED, strokeWidth=1.3, aria=False).encode(
         x=x, y=y, strokeDash=dash
     )  # fmt: skip
-    head = alt.Header(labelFontSize=11, labelLimit=130, labelPadding=2, labelFontWeight="normal", labelColor=MUTED)
-    layers = alt.layer(control, band, line, dots).properties(width=180, height=84)
-    return layers.facet(
-        column=alt.Column("panel:N", sort=panels, header=head), spacing=12, title=alt.TitleParams(target, fontSize=12)
-    )
+    head = alt.Header(labelFontSize=11, labelLimit=150, labelPadding=4)
+    row = alt.Header(labelFontSize=11, labelAngle=0, labelAlign="left", labelLimit=100, labelPadding=6)
+    return alt.layer(control, band, line, dots).properties(width=170, height=76).facet(
+        column=alt.Column("panel:N", sort=panels, header=head), row=alt.Row("target:N", header=row), spacing=10
+    )  # fmt: skip
 
 
 def stability_chart(stability: pl.DataFrame, runs: Sequence[str], colors: RunColors) -> Any:

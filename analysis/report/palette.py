@@ -25,6 +25,7 @@ VARIABLES = {
     **{color: f"--run-{index}" for index, color in enumerate(RUN_COLORS)},
 }
 FONT = "Inter, ui-sans-serif, system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+_THEMED = re.compile(rf'(fill|stroke)="({"|".join(VARIABLES)})"')
 _NARROWEST = 0.85
 
 
@@ -89,8 +90,7 @@ def themed(svg: str, key: str) -> str:
     # The page sets the font; frames without a line draw nothing.
     svg = re.sub(r' font-family="[^"]*"', "", svg)
     svg = re.sub(r'<path class="(?:background|foreground)"[^>]*display="none"/>', "", svg)
-    for color, name in VARIABLES.items():
-        svg = re.sub(f'(fill|stroke)="{color}"', rf'\1="var({name})"', svg)
+    svg = _THEMED.sub(lambda match: f'{match[1]}="var({VARIABLES[match[2]]})"', svg)
     size = re.search(r'<svg[^>]*? width="([\d.]+)" height="([\d.]+)"', svg)
     if size is not None:
         style = f' style="max-width:{size[1]}px;min-width:{float(size[1]) * _NARROWEST:.0f}px"'

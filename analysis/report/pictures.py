@@ -23,8 +23,8 @@ _LONGEST_NAME, _LONGEST_TEXT = 100, 300
 _COLUMN_PX, _MOST_OF_PAGE_PX = 460, 700
 # Controls (which no XML may hold), and marks that turn the direction of the text after them.
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
-# Escapes that JSON writes for controls, unseen characters themselves, and endless texts.
-_SUSPECT = re.compile(rf'\\u00|{_UNSEEN.pattern}|[^"]{{{_LONGEST_TEXT + 1}}}')
+# Escapes that JSON writes for controls, and unseen characters themselves.
+_SUSPECT = re.compile(rf"\\u00|{_UNSEEN.pattern}")
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,8 @@ def _spec(chart: Any) -> dict[str, Any]:
         spec: dict[str, Any] = chart.to_dict(validate=False)
     # Altair's own `configure` copies the whole chart at every call.
     spec["config"] = CHART_CONFIG
-    if _SUSPECT.search(json.dumps(spec, ensure_ascii=False)):
+    text = json.dumps(spec, ensure_ascii=False)
+    if _SUSPECT.search(text) or max(map(len, text.split('"'))) > _LONGEST_TEXT:
         spec = _legible(spec)
     return spec
 
