@@ -72,12 +72,27 @@ def _samples_under(root: Path) -> list[Path]:
         return [root]
     if not root.is_dir():
         raise LogError(f"{root} does not exist. Name a folder or a *_samples_*.jsonl file of lmms-eval.")
+    for done in sorted(root.rglob("done.json")):
+        _refuse_lost_samples(done)
     files = sorted(path for path in root.rglob("*samples_*.jsonl*") if _NAME.match(path.name) and path.is_file())
     if not files:
         raise LogError(
             f"{root} holds no *_samples_*.jsonl or .jsonl.gz file. Run lmms-eval with --log_samples --output_path."
         )
     return files
+
+
+def _refuse_lost_samples(done: Path) -> None:
+    """Refuse a finished condition of ours of which a log is gone: a table would silently lack a row."""
+    try:
+        content = json.loads(done.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise LogError(f"{done} is not valid JSON ({error}). Run the study or the evaluation again.") from error
+    tasks = content.get("tasks") if isinstance(content, dict) else None
+    for task, row in tasks.items() if isinstance(tasks, dict) else ():
+        log = done.parent / str(row.get("samples", "")) if isinstance(row, dict) else done
+        if not log.is_file():
+            raise LogError(f"{log} is gone, the samples of task {task!r} that {done} lists. Run the evaluation again.")
 
 
 def _describe(path: Path, root: Path, name: str | None = None) -> LogFile:

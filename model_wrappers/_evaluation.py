@@ -18,6 +18,7 @@ from lmms_eval.loggers.evaluation_tracker import EvaluationTracker
 from lmms_eval.tasks import TaskManager, get_task_dict
 from lmms_eval.utils import get_datetime_str
 
+from vlm_backbones._outputs import missing_samples
 from vlm_backbones.cache import atomic_write_text
 from vlm_backbones.errors import ConfigError, DataError, nearest
 from vlm_backbones.model_wrappers._conditions import check_condition
@@ -117,7 +118,12 @@ class Evaluation:
                     f"{folder} holds {kept} samples of task {name!r}; {_size(task, self.limit)} would replace them. "
                     "Choose another --out."
                 )
-        return {name: task for name, task in tasks.items() if finished.get(name, {}).get("data") != self._data(task)}
+        lost = missing_samples(folder / "done.json")
+        return {name: task for name, task in tasks.items() if not self._is_finished(finished.get(name, {}), task, lost)}
+
+    def _is_finished(self, done: dict[str, Any], task: Any, lost: Sequence[Path]) -> bool:
+        same = done.get("data") == self._data(task)
+        return same and not any(log.match(str(done["samples"])) for log in lost)
 
     def _data(self, task: Any) -> str:
         """Return what decides a task's documents: the dataset's own fingerprint, the split and the limit."""

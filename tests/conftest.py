@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -29,3 +32,30 @@ def parts(tiny_parts: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> P
     tiny_parts.build_tower(folder / "tower")
     tiny_parts.build_datasets(folder / "data")
     return folder
+
+
+@dataclass(frozen=True)
+class SmallDisk:
+    """A file system that is full soon."""
+
+    folder: Path
+
+    def grow(self, kilobytes: int) -> None:
+        """Give it this size."""
+        subprocess.run(["mount", "-o", f"remount,size={kilobytes}k", str(self.folder)], check=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """A tmpfs of four kilobytes; skips where this user may not mount one."""
+    folder = tmp_path / "small-disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(folder)]
+    try:
+        mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("there is no mount command: a full disk is not tried")
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here ({mounted.stderr.strip()}): a full disk is not tried")
+    yield SmallDisk(folder)
+    subprocess.run(["umount", str(folder)], check=True)

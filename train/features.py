@@ -26,6 +26,7 @@ from vlm_backbones.data.feature_cache import (
 )
 from vlm_backbones.errors import ConfigError, VlmBackbonesError
 from vlm_backbones.study import Study, load_study
+from vlm_backbones.train.processes import processes
 from vlm_backbones.train.progress import Progress, quieten
 from vlm_backbones.vision import get_vision_tower
 from vlm_backbones.vision.preprocessing import build_image_processor, preprocess_images
@@ -75,7 +76,7 @@ def load_features(study: Study, out: Path, examples: dict[str, list[Example]]) -
     row = get_vision_tower(study.vision_tower)
     tower: Any = load_vision_tower(row)
     if torch.cuda.is_available():
-        tower = tower.to("cuda")
+        tower = tower.to(processes().device)
     spec = FeatureSpec(tower, build_image_processor(row), row.feature_layer, row.select_strategy)
     images = unique_images(example for rows in examples.values() for example in rows)
     if not images:  # text only: the projector sees no features

@@ -6,7 +6,6 @@ python -m vlm_backbones.train.finetune --study pocket --backbone pocket-llama-3 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -16,7 +15,9 @@ from typing import Any
 import torch
 from transformers import set_seed
 
+from vlm_backbones._outputs import missing_outputs
 from vlm_backbones.backbones import get_backbone
+from vlm_backbones.cache import disk_is_full
 from vlm_backbones.data.conversations import Example, examples_digest
 from vlm_backbones.errors import VlmBackbonesError
 from vlm_backbones.recipe import Recipe, StageRecipe
@@ -24,6 +25,7 @@ from vlm_backbones.study import Study, load_study
 from vlm_backbones.train.card import model_card
 from vlm_backbones.train.dataset import StageData, build_stage_data, parameter_dtype
 from vlm_backbones.train.features import Features, load_features, load_training_examples
+from vlm_backbones.train.processes import processes
 from vlm_backbones.train.progress import quieten
 from vlm_backbones.train.run_record import (
     RunRecord,
@@ -56,6 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         place = error.filename or arguments.out
         print(f"error: {place}: {error.strerror or error}. Free space or choose another --out.", file=sys.stderr)
+        return 2
+    except Exception as error:
+        if not disk_is_full(arguments.out):
+            raise
+        # torch and safetensors have errors of their own for it
+        why = str(error).splitlines()[0]
+        print(f"error: the disk of {arguments.out} is full ({why}). Free space and run it again.", file=sys.stderr)
         return 2
     return 0
 
@@ -94,10 +103,18 @@ def train(study: Study, backbone: str, seed: int, out: Path) -> Path:
         print(f"{run_dir}: finished already")
         return run_dir
 
-    # 2. the parts: features that all backbones share, and the composed model
     record = RunRecord(run_dir, {"run": run_dir.name, "backbone": backbone, "seed": seed, "version": VERSION})
     record.write(state="running", fingerprint=fingerprint, facts=facts, study=study.model_dump(mode="json"))
     record.write(**environment(), seconds={}, stages={})
+    with record.running():
+        _train(study, record, recipe, examples, out)
+    return run_dir
+
+
+def _train(study: Study, record: RunRecord, recipe: Recipe, examples: dict[str, list[Example]], out: Path) -> None:
+    """Train all stages and write the checkpoint."""
+    # 2. the parts: features that all backbones share, and the composed model
+    backbone, seed = record.content["backbone"], record.content["seed"]
     set_seed(seed)
     model: Any
     model, processor = compose(
@@ -117,10 +134,10 @@ def train(study: Study, backbone: str, seed: int, out: Path) -> Path:
     # 4. the checkpoint, in transformers' format, reading the tower's own features
     fold_standardization(model, features.mean, features.std)
     model.to(parameter_dtype(_stages(recipe)[-1][1].precision))
-    if int(os.environ.get("RANK", "0")) == 0:
-        save(model, processor, run_dir / "checkpoint", card=model_card(study, backbone, seed))
-        record.write(state="finished", parameters=sum(parameter.numel() for parameter in model.parameters()))
-    return run_dir
+    if processes().is_main_process:
+        save(model, processor, record.run_dir / "checkpoint", card=model_card(study, backbone, seed))
+    record.write(state="finished", parameters=sum(parameter.numel() for parameter in model.parameters()))
+    processes().wait_for_everyone()
 
 
 def _stages(recipe: Recipe) -> list[tuple[str, StageRecipe]]:
@@ -149,8 +166,8 @@ def _run_facts(
 
 def _is_finished(run_dir: Path, fingerprint: str) -> bool:
     record = read_record(run_dir)
-    weights = (run_dir / "checkpoint").glob("*.safetensors")
-    return record.get("state") == "finished" and record.get("fingerprint") == fingerprint and any(weights)
+    is_same = record.get("state") == "finished" and record.get("fingerprint") == fingerprint
+    return is_same and not missing_outputs(run_dir / "checkpoint" / "config.json")
 
 
 def _train_stage(

@@ -9,6 +9,8 @@ import os
 import platform
 import resource
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,8 @@ from typing import Any
 import torch
 
 from vlm_backbones.cache import atomic_write_text
-from vlm_backbones.errors import ConfigError
+from vlm_backbones.errors import ConfigError, DataError
+from vlm_backbones.train.processes import processes
 
 _PACKAGES = ("vlm-backbones", "torch", "transformers", "accelerate", "peft", "datasets", "numpy", "pillow")
 
@@ -65,16 +68,27 @@ def read_record(run_dir: Path) -> dict[str, Any]:
 
 @dataclass
 class RunRecord:
-    """Collects what run.json holds; written at the start, after each stage, and at the end."""
+    """Collects what run.json holds; the main process writes it at the start, after each stage, and at the end."""
 
     run_dir: Path
     content: dict[str, Any] = field(default_factory=dict)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Note a failure of the body in the file; it is raised all the same."""
+        try:
+            yield
+        except Exception as error:
+            with suppress(DataError):  # on a full disk the error itself matters
+                self.write(state="failed", error=str(error).partition("\n")[0])
+            raise
 
     def write(self, **changes: Any) -> None:
         """Add facts and write the file."""
         self.content.update(changes)
         self.content["peak_memory_gb"] = peak_memory_gb()
-        atomic_write_text(self.run_dir / "run.json", json.dumps(self.content, indent=1, default=str))
+        if processes().is_main_process:
+            atomic_write_text(self.run_dir / "run.json", json.dumps(self.content, indent=1, default=str))
 
 
 def environment() -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +19,12 @@ from vlm_backbones.train.dataset import MicroBatches, StageData, first
 from vlm_backbones.train.fast_llama import use_fast_layers, use_own_layers
 from vlm_backbones.train.features import Features
 from vlm_backbones.train.lora import add_lora, merge_lora
+from vlm_backbones.train.processes import processes
 from vlm_backbones.train.trainer import (
     TRAINABLE_FILE,
     BackboneTrainer,
     RunCallback,
+    is_sealed,
     last_sealed,
     load_trainable,
     trainable_state,
@@ -58,7 +59,9 @@ def run_stage(stage: Stage, model: Any) -> Any:
     if _is_finished(stage):
         load_trainable(model, stage.folder / TRAINABLE_FILE)
         return model
-    _forget_other_content(stage)
+    if processes().is_main_process:
+        _forget_other_content(stage)
+    processes().wait_for_everyone()
     names = list(trainable_state(model))
     tower = model.model.vision_tower
     model.model.vision_tower = stage.features.tower().to(model.device)
@@ -73,7 +76,9 @@ def run_stage(stage: Stage, model: Any) -> Any:
     use_own_layers(model.model.language_model)
     model.model.language_model.set_attn_implementation("sdpa")
     model.model.vision_tower = tower
-    _finish(stage, model, names)
+    if processes().is_main_process:
+        _finish(stage, model, names)
+    processes().wait_for_everyone()
     return model
 
 
@@ -92,7 +97,7 @@ def _train_projector_too(model: Any, recipe: StageRecipe) -> None:
 
 
 def _train(stage: Stage, model: Any) -> None:
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    world_size = processes().num_processes
     batches = MicroBatches(stage.data, stage.features, stage.recipe, world_size=world_size)
     sizes = [sum(len(stage.data.packed[index].ids) for index in step) for step in stage.data.order]
     trainer = BackboneTrainer(
@@ -143,6 +148,7 @@ def build_arguments(stage: Stage, *, accumulation: int) -> TrainingArguments:
         seed=stage.seed,
         data_seed=recipe.data_seed,
         report_to=stage.report_to or "none",
+        ddp_find_unused_parameters=False,
         disable_tqdm=True,
         use_cpu=not torch.cuda.is_available(),
         **schedule,
@@ -158,10 +164,13 @@ def _is_finished(stage: Stage) -> bool:
 
 
 def _forget_other_content(stage: Stage) -> None:
-    """Remove Trainer checkpoints of another configuration; those of this one are resumed."""
+    """Remove Trainer checkpoints of another configuration, and half-written ones; the others are resumed."""
     marker = stage.folder / "fingerprint"
     if stage.folder.exists() and (not marker.is_file() or marker.read_text(encoding="utf-8") != stage.fingerprint):
         shutil.rmtree(stage.folder)
+    for folder in stage.folder.glob("checkpoint-*"):
+        if not is_sealed(folder):
+            shutil.rmtree(folder)
     atomic_write_text(marker, stage.fingerprint)
 
 

@@ -119,10 +119,11 @@ def seal(folder: Path) -> None:
 def last_sealed(folder: Path) -> Path | None:
     """Return the newest Trainer checkpoint of a stage whose files match its seal."""
     steps = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
-    return next((path for path in steps if _is_sealed(path)), None)
+    return next((path for path in steps if is_sealed(path)), None)
 
 
-def _is_sealed(folder: Path) -> bool:
+def is_sealed(folder: Path) -> bool:
+    """Whether a Trainer checkpoint's files match its seal."""
     try:
         hashes = json.loads((folder / _SEAL).read_text(encoding="utf-8"))
         return bool(hashes) and all(_sha256(folder / name) == digest for name, digest in hashes.items())

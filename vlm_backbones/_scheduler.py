@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
+from vlm_backbones.cache import disk_is_full
 from vlm_backbones.errors import DataError, VlmBackbonesError
 
 __all__ = ["Display", "Job", "Running", "StageError", "cores", "gpus", "run_jobs"]
@@ -198,5 +199,7 @@ def _failure(item: Running) -> str:
         return f"{item.job.name}: {message}"
     why = f"was killed by signal {-code}" + (" (out of memory?)" if code == -9 else "")
     said = f"exited with {code}" if code > 0 else why
+    if disk_is_full(item.job.log):
+        return f"{item.job.name} {said}: the disk of {item.job.log} is full. Free space, then run the same command."
     tail = "\n".join(f"  | {line}" for line in lines[-_TAIL_LINES:])
     return f"{item.job.name} {said}. The end of {item.job.log}:\n{tail}\nRun the same command again to continue."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ import platformdirs
 
 from vlm_backbones.errors import DataError
 
-__all__ = ["atomic_write_text", "cache_dir", "read_last_study", "staged_path", "write_last_study"]
+__all__ = ["atomic_write_text", "cache_dir", "disk_is_full", "read_last_study", "staged_path", "write_last_study"]
 
 
 def cache_dir() -> Path:
@@ -47,6 +48,12 @@ def atomic_write_text(path: Path, text: str) -> None:
     """Write a text file by atomic rename."""
     with staged_path(path) as staged:
         staged.write_text(text, encoding="utf-8")
+
+
+def disk_is_full(path: Path) -> bool:
+    """Whether less than a mebibyte is free where `path` lies or would lie."""
+    folder = next(place for place in (path.absolute(), *path.absolute().parents) if place.is_dir())
+    return shutil.disk_usage(folder).free < 2**20
 
 
 def _pointer() -> Path:

@@ -13,9 +13,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from vlm_backbones._fingerprints import files_fingerprint, hash_of, read_record, stage_version, write_record
+from vlm_backbones._outputs import missing_outputs
 from vlm_backbones._scheduler import Display, Job, cores, run_jobs
 from vlm_backbones._study_loading import package_folder
 from vlm_backbones.cache import atomic_write_text, write_last_study
+from vlm_backbones.data._references import referenced_images
 from vlm_backbones.errors import ConfigError, DataError
 from vlm_backbones.study import Study
 
@@ -40,8 +42,12 @@ class Stage:
     @property
     def is_done(self) -> bool:
         """Whether the same stage finished before and its outputs still stand."""
-        same = read_record(self.record).get("fingerprint") == self.fingerprint
-        return same and all(path.exists() for path in self.outputs)
+        return read_record(self.record).get("fingerprint") == self.fingerprint and not self.lost
+
+    @property
+    def lost(self) -> list[Path]:
+        """The outputs that are not there, and the files that they list and that are not there."""
+        return [gone for path in self.outputs for gone in missing_outputs(path)]
 
 
 def default_out(study: Study) -> Path:
@@ -123,10 +129,20 @@ def _inputs(study: Study, out: Path) -> list[object]:
     return [
         study.data.model_dump(mode="json"),
         files_fingerprint(paths),
+        [_pictures_fingerprint(path) for path in paths if path.is_file()],
         stage_version("vlm_backbones.pocket.datasets"),
         study.vision_tower,
         _part_fingerprint(study.vision_tower),
     ]
+
+
+def _pictures_fingerprint(path: Path) -> str:
+    """Return a hash over sizes and times of the pictures that a JSON file names; their content is read in training."""
+    rows = []
+    for picture in referenced_images(path):
+        stat = picture.stat() if picture.is_file() else None
+        rows.append([str(picture), stat and (stat.st_size, stat.st_mtime_ns)])
+    return hash_of(rows)
 
 
 def _part_fingerprint(name: str) -> str:
@@ -279,9 +295,8 @@ def run_study(study: Study, out: Path, display: Display) -> Path:
 
         def succeeded(job: Job, seconds: float) -> None:
             stage = by_name[job.name]
-            lost = [str(path) for path in stage.outputs if not path.exists()]
-            if lost:
-                raise DataError(f"{job.name} ended without {', '.join(lost)}. See {job.log}.")
+            if stage.lost:
+                raise DataError(f"{job.name} ended without {', '.join(map(str, stage.lost))}. See {job.log}.")
             write_record(stage.record, stage.fingerprint, seconds)
 
         run_jobs([stage.job for stage in _left(stages)], display, succeeded)

@@ -11,6 +11,7 @@ import datasets
 import pytest
 from PIL import Image
 
+from vlm_backbones.data._references import referenced_images
 from vlm_backbones.data.conversations import examples_digest, load_examples
 from vlm_backbones.errors import DataError
 
@@ -110,6 +111,21 @@ def test_files_that_are_no_examples_are_named(tmp_path: Path) -> None:
         load_examples([tmp_path / "broken.json"])
     with pytest.raises(DataError, match="does not exist"):
         load_examples([tmp_path / "none.json"])
+
+
+def test_the_digest_depends_on_the_picture_in_its_file(tmp_path: Path) -> None:
+    talk = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "black"}]
+    path = llava_file(tmp_path, {"id": 0, "image": "a.png", "conversations": talk})
+    before = examples_digest(load_examples([path]), [[0]])
+    assert examples_digest(load_examples([path]), [[0]]) == before
+    Image.new("RGB", (8, 8), "white").save(tmp_path / "a.png")
+    assert examples_digest(load_examples([path]), [[0]]) != before
+
+
+def test_the_pictures_of_a_json_are_found_in_any_layout(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"image": "a\\u00e9.png", "text": "\\"image\\": \\"no.png\\""}\n{"images":["b.png", "aé.png"]}\n')
+    assert list(referenced_images(path)) == [tmp_path / "aé.png", tmp_path / "b.png"]
 
 
 def test_the_digest_depends_on_order_and_content(parts: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -142,6 +143,52 @@ def test_a_killed_study_continues_to_the_same_tables(
     assert done.returncode == 0, done.stdout + done.stderr
     assert "started  check" not in done.stdout  # finished before the kill
     assert tables(tmp_path) == tables(finished)
+
+
+def test_lost_weights_and_samples_are_missed_and_made_again(
+    tiny_study: Path, finished: Path, cache: Path, tmp_path: Path
+) -> None:
+    from vlm_backbones.analysis import read_samples
+    from vlm_backbones.errors import LogError
+    from vlm_backbones.pipeline import study_status
+    from vlm_backbones.study import load_study
+
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    (out / "tiny-1" / "checkpoint" / "model.safetensors").unlink()
+    lost = next((out / "tiny-2" / "logs" / "clean").rglob("*_samples_vqa_scene.jsonl"))
+    lost.unlink()
+    left = [stage.job.name for stage, done in study_status(load_study(tiny_study), out) if not done]
+    assert left == ["train tiny-1", "eval tiny-2"]
+    with pytest.raises(LogError, match="samples of task 'vqa_scene'"):
+        read_samples([out / "tiny-1", out / "tiny-2"])
+    done = run(tiny_study, out, cache)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert tables(out) == tables(finished)
+    assert (out / "tiny-1" / "checkpoint" / "model.safetensors").is_file()
+    assert list((out / "tiny-2" / "logs" / "clean").rglob("*_samples_vqa_scene.jsonl"))
+
+
+def test_a_changed_picture_beside_a_json_file_is_noticed(tiny_study: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    from vlm_backbones.pipeline import plan_study
+    from vlm_backbones.study import load_study
+
+    talk = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "red"}]
+    for colour in ("red", "blue"):
+        Image.new("RGB", (8, 8), colour).save(tmp_path / f"{colour}.png")
+    rows = tmp_path / "rows.json"
+    rows.write_text(json.dumps([{"id": 0, "image": "red.png", "conversations": talk}]), encoding="utf-8")
+    study = load_study(tiny_study, [f"data.finetune=[{rows}]"])
+
+    def fingerprints() -> dict[str, str]:
+        return {stage.job.name: stage.fingerprint for stage in plan_study(study, tmp_path / "out")}
+
+    before = fingerprints()
+    assert fingerprints() == before
+    shutil.copy(tmp_path / "blue.png", tmp_path / "red.png")
+    assert {name for name, mark in fingerprints().items() if mark == before[name]} == set()
 
 
 def test_a_stage_that_fails_names_the_row_and_keeps_what_is_done(

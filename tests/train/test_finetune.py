@@ -114,6 +114,40 @@ def test_killed_and_resumed_training_gives_the_same_bits(
     assert steps == [json.loads(line)["step"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
 
+def test_two_processes_train_as_one_does(run_dir: Path, parts: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += ["-m", "vlm_backbones.train.finetune"]
+    command += arguments(run_dir.parent.parent / "study.yaml", parts, tmp_path / "out")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+    def losses(folder: Path) -> list[float]:
+        return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+    assert losses(tmp_path / "out" / "backbone") == pytest.approx(losses(run_dir), abs=1e-4)
+    record, alone = (json.loads((folder / "run.json").read_text()) for folder in (tmp_path / "out/backbone", run_dir))
+    assert record["state"] == "finished"
+    assert record["stages"]["finetune"]["order_sha256"] == alone["stages"]["finetune"]["order_sha256"]
+
+
+def test_a_full_disk_is_one_message_and_training_continues_when_there_is_room(
+    run_dir: Path, parts: Path, small_disk: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, failures = arguments(run_dir.parent.parent / "study.yaml", parts, small_disk.folder / "out"), []
+    for kilobytes in (16, 48, 96, 160, 256, 512, 1024, 4096):
+        small_disk.grow(kilobytes)
+        if finetune.main(command) == 0:
+            break
+        failures.append(capsys.readouterr().err)
+        assert not list(small_disk.folder.rglob("*.partial"))
+    assert len(failures) > 2
+    assert all("ree space" in message for message in failures)
+    checkpoint = small_disk.folder / "out" / "backbone" / "checkpoint"
+    resumed, straight = load_file(checkpoint / "model.safetensors"), load_file(run_dir / "checkpoint/model.safetensors")
+    assert all(torch.equal(resumed[name], straight[name]) for name in straight)
+
+
 def test_lora_adapts_the_language_model_only_and_is_merged(tiny_parts: ModuleType, parts: Path, tmp_path: Path) -> None:
     stage = tiny_parts.study_text(parts, steps=3)["recipe"]["finetune"]
     recipe = {"finetune": {**stage, "lora": {"r": 2, "alpha": 4, "dropout": 0.1}}}
@@ -135,6 +169,9 @@ def test_a_loss_that_is_not_finite_stops_with_its_step(
     assert finetune.main(arguments(study, parts, tmp_path / "out")) == 2
     assert "at step 2" in capsys.readouterr().err
     assert not (tmp_path / "out" / "backbone" / "checkpoint").exists()
+    record = json.loads((tmp_path / "out" / "backbone" / "run.json").read_text())
+    assert record["state"] == "failed"
+    assert "at step 2" in record["error"]
 
 
 def test_images_beyond_the_cache_budget_stream_and_train_alike(

@@ -6,6 +6,7 @@ import hashlib
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from PIL import Image
@@ -46,8 +47,19 @@ class ImageSource:
             raise DataError(f"{self.place}: the image is corrupt ({why}). Replace it or drop the row.") from error
 
     def digest(self) -> bytes:
-        """Return the sha256 of the encoded bytes."""
-        return hashlib.sha256(self.read()).digest()
+        """Return the sha256 of the encoded bytes; a file's is remembered while it stays as it is."""
+        if self.path is None:
+            return hashlib.sha256(self.read()).digest()
+        try:
+            stat = self.path.stat()
+            return _file_digest(self.path, stat.st_size, stat.st_mtime_ns)
+        except OSError:
+            return hashlib.sha256(self.read()).digest()  # names row and file in its error
+
+
+@cache
+def _file_digest(path: Path, size: int, mtime_ns: int) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()
 
 
 @dataclass(frozen=True)
@@ -157,5 +169,5 @@ def examples_digest(examples: Sequence[Example], order: Iterable[Sequence[int]])
 
 def _digest(example: Example) -> bytes:
     text = repr((example.id, example.independent, [(turn.question, turn.answer) for turn in example.turns]))
-    image = example.image.digest() if example.image and example.image.data is not None else b""
+    image = example.image.digest() if example.image else b""
     return hashlib.sha256(text.encode() + image).digest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,7 +165,7 @@ def _compute(
 ) -> None:
     total, square, count = torch.zeros(shape[-1]).double(), torch.zeros(shape[-1]).double(), 0
     with staged_path(place / "states.npy") as staged:
-        states = np.lib.format.open_memmap(staged, mode="w+", dtype=np.float16, shape=shape)
+        states = _reserved(staged, shape)
         for start in range(0, len(sources), _BATCH):
             batch = spec.compute(sources[start : start + _BATCH]).half()
             states[start : start + len(batch)] = batch.numpy()
@@ -172,7 +173,7 @@ def _compute(
             total, square, count = total + flat.sum(0), square + flat.square().sum(0), count + len(flat)
             if progress is not None:
                 progress(start + len(batch), len(sources))
-        states.flush()
+        states.flush()  # type: ignore[attr-defined]
         del states
     mean = total / count
     std = (square / count - mean.square()).clamp_min(0).sqrt().clamp_min(_LEAST_STD)
@@ -180,6 +181,21 @@ def _compute(
         checksum = hashlib.file_digest(stream, "sha256").hexdigest()
     meta = {"name": name, "sha256": checksum, "mean": mean.tolist(), "std": std.tolist(), "shape": shape}
     atomic_write_text(place / "meta.json", json.dumps(meta))
+
+
+def _reserved(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.float16]:
+    """Return a new memory-mapped array with its room taken: a full disk is an error here, no signal later."""
+    header = {"descr": np.dtype(np.float16).str, "fortran_order": False, "shape": shape}
+    with path.open("wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, header)
+        size = stream.tell() + 2 * int(np.prod(shape))
+        if hasattr(os, "posix_fallocate"):
+            stream.flush()
+            os.posix_fallocate(stream.fileno(), 0, size)
+        else:
+            stream.truncate(size)
+    states: npt.NDArray[np.float16] = np.load(path, mmap_mode="r+")
+    return states
 
 
 def feature_statistics(images: dict[bytes, ImageSource], spec: FeatureSpec) -> tuple[torch.Tensor, torch.Tensor]:

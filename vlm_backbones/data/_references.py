@@ -1,0 +1,24 @@
+"""Which picture files a JSON of conversations names, found without parsing it. No torch."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+_IMAGES = re.compile(rb'"images?"\s*:\s*("(?:[^"\\]|\\.)*"|\[[^\]{}]*\])')
+
+
+def referenced_images(path: Path) -> Iterator[Path]:
+    """Yield each picture file that a LLaVA-style JSON or JSONL file names, once, under the file's folder."""
+    seen = set[str]()
+    for match in _IMAGES.finditer(path.read_bytes()):
+        try:
+            named = json.loads(match[1])
+        except ValueError:  # not a list of names: preflight says what is wrong with the row
+            continue
+        for name in [named] if isinstance(named, str) else named:
+            if isinstance(name, str) and "\0" not in name and name not in seen:
+                seen.add(name)
+                yield path.parent / name
