@@ -44,7 +44,7 @@ def compare_pair(
     row |= {"n11": n11, "n10": n10, "n01": n01, "n00": n00}
     notes: list[str] = []
     row |= _point_values((n11, n10, n01, n00), notes)
-    row |= _tests(paired, scored, n10, n01, rng)
+    row |= _tests(paired, scored, (n10, n01), rng)
     row |= _resampled(paired, scored, indicators, seeds, draws, rng, notes)
     row |= _answers(part, paired, scored)
     if not row["n"]:
@@ -82,13 +82,19 @@ def _point_values(counts: Counts, notes: list[str]) -> dict[str, float]:
     }
 
 
-def _tests(paired: Paired, scored: NDArray[np.bool_], n10: int, n01: int, rng: np.random.Generator) -> dict[str, Any]:
+def _tests(
+    paired: Paired, scored: NDArray[np.bool_], flips: tuple[int, int], rng: np.random.Generator
+) -> dict[str, Any]:
+    """The p-value that belongs to `diff`: of the scores themselves where they are not just right or wrong."""
     if not scored.any():
         return {"test": None, "p": math.nan, "design_effect": math.nan}
-    change = (paired.correct[1] - paired.correct[0])[scored]
+    change = (paired.score[1] - paired.score[0])[scored]
+    is_graded = not np.isin(paired.score[:2][:, scored], (0.0, 1.0)).all()
     _, cluster = np.unique(paired.cluster[scored], return_inverse=True)
     if int(cluster.max()) + 1 == cluster.size:
-        return {"test": "mcnemar", "p": pair.mcnemar_p(n10, n01), "design_effect": 1.0}
+        if is_graded:
+            return {"test": "sign-flip", "p": sign_flip_p(change, rng), "design_effect": 1.0}
+        return {"test": "mcnemar", "p": pair.mcnemar_p(*flips), "design_effect": 1.0}
     p = sign_flip_p(np.bincount(cluster, weights=change).astype(float), rng)
     centred = np.bincount(cluster, weights=change - change.mean())
     effect = float(pair.ratio((centred**2).sum(), ((change - change.mean()) ** 2).sum()))

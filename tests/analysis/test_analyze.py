@@ -70,6 +70,16 @@ def test_counts_and_scores_agree_with_the_samples(study_dir: Path) -> None:
     assert set(shared["test"]) == {"cluster sign-flip"}
 
 
+def test_graded_scores_are_tested_as_they_are_not_at_the_threshold(tmp_path: Path, make: SimpleNamespace) -> None:
+    for run, score in (("old", 0.8), ("new", 1.0)):  # right at 0.5 everywhere, yet one is better on all questions
+        make.log(tmp_path / run, [make.row(i, "a", "a", score) for i in range(10)])
+    row = agreement(read_samples([tmp_path]), bootstrap=100).row(0, named=True)
+    assert row["test"] == "sign-flip"
+    assert row["p"] == pytest.approx(2 / 2**10)
+    assert row["mcnemar_p"] == 1.0
+    assert abs(row["diff"]) == pytest.approx(0.2)
+
+
 def test_seeds_give_a_ceiling(tmp_path: Path, make: SimpleNamespace) -> None:
     runs = {name: skill for skill, base in ((0.6, "old"), (0.8, "new")) for name in (base, f"{base}-seed1")}
     make.study(tmp_path, docs=40, runs=runs, media=False, hostile=False)

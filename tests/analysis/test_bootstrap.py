@@ -47,3 +47,12 @@ def test_sign_flip_of_singletons_is_mcnemar() -> None:
     exact = binomtest(22, 62).pvalue
     assert boot.sign_flip_p(sums, np.random.default_rng(0)) == pytest.approx(exact, abs=0.006)
     assert boot.sign_flip_p(np.zeros(9), np.random.default_rng(0)) == 1.0
+
+
+def test_the_normal_limit_of_many_sizes_continues_the_random_flips() -> None:
+    rng = np.random.default_rng(3)
+    for shift in (0.0, 0.03, 0.05):
+        many = rng.normal(shift, 1.0, 2_500)  # 2,500 distinct sizes: the normal limit
+        few = np.round(many, 2)  # a few hundred sizes: flipped
+        flipped = boot.sign_flip_p(few, np.random.default_rng(0))
+        assert boot.sign_flip_p(many, np.random.default_rng(0)) == pytest.approx(flipped, abs=0.015)
