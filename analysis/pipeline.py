@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlm_backbones.analysis.samples import Logs, load_logs
+from vlm_backbones.analysis.samples import load_logs
 from vlm_backbones.errors import LogError
 
 VERSION = 1
@@ -51,11 +51,19 @@ def analyze(
     from vlm_backbones.analysis.tables import build_tables
 
     study = _read_study(study_dir)
-    logs = load_logs([Path(path) for path in paths], runs, cluster_key=cluster_key, score_key=score_key)
-    logs, tasks = _ordered(logs, study)
+    backbones = [str(name) for name in study.get("backbones") or ()]
+    logs = load_logs(
+        [Path(path) for path in paths],
+        runs,
+        cluster_key=cluster_key,
+        score_key=score_key,
+        backbones=backbones,
+        tasks=[str(task) for task in study.get("tasks") or ()],
+    )
+    tasks = logs.samples["task"].unique(maintain_order=True).to_list()
     tables = build_tables(
         logs,
-        backbones=[str(name) for name in study.get("backbones") or ()],
+        backbones=backbones,
         probe_targets=(study.get("analysis") or {}).get("probe_targets") or None,
         bootstrap=bootstrap,
         seed=seed,
@@ -83,27 +91,6 @@ def _read_study(study_dir: Path | None) -> dict[str, Any]:
 
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
     return content if isinstance(content, dict) else {}
-
-
-def _ordered(logs: Logs, study: Mapping[str, Any]) -> tuple[Logs, list[str]]:
-    """Runs oldest backbone first, as the study lists them; else as the paths came. Tasks alike."""
-    import polars as pl
-
-    backbones = [str(name) for name in study.get("backbones") or ()]
-    place = {name: index for index, name in enumerate(backbones)}
-    order = sorted(
-        logs.runs, key=lambda run: (place.get(logs.runs[run].backbone, len(place)), logs.runs[run].seed)
-    ) if place else list(logs.runs)  # fmt: skip
-    tasks = list(dict.fromkeys(logs.samples["task"]))
-    wished = [str(task) for task in study.get("tasks") or ()]
-    tasks = [task for task in wished if task in tasks] + [task for task in tasks if task not in wished]
-    ranked = logs.samples.with_columns(
-        pl.col("run").replace_strict({run: i for i, run in enumerate(order)}, return_dtype=pl.Int64).alias("_run"),
-        pl.col("task").replace_strict({task: i for i, task in enumerate(tasks)}, return_dtype=pl.Int64).alias("_task"),
-    )
-    samples = ranked.sort("_task", "_run", maintain_order=True).drop("_run", "_task")
-    headline = {task: logs.headline[task] for task in tasks if task in logs.headline}
-    return Logs(samples, logs.metrics, headline, {run: logs.runs[run] for run in order}, logs.notes), tasks
 
 
 def _deviations(study: Mapping[str, Any]) -> list[str]:

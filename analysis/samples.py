@@ -33,7 +33,7 @@ class Logs:
     """All samples of all runs, and what happened while they were read.
 
     `metrics` holds every metric of every sample (run, task, condition, doc_id, cluster, metric, value);
-    `headline` names the metric behind `score`, by task; `runs` are in the order they were given.
+    `headline` names the metric behind `score`, by task; `runs` are in the order of the samples.
     """
 
     samples: pl.DataFrame
@@ -101,8 +101,13 @@ def load_logs(
     *,
     cluster_key: str | None = None,
     score_key: str | None = None,
+    backbones: Sequence[str] = (),
+    tasks: Sequence[str] = (),
 ) -> Logs:
-    """Read samples, metrics and notes; of several logs of one (run, task, condition) the fullest and newest counts."""
+    """Read samples, metrics and notes; of several logs of one (run, task, condition) the fullest and newest counts.
+
+    `backbones` and `tasks` go first, in their order; runs of one backbone by seed; all others as the paths came.
+    """
     notes: list[str] = []
     files = find_logs(paths, runs)
     info = {log.run: read_run_info(log.run, log.run_dir) for log in files}
@@ -119,7 +124,20 @@ def load_logs(
             best[key] = _better(best.get(key), read, key, notes)
     if not best:
         raise LogError(f"none of the {len(files)} logs holds a sample. " + " ".join(notes[:3]))
-    return _assemble(list(best.values()), info, notes)
+    info = _ordered(info, backbones)
+    places = dict.fromkeys([*tasks, *(task for _, task, _ in best)])
+    # files in order, not samples: millions of rows would be copied
+    chosen = sorted(best.values(), key=lambda read: (list(places).index(read.log.task), list(info).index(read.log.run)))
+    return _assemble(chosen, info, notes)
+
+
+def _ordered(info: dict[str, RunInfo], backbones: Sequence[str]) -> dict[str, RunInfo]:
+    """Runs of the named backbones first, in their order and by seed; without names as they came."""
+    if not backbones:
+        return info
+    place = {name: number for number, name in enumerate(backbones)}
+    rank = {run: (place.get(facts.backbone, len(place)), facts.seed) for run, facts in info.items()}
+    return {run: info[run] for run in sorted(info, key=rank.__getitem__)}
 
 
 @contextmanager
