@@ -17,6 +17,7 @@ from vlm_backbones.analysis.report.leaderboard_charts import means_chart, scores
 from vlm_backbones.analysis.report.palette import RUN_COLORS, RunColors
 from vlm_backbones.analysis.report.pictures import Picture, render_picture
 from vlm_backbones.analysis.report.radar_chart import radar_chart
+from vlm_backbones.analysis.report.templating import page_template
 from vlm_backbones.cache import atomic_write_text
 
 _HERE = Path(__file__).parent
@@ -25,39 +26,23 @@ _HERE = Path(__file__).parent
 def write_page(made: Leaderboard, out: Path) -> Path:
     """Write OUT/leaderboard.html with its pictures under OUT/charts; return the page's path."""
     script = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in ("page.js", "leaderboard.js"))
-    page = (
-        _environment()
-        .get_template("leaderboard.html.j2")
-        .render(
-            headline=words.headline(made),
-            sentences=words.sentences(made),
-            caveats=words.caveats(made),
-            definitions=words.definitions(),
-            boards=[_board(made, place, out) for place in range(len(made.boards))],
-            architectures=sorted({entry.architecture for entry in made.standing.entries} - {""}),
-            benchmarks=[benchmark.name for benchmark in made.standing.benchmarks],
-            cells=_cells(made),
-            style="".join((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "leaderboard.css")),
-            script=script,
-            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            date=date.today().isoformat(),
-        )
+    page = page_template("leaderboard.html.j2", {"number": words.number, "ranged": words.ranged}).render(
+        headline=words.headline(made),
+        sentences=words.sentences(made),
+        caveats=words.caveats(made),
+        definitions=words.definitions(),
+        boards=[_board(made, place, out) for place in range(len(made.boards))],
+        architectures=sorted({entry.architecture for entry in made.standing.entries} - {""}),
+        benchmarks=[benchmark.name for benchmark in made.standing.benchmarks],
+        cells=_cells(made),
+        style="".join((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "leaderboard.css")),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        date=date.today().isoformat(),
     )
     path = out / "leaderboard.html"
     atomic_write_text(path, page)
     return path
-
-
-def _environment() -> Any:
-    import jinja2
-    from markupsafe import Markup
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
-    # Only our own files pass unescaped: style, script, and SVG that vl-convert escaped.
-    environment.filters |= {"number": words.number, "ranged": words.ranged, "ours": Markup}
-    return environment
 
 
 def _board(made: Leaderboard, place: int, out: Path) -> dict[str, Any]:

@@ -16,13 +16,14 @@ import polars as pl
 from vlm_backbones.analysis.report.certificate import read_certificate
 from vlm_backbones.analysis.report.explorer import script_json, write_explorer
 from vlm_backbones.analysis.report.groups import score_letters
-from vlm_backbones.analysis.report.pictures import legible, render_plans
+from vlm_backbones.analysis.report.pictures import render_plans
 from vlm_backbones.analysis.report.rows import read_rows
 from vlm_backbones.analysis.report.section_agreement import plan_agreement
 from vlm_backbones.analysis.report.section_calibration import plan_calibration
 from vlm_backbones.analysis.report.section_coordinates import plan_coordinates
 from vlm_backbones.analysis.report.section_inside import plan_inside
 from vlm_backbones.analysis.report.section_scores import plan_scores
+from vlm_backbones.analysis.report.templating import page_template
 from vlm_backbones.analysis.report.verdict import write_verdict
 from vlm_backbones.analysis.report.view import View, look_at
 from vlm_backbones.analysis.samples import Logs
@@ -55,7 +56,7 @@ def write_report(
     explorer = write_explorer(logs, runs, tasks, out, inline_images=inline_images)
     index = explorer.index | {"colors": {run: view.colors.name(run) for run in runs}}
     script = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS)
-    page = _environment().get_template("report.html.j2").render(
+    page = page_template("report.html.j2", _filters()).render(
         title=title,
         verdict=write_verdict(tables, logs.headline, runs),
         certificate=read_certificate(study_dir),
@@ -94,32 +95,8 @@ def _draw(view: View, letters: Mapping[tuple[str, str], str], out: Path) -> dict
     return sections
 
 
-def _environment() -> Any:
-    import jinja2
-    from markupsafe import Markup
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        finalize=_finalize,
-    )
-    environment.filters |= {
-        "percent": _percent,
-        "number": _number,
-        "p_value": _p_value,
-        "points": _points,
-        "whole": _whole,
-    }
-    # Only our own files pass unescaped: style, script, and SVG that vl-convert escaped.
-    environment.filters["ours"] = Markup
-    return environment
-
-
-def _finalize(value: Any) -> Any:
-    """Names and notes come from logs: what cannot be seen is written out; our own markup stays as it is."""
-    return legible(value, 4000) if isinstance(value, str) and not hasattr(value, "__html__") else value
+def _filters() -> dict[str, Any]:
+    return {"percent": _percent, "number": _number, "p_value": _p_value, "points": _points, "whole": _whole}
 
 
 def _missing(value: Any) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import altair as alt
 
 INK, MUTED, RULE, PAPER, WASH = "#1c1f23", "#667078", "#e2e3dd", "#fefefd", "#b9bdb6"
-RUN_COLORS = ("#7d8799", "#2f7fb8", "#d55f2a", "#2b8a66", "#8459b8", "#a9861a", "#b5487a", "#4b5563")
+RUN_COLORS = ("#7d8799", "#2f7fb8", "#d55f2a", "#2b8a66", "#8459b8", "#a9861a", "#b5487a", "#0e8a99")
 GOOD, BAD, ODD = "#2b8a67", "#c2413b", "#8e24aa"
 VARIABLES = {
     INK: "--ink",
