@@ -44,7 +44,7 @@ def cka_chart(similarity: pl.DataFrame, runs: Sequence[str]) -> Any:
     keys = ["run_a", "layer_a", "run_b", "layer_b"]
     data = pl.concat([own, turned.select(own.columns)]).unique(keys, maintain_order=True)
     label = pl.format("{} layer {}, {} layer {}: CKA {}, n = {}", *keys, pl.col("cka_debiased").round(2), "n")
-    cell = max(6, min(20, 110 // len(kept)))
+    cell = max(6, min(34, 110 // len(kept)))
     side = len(kept) * cell
     axis = alt.Axis(title="layer", labelAngle=0, labelOverlap=True, labelPadding=3, grid=False)
     scale = alt.Scale(domain=[0, 1], range=["#f6f4ee", "#8fb7d4", "#14507f"], interpolate="lab", clamp=True)
@@ -98,8 +98,8 @@ def probe_chart(probes: pl.DataFrame, runs: Sequence[str], colors: RunColors) ->
         x=x, y=y, strokeDash=dash
     )  # fmt: skip
     head = alt.Header(labelFontSize=11, labelLimit=150, labelPadding=4)
-    row = alt.Header(labelFontSize=11, labelAngle=0, labelAlign="left", labelLimit=100, labelPadding=6)
-    return alt.layer(control, band, line, dots).properties(width=170, height=76).facet(
+    row = alt.Header(labelFontSize=11, labelAngle=0, labelAlign="right", labelLimit=100, labelPadding=6)
+    return alt.layer(control, band, line, dots).properties(width=160, height=76).facet(
         column=alt.Column("panel:N", sort=panels, header=head), row=alt.Row("target:N", header=row), spacing=10
     )  # fmt: skip
 
@@ -153,7 +153,7 @@ def flip_rate_chart(rates: pl.DataFrame, runs: Sequence[str], colors: RunColors)
     )
     layers = alt.layer(rule, dot).properties(width=112, height=alt.Step(20))
     header = alt.Header(labelFontSize=11, labelPadding=4)
-    return layers.facet(column=alt.Column("condition:N", sort=_conditions(data), header=header), spacing=12)
+    return layers.facet(column=alt.Column("condition:N", sort=_conditions(data), header=header), spacing=24)
 
 
 def _conditions(data: pl.DataFrame) -> list[str]:

@@ -80,7 +80,7 @@ def difference_chart(pairs: pl.DataFrame, tasks: Sequence[str]) -> Any:
     )
     text = base.mark_text(align="left", fontSize=11).encode(x=alt.value(188), y=y, text="shown:N", color=color)
     layers = alt.layer(zero, rule, dot, text, data=data)
-    return layers.properties(width=180, height=alt.Step(26))
+    return layers.properties(width=156, height=alt.Step(26))
 
 
 def _signed(values: pl.Series) -> list[str]:
@@ -123,7 +123,7 @@ def score_chart(
         .mark_tick(thickness=2, size=14, color=WASH)
         .encode(x="value:Q", y=y, description="label:N")
     )
-    layers = alt.layer(rule, swap, dot, text).properties(width=268, height=alt.Step(22))
+    layers = alt.layer(rule, swap, dot, text).properties(width=244, height=alt.Step(22))
     return layers.facet(
         row=alt.Row("task:N", sort=list(tasks), header=alt.Header(orient="top", labelAnchor="start")), spacing=8
     )
