@@ -123,7 +123,9 @@ def reliability(samples: pl.DataFrame, *, condition: str = "clean") -> pl.DataFr
 def calibration_pairs(
     samples: pl.DataFrame, *, condition: str = "clean", bootstrap: int = 10_000, seed: int = 0
 ) -> pl.DataFrame:
-    """Paired differences (run_b - run_a) of brier, nll, auroc and smece with cluster-bootstrap intervals.
+    """Paired differences (run_b - run_a) of each measure with cluster-bootstrap intervals.
+
+    brier, nll, auroc, smece and overconfidence (points of mean confidence over accuracy).
 
     Both runs are judged on the questions for which both have a confidence of the same kind. These measures need the
     samples themselves, so at most 1,000 draws are taken.
@@ -143,7 +145,7 @@ def calibration_pairs(
 def paired_difference(
     part: pl.DataFrame, first: list[str], second: list[str], *, draws: int, seed: int = 0
 ) -> tuple[dict[str, tuple[float, Floats]], int, int] | None:
-    """Differences (second - first) of brier, nll, auroc and smece, mean over the runs' index-wise pairs (seeds).
+    """Differences (second - first) of the measures of `calibration_pairs`, mean over the seeds, pair by pair.
 
     Returns
     -------
@@ -218,15 +220,17 @@ def _side(part: pl.DataFrame, kind: str, rows: NDArray[np.int64]) -> dict[str, F
 def _values(
     side: dict[str, Floats], group: NDArray[np.int64], weights: Floats
 ) -> tuple[dict[str, float], dict[str, Floats]]:
-    """The four measures on all questions, and on every draw."""
+    """The measures on all questions, and on every draw."""
     c, y = side["c"], side["y"]
     values = {
         "brier": _mean(side["brier"]),
         "nll": _mean(side["nll"]),
         "auroc": measure.auroc(c, y),
         "smece": smece(c, y),
+        "overconfidence": _mean(c - y),
     }
     drawn = {name: _mean_draws(side[name], group, weights) for name in ("brier", "nll")}
+    drawn |= {"overconfidence": _mean_draws(c - y, group, weights)}
     drawn |= {"auroc": _auroc_draws(c, y, group, weights), "smece": smece_draws(c, y, group, weights)}
     return values, drawn
 

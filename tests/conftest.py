@@ -59,3 +59,14 @@ def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
         pytest.skip(f"no file system can be mounted here ({mounted.stderr.strip()}): a full disk is not tried")
     yield SmallDisk(folder)
     subprocess.run(["umount", str(folder)], check=True)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--assurance` repeats what chance decides often enough to hold it to its figures."""
+    parser.addoption("--assurance", action="store_true", help="all repetitions of simulations and faults: hours")
+
+
+@pytest.fixture
+def repetitions(request: pytest.FixtureRequest) -> int:
+    """How often a simulation is repeated: a sample in the usual suite, 1,000 times for assurance."""
+    return 1000 if request.config.getoption("--assurance") else 30
