@@ -98,15 +98,20 @@ def _duration(seconds: float) -> str:
 
 
 def scores_table(tables: Path) -> Table:
-    """Return the scores with their intervals, a row a run, clean answers beside the blind baseline."""
+    """Return the headline scores with their intervals, task by task, beside the blind baseline."""
     with (tables / "scores.csv").open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if _is_headline(row)]
-    columns = list(dict.fromkeys((row["task"], row["condition"], row["metric"]) for row in rows))
-    columns.sort(key=lambda column: column[1] != "clean")
-    table = Table("run", *(f"{task}\n{metric}\n{condition}" for task, condition, metric in columns))
-    cells = {(row["run"], row["task"], row["condition"], row["metric"]): _interval(row) for row in rows}
-    for run in dict.fromkeys(row["run"] for row in rows):
-        table.add_row(run, *(cells.get((run, *column), "") for column in columns))
+    blind = {(row["run"], row["task"], row["metric"]): row for row in rows if row["condition"] == "swap"}
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    table.add_column("run", overflow="fold")
+    for name, width in (("score [95 %]", 20), ("with another image", 20), ("n", 6)):
+        table.add_column(name, justify="right", no_wrap=True, min_width=width)
+    clean = [row for row in rows if row["condition"] == "clean"]
+    for task, metric in dict.fromkeys((row["task"], row["metric"]) for row in clean):
+        table.add_row(f"[bold]{task}[/bold] [dim]{metric}[/dim]")
+        for row in (row for row in clean if (row["task"], row["metric"]) == (task, metric)):
+            beside = blind.get((row["run"], task, metric))
+            table.add_row(f"  {row['run']}", _interval(row), _interval(beside) if beside else "", f"{int(row['n']):,}")
     return table
 
 
@@ -119,4 +124,4 @@ def _interval(row: dict[str, str]) -> str:
         value, low, high = (float(row[key]) for key in ("value", "ci_low", "ci_high"))
     except ValueError:
         return row["value"]
-    return f"{value:.3f}\n[{low:.3f}, {high:.3f}]\nn={row['n']}"
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
