@@ -75,9 +75,12 @@ class RunRecord:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Note a failure of the body in the file; it is raised all the same."""
+        """Note in the file that the body failed or was asked to stop; it is raised all the same."""
         try:
             yield
+        except SystemExit:
+            self.write(state="stopped")
+            raise
         except Exception as error:
             with suppress(DataError):  # on a full disk the error itself matters
                 self.write(state="failed", error=str(error).partition("\n")[0])

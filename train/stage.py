@@ -24,6 +24,7 @@ from vlm_backbones.train.trainer import (
     TRAINABLE_FILE,
     BackboneTrainer,
     RunCallback,
+    StopOnSigterm,
     is_sealed,
     last_sealed,
     load_trainable,
@@ -105,7 +106,7 @@ def _train(stage: Stage, model: Any) -> None:
         args=build_arguments(stage, accumulation=batches.parts // world_size),
         train_dataset=batches,
         data_collator=first,
-        callbacks=[RunCallback(stage.run_dir, stage.name, sizes)],
+        callbacks=[RunCallback(stage.run_dir, stage.name, sizes), StopOnSigterm()],
     )
     trainer.remove_callback(PrinterCallback)  # metrics.jsonl and progress.json say it all
     resume = last_sealed(stage.folder)

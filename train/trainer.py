@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
+import threading
 import time
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -134,6 +137,43 @@ def is_sealed(folder: Path) -> bool:
 def _sha256(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+class StopOnSigterm(TrainerCallback):
+    """On SIGTERM (a preempted or cancelled job) saves after the running step and stops; all processes together."""
+
+    def __init__(self) -> None:
+        self.is_asked = False
+        self._before: Any = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Listen; `on_train_end` gives the signal back."""
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, self._ask)
+
+    def _ask(self, signum: int, frame: FrameType | None) -> None:
+        self.is_asked = True
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Save and stop where any process was asked to: one that went on alone would wait for the others forever."""
+        if args.world_size > 1:
+            asked = torch.tensor(float(self.is_asked), device=args.device)
+            torch.distributed.all_reduce(asked)
+            self.is_asked = bool(asked.item())
+        if self.is_asked:
+            control.should_save = control.should_training_stop = True
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Leave the signal to whom it belonged, and end where it came."""
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+        if self.is_asked:
+            print(f"stopped by SIGTERM after step {state.global_step}, saved; run again to continue", flush=True)
+            raise SystemExit(128 + signal.SIGTERM)
 
 
 class RunCallback(TrainerCallback):

@@ -20,7 +20,7 @@ from vlm_backbones.errors import DataError, VlmBackbonesError
 __all__ = ["Display", "Job", "Running", "StageError", "cores", "gpus", "run_jobs"]
 
 _POLL_SECONDS = 0.2
-_GRACE_SECONDS = 10.0
+_GRACE_SECONDS = 60.0  # training saves after its running step
 _TAIL_LINES = 15
 
 

@@ -96,18 +96,50 @@ def study_status(
 
     from vlm_backbones import pipeline
     from vlm_backbones.study import load_study
+    from vlm_backbones.submission import job_states
 
     if not (folder / "study.yaml").is_file():
         raise ConfigError(f"{folder} holds no study.yaml: not a study's output folder.")
     rows = pipeline.study_status(load_study(folder / "study.yaml"), folder)
+    jobs = job_states(folder)
     table = Table("stage", "state", "log", box=None)
     for stage, done in rows:
-        started = "not finished" if stage.job.log.is_file() else "to do"
-        table.add_row(
-            stage.job.name, "done" if done else started, str(stage.job.log) if stage.job.log.is_file() else ""
-        )
+        log = str(stage.job.log) if stage.job.log.is_file() else ""
+        state = jobs.get(stage.job.name, jobs.get("study", "")).lower() or ("not finished" if log else "to do")
+        table.add_row(stage.job.name, "done" if done else state, log)
     Console(soft_wrap=True).print(table)
     typer.echo(f"{sum(done for _, done in rows)} of {len(rows)} stages done")
+
+
+@study_app.command("submit")
+def study_submit(
+    study: StudyArgument = "pocket",
+    executor: Annotated[Literal["slurm", "local"], typer.Option("--executor", help="Where the jobs run.")] = "slurm",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--job", metavar="KEY=VALUE", help="Of each Slurm job, as in partition=gpu, time=600, mem=64G."),
+    ] = None,
+    overrides: SetOption = None,
+    out: OutOption = None,
+) -> None:
+    """Submit the stages as jobs with dependencies; `study status` tells how they stand."""
+    from vlm_backbones.pipeline import default_out
+    from vlm_backbones.study import load_study
+    from vlm_backbones.submission import submit_study
+
+    config = load_study(study, overrides or [])
+    folder = out or default_out(config)
+    pairs = dict(_key_value(text) for text in settings or [])
+    for name, job in submit_study(config, folder, executor, pairs).items():
+        typer.echo(f"{job}  {name}")
+    typer.echo(f"vlm-backbones study status {folder}")
+
+
+def _key_value(text: str) -> tuple[str, str]:
+    key, found, value = text.partition("=")
+    if not found or not key or not value:
+        raise ConfigError(f"--job {text!r}: expected KEY=VALUE, as in partition=gpu.")
+    return key, value
 
 
 @app.command()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["Stage", "default_out", "own_out", "plan_study", "run_study", "study_status"]
+__all__ = ["Stage", "default_out", "own_out", "plan_study", "run_stage", "run_study", "stages_left", "study_status"]
 
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -250,7 +250,7 @@ def _analyze_stage(study: Study, out: Path, needs: Sequence[Stage]) -> Stage:
     return _stage(out, job, facts, [out / "report.html", out / "tables" / "scores.csv"])
 
 
-def _left(stages: Sequence[Stage]) -> list[Stage]:
+def stages_left(stages: Sequence[Stage]) -> list[Stage]:
     """Return the stages to run: the unfinished, and those that they alone need."""
     left = [stage for stage in stages if not stage.is_done and not stage.only_for_others]
     for stage in reversed([stage for stage in stages if stage.only_for_others and not stage.is_done]):
@@ -290,18 +290,38 @@ def run_study(study: Study, out: Path, display: Display) -> Path:
         raise DataError(f"cannot write {out}: {error.strerror or error}. Choose another --out.") from error
     with lock:
         atomic_write_text(out / "study.yaml", study.model_dump_yaml())
-        stages = plan_study(study, out)
-        by_name = {stage.job.name: stage for stage in stages}
-
-        def succeeded(job: Job, seconds: float) -> None:
-            stage = by_name[job.name]
-            if stage.lost:
-                raise DataError(f"{job.name} ended without {', '.join(map(str, stage.lost))}. See {job.log}.")
-            write_record(stage.record, stage.fingerprint, seconds)
-
-        run_jobs([stage.job for stage in _left(stages)], display, succeeded)
+        _run_stages(plan_study(study, out), display)
         _remember(study, out)
     return out / "report.html"
+
+
+def _run_stages(stages: Sequence[Stage], display: Display, names: Collection[str] | None = None) -> None:
+    """Run what is left of the stages, or what is left of those named, and record each that finished."""
+    by_name = {stage.job.name: stage for stage in stages}
+
+    def succeeded(job: Job, seconds: float) -> None:
+        stage = by_name[job.name]
+        if stage.lost:
+            raise DataError(f"{job.name} ended without {', '.join(map(str, stage.lost))}. See {job.log}.")
+        write_record(stage.record, stage.fingerprint, seconds)
+
+    left = [stage.job for stage in stages_left(stages) if names is None or stage.job.name in names]
+    run_jobs(left, display, succeeded)
+
+
+def run_stage(study: Study, out: Path, name: str, display: Display) -> None:
+    """Run one stage of a study, whose needs are done; nothing where it is done itself.
+
+    Raises
+    ------
+    StageError
+        When it fails.
+    """
+    # it has the machine for itself: all its cores
+    stages = [replace(stage, job=replace(stage.job, threads=None)) for stage in plan_study(study, out)]
+    _run_stages(stages, display, {name})
+    if name == stages[-1].job.name:
+        _remember(study, out)
 
 
 def _remember(study: Study, out: Path) -> None:
@@ -316,5 +336,5 @@ def _remember(study: Study, out: Path) -> None:
 def study_status(study: Study, out: Path) -> list[tuple[Stage, bool]]:
     """Return every stage with whether it is done; writes nothing."""
     stages = plan_study(study, out.expanduser().resolve())
-    left = {stage.job.name for stage in _left(stages)}
+    left = {stage.job.name for stage in stages_left(stages)}
     return [(stage, stage.job.name not in left) for stage in stages]

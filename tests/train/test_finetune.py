@@ -114,6 +114,26 @@ def test_killed_and_resumed_training_gives_the_same_bits(
     assert steps == [json.loads(line)["step"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
 
+def test_a_run_that_is_asked_to_end_saves_its_step_and_goes_on_from_it(
+    run_dir: Path, parts: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "vlm_backbones.train.finetune"]
+    command += arguments(run_dir.parent.parent / "study.yaml", parts, tmp_path / "out")
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True)
+    metrics = tmp_path / "out" / "backbone" / "metrics.jsonl"
+    while process.poll() is None and not (metrics.is_file() and '"finetune"' in metrics.read_text()):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate()
+    assert process.returncode == 143
+    step = int(said.split("after step ")[1].split(",")[0])
+    assert (tmp_path / "out" / "backbone" / "finetune" / f"checkpoint-{step}" / "seal.json").is_file()
+    assert finetune.main(arguments(run_dir.parent.parent / "study.yaml", parts, tmp_path / "out")) == 0
+    resumed = load_file(tmp_path / "out" / "backbone" / "checkpoint" / "model.safetensors")
+    straight = load_file(run_dir / "checkpoint" / "model.safetensors")
+    assert all(torch.equal(resumed[name], straight[name]) for name in straight)
+
+
 def test_two_processes_train_as_one_does(run_dir: Path, parts: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += ["-m", "vlm_backbones.train.finetune"]

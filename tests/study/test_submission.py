@@ -1,0 +1,111 @@
+"""A study as cluster jobs: on a real Slurm where one runs (benchmarks/slurm/start.sh), and in the background here."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from vlm_backbones.errors import ConfigError
+from vlm_backbones.study import load_study
+from vlm_backbones.submission import job_states, submit_study
+
+MINUTES = 6
+
+
+def is_slurm_up() -> bool:
+    return shutil.which("sinfo") is not None and not subprocess.run(["sinfo"], capture_output=True).returncode
+
+
+needs_slurm = pytest.mark.skipif(not is_slurm_up(), reason="no Slurm runs here: see benchmarks/slurm/start.sh")
+
+
+def wait_for(is_so: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + 60 * MINUTES
+    while not is_so():
+        assert time.monotonic() < deadline, f"{what} did not happen in {MINUTES} minutes"
+        time.sleep(0.2)
+
+
+def status(out: Path) -> str:
+    command = [sys.executable, "-m", "vlm_backbones.cli", "study", "status", str(out)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture
+def quick(tiny_study: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """Overrides that leave the stages and little work; the jobs inherit the environment."""
+    monkeypatch.setenv("VLM_BACKBONES_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    return ["analysis.states=false", "analysis.conditions=[swap]", "evaluation.limit=4", "analysis.bootstrap=100"]
+
+
+@needs_slurm
+def test_slurm_runs_the_stages_in_order_and_a_requeued_training_goes_on(
+    tiny_study: Path, quick: list[str], tmp_path: Path
+) -> None:
+    study, out = load_study(tiny_study, [*quick, "recipe.finetune.steps=400"]), tmp_path / "out"
+    jobs = submit_study(study, out, "slurm", {"time": "20", "cpus_per_task": "1", "comment": "test"})
+    assert list(jobs) == ["check", "features", "train tiny-1", "train tiny-2", "eval tiny-1", "eval tiny-2", "analyze"]
+    assert jobs["train tiny-2"] == jobs["train tiny-1"].replace("_0", "_1")  # one array
+    with pytest.raises(ConfigError, match="still wait or run"):
+        submit_study(study, out, "slurm", {})
+
+    checkpoints = out / "tiny-1" / "finetune"
+    wait_for(lambda: list(checkpoints.glob("checkpoint-*/seal.json")), "a checkpoint of the training")
+    subprocess.run(["scontrol", "requeue", jobs["train tiny-1"]], check=True)
+    wait_for(lambda: not job_states(out), "the end of all jobs")
+    log = (out / "jobs" / f"{jobs['train tiny-1']}_0_log.out").read_text(encoding="utf-8")
+    assert (out / "report.html").is_file(), log
+    assert "stages done" in status(out)
+    assert "7 of 7" in status(out)
+    first = (out / "tiny-1" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(first) == len(set(first))  # no step was written twice
+    with pytest.raises(ConfigError, match=r"every stage .* is done"):
+        submit_study(study, out, "slurm", {})
+
+
+@needs_slurm
+def test_a_failed_stage_cancels_what_waits_for_it(tiny_study: Path, quick: list[str], tmp_path: Path) -> None:
+    shutil.copytree(tiny_study.parent / "data", tmp_path / "data")
+    study = load_study(tiny_study, [*quick, f"data.finetune=[{tmp_path / 'data'}]"])
+    jobs = submit_study(study, tmp_path / "out", "slurm", {"time": "20", "cpus_per_task": "1"})
+    shutil.rmtree(tmp_path / "data" / "vqa_scene")
+    wait_for(lambda: not job_states(tmp_path / "out"), "the end of all jobs")
+    log = (tmp_path / "out" / "jobs" / f"{jobs['check']}_0_log.out").read_text(encoding="utf-8")
+    assert "vqa_scene" in log
+    assert not (tmp_path / "out" / "report.html").exists()
+    assert "to do" in status(tmp_path / "out")
+
+
+def test_the_local_executor_runs_the_study_in_the_background(
+    tiny_study: Path, quick: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    jobs = submit_study(load_study(tiny_study, quick), out, "local", {})
+    assert list(jobs) == ["study"]
+    assert "running" in status(out)
+    wait_for(lambda: (out / "report.html").is_file(), "the report")
+    _reap(jobs)
+    wait_for(lambda: not job_states(out), "the end of the process")
+    assert "7 of 7 stages done" in status(out)
+
+
+def _reap(jobs: Mapping[str, str]) -> None:
+    """Collect the ended child: this test is its parent, a shell's user is not."""
+    os.waitpid(int(jobs["study"]), 0)
+
+
+def test_what_cannot_be_submitted_says_why(tiny_study: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    study = load_study(tiny_study)
+    with pytest.raises(ConfigError, match="unknown executor 'pbs'"):
+        submit_study(study, tmp_path, "pbs", {})
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ConfigError, match="there is no sbatch here"):
+        submit_study(study, tmp_path, "slurm", {})

@@ -1,0 +1,180 @@
+"""A study's stages as jobs of a cluster with dependencies between them, through submitit. No torch."""
+
+from __future__ import annotations
+
+__all__ = ["EXECUTORS", "job_states", "submit_study"]
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlm_backbones._display import StudyDisplay
+from vlm_backbones.cache import atomic_write_text
+from vlm_backbones.errors import ConfigError
+from vlm_backbones.pipeline import Stage, plan_study, run_stage, run_study, stages_left
+from vlm_backbones.study import Study, load_study
+
+EXECUTORS = ("slurm", "local")
+_WHOLE_STUDY = "study"
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a job does: one stage, or the whole study; submitit pickles it, and again where the job is requeued."""
+
+    out: Path
+    name: str
+
+    def __call__(self) -> None:
+        from rich.console import Console
+
+        study = load_study(self.out / "study.yaml")
+        with StudyDisplay(Console(force_terminal=False)) as display:
+            if self.name == _WHOLE_STUDY:
+                run_study(study, self.out, display)
+            else:
+                run_stage(study, self.out, self.name, display)
+
+    def checkpoint(self) -> Any:
+        """Return what a preempted or timed-out job does when it is requeued: the same, which continues."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def submit_study(study: Study, out: Path, executor: str, settings: Mapping[str, str]) -> dict[str, str]:
+    """Submit what is left of a study and return {stage: job id}.
+
+    On Slurm every stage is a job that waits for those it needs; the trainings are one job array, (backbone, seed)
+    a task, and so are the evaluations, each waiting for its own training. The local executor runs the whole study as
+    one background process.
+
+    Parameters
+    ----------
+    executor
+        `slurm` or `local`.
+    settings
+        Of each job, as submitit names them: partition, time (minutes), cpus_per_task, gpus_per_node, mem, account, ...;
+        any other sbatch option by its own name.
+
+    Raises
+    ------
+    ConfigError
+        If there is nothing left to do, jobs of the study still wait or run, Slurm is not at hand, or a setting is
+        refused.
+    """
+    out = out.expanduser().resolve()
+    if executor not in EXECUTORS:
+        raise ConfigError(f"unknown executor {executor!r}. Known: {', '.join(EXECUTORS)}.")
+    if executor == "slurm" and shutil.which("sbatch") is None:
+        raise ConfigError("there is no sbatch here: submit on a Slurm login node, or use --executor local.")
+    busy = [f"{name} ({state})" for name, state in job_states(out).items()]
+    if busy:
+        raise ConfigError(f"jobs of {out} still wait or run: {', '.join(busy)}. Cancel them first, or wait.")
+    atomic_write_text(out / "study.yaml", study.model_dump_yaml())
+    left = stages_left(plan_study(study, out))
+    if not left:
+        raise ConfigError(f"every stage of {out} is done; its report is {out / 'report.html'}.")
+    jobs = _submit_local(out) if executor == "local" else _submit_slurm(study.name, out, left, settings)
+    atomic_write_text(_note(out), json.dumps({"executor": executor, "jobs": jobs}, indent=1))
+    return jobs
+
+
+def _note(out: Path) -> Path:
+    return out / ".stages" / "jobs.json"
+
+
+def _submit_local(out: Path) -> dict[str, str]:
+    import submitit
+
+    executor = submitit.LocalExecutor(folder=out / "jobs")
+    executor.update_parameters(timeout_min=60 * 24 * 30)
+    return {_WHOLE_STUDY: str(executor.submit(_Work(out, _WHOLE_STUDY)).job_id)}
+
+
+def _submit_slurm(name: str, out: Path, left: Sequence[Stage], settings: Mapping[str, str]) -> dict[str, str]:
+    jobs: dict[str, str] = {}
+    for group in _groups(left):
+        executor = _slurm_executor(name, out, _dependency(group, jobs), settings)
+        with executor.batch():
+            submitted = [executor.submit(_Work(out, stage.job.name)) for stage in group]
+        jobs |= {stage.job.name: str(job.job_id) for stage, job in zip(group, submitted, strict=True)}
+    return jobs
+
+
+def _groups(stages: Sequence[Stage]) -> list[list[Stage]]:
+    """Return the stages with those of one kind together: all trainings, all evaluations."""
+    groups: dict[str, list[Stage]] = {}
+    for stage in stages:
+        groups.setdefault(stage.job.name.partition(" ")[0], []).append(stage)
+    return list(groups.values())
+
+
+def _dependency(group: Sequence[Stage], jobs: Mapping[str, str]) -> str | None:
+    """Return Slurm's `--dependency`: each task of an array on its own task of another where they match."""
+    needs = [[jobs[name] for name in stage.job.needs if name in jobs] for stage in group]
+    arrays = {job.partition("_")[0] for row in needs for job in row}
+    tasks = [row[0].partition("_")[2] for row in needs if len(row) == 1]
+    if len(group) > 1 and len(arrays) == 1 and tasks == [str(index) for index in range(len(group))]:
+        return f"aftercorr:{arrays.pop()}"
+    return "afterok:" + ":".join(sorted(arrays)) if arrays else None
+
+
+def _slurm_executor(name: str, out: Path, dependency: str | None, settings: Mapping[str, str]) -> Any:
+    import submitit
+    from submitit.slurm.slurm import _get_default_parameters
+
+    known = _get_default_parameters()
+    executor = submitit.SlurmExecutor(folder=out / "jobs")
+    own = {key: _value(value) for key, value in settings.items() if key in known}
+    others: dict[str, Any] = {key.replace("_", "-"): value for key, value in settings.items() if key not in known}
+    if dependency is not None:
+        own["dependency"] = dependency
+        others["kill-on-invalid-dep"] = "yes"
+    try:
+        executor.update_parameters(job_name=name, stderr_to_stdout=True, additional_parameters=others, **own)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"submitit refuses the settings {dict(settings)} ({error}).") from error
+    return executor
+
+
+def _value(text: str) -> int | str:
+    return int(text) if text.isdigit() else text
+
+
+def job_states(out: Path) -> dict[str, str]:
+    """Return {stage: state} of the submitted jobs that still wait or run, in the scheduler's words."""
+    try:
+        note = json.loads(_note(out).read_text(encoding="utf-8"))
+        executor, jobs = str(note["executor"]), dict(note["jobs"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    if executor == "local":
+        return {name: "RUNNING" for name, job in jobs.items() if _is_alive(int(job))}
+    if shutil.which("squeue") is None:
+        return {}
+    states = _queue({job.partition("_")[0] for job in jobs.values()})
+    return {name: states[job] for name, job in jobs.items() if job in states}
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _queue(ids: set[str]) -> dict[str, str]:
+    """Return {job id: state} from squeue; a task of an array is ID_TASK."""
+    command = ["squeue", "--noheader", "--array", "--jobs", ",".join(sorted(ids)), "--format", "%i %T"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # an id that is gone is an error to it
+    rows = (line.split() for line in done.stdout.splitlines())
+    return {row[0]: row[1] for row in rows if len(row) == 2}
