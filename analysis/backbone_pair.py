@@ -59,6 +59,15 @@ class BackbonePair:
         means = totals[:, 1 : 1 + old + len(self.newer)] / totals[:, :1]
         return _split(means[:, old:].mean(1) - means[:, :old].mean(1))
 
+    def right_with_one(self) -> tuple[Drawn, Drawn]:
+        """Share of the questions right with the newer only, and with the older only: mean over pairs of their runs."""
+        runs, n = len(self.older) + len(self.newer), self._totals[:, 0]
+        right = self._totals[:, 1 + runs : 1 + 2 * runs]
+        joint = dict(zip(self._pairs, self._totals[:, 1 + 2 * runs :].T, strict=True))
+        across = [(i, j) for i, j in self._pairs if i < len(self.older) <= j]
+        newer, older = (np.mean([right[:, pair[side]] - joint[pair] for pair in across], axis=0) / n for side in (1, 0))
+        return _split(newer), _split(older)
+
     def phi(self) -> Drawn:
         """Mean phi of correctness over all pairs of a seed of one and a seed of the other."""
         return _split(self._mean_phi([(i, j) for i, j in self._pairs if i < len(self.older) <= j]))

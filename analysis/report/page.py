@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 
 from vlm_backbones.analysis.report.certificate import read_certificate
+from vlm_backbones.analysis.report.changes import Changes, find_changes
 from vlm_backbones.analysis.report.explorer import script_json, write_explorer
 from vlm_backbones.analysis.report.groups import score_letters
 from vlm_backbones.analysis.report.pictures import render_plans
@@ -53,16 +54,17 @@ def write_report(
     """
     view = look_at(logs, tables, runs, tasks, seed)
     letters = score_letters(view.headline(), tables["agreement"], view.runs)
+    changes = find_changes(view)
     explorer = write_explorer(logs, runs, tasks, out, inline_images=inline_images)
     index = explorer.index | {"colors": {run: view.colors.name(run) for run in runs}}
     script = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS)
     page = page_template("report.html.j2", _filters()).render(
         title=title,
-        verdict=write_verdict(tables, logs.headline, runs),
+        verdict=write_verdict(view, changes),
         certificate=read_certificate(study_dir),
         deviations=deviations,
         view=view,
-        pictures=_draw(view, letters, out),
+        pictures=_draw(view, changes, letters, out),
         rows=read_rows(view, letters),
         notes=logs.notes,
         headline=logs.headline,
@@ -78,9 +80,9 @@ def write_report(
     return path
 
 
-def _draw(view: View, letters: Mapping[tuple[str, str], str], out: Path) -> dict[str, Any]:
+def _draw(view: View, changes: Changes | None, letters: Mapping[tuple[str, str], str], out: Path) -> dict[str, Any]:
     """Section -> its pictures, and what a section must say beside them."""
-    plans = plan_scores(view, letters)
+    plans = plan_scores(view, changes, letters)
     left_out: dict[str, list[str]] = {}
     for task in view.tasks:
         plans += plan_agreement(view, task)

@@ -10,6 +10,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
+from vlm_backbones.analysis.report.changes import Changes
 from vlm_backbones.analysis.report.palette import BAD, GOOD, INK, MUTED, PAPER, WASH, RunColors
 from vlm_backbones.analysis.report.view import Plan, View, plural, sizes
 
@@ -18,19 +19,25 @@ _POINTS = "datum.value > 0 ? '+' + datum.label : datum.label"
 _MOST_TASKS = 30
 
 
-def plan_scores(view: View, letters: Mapping[tuple[str, str], str]) -> list[Plan]:
-    """The paired difference between the first and the last run, and the scores of the runs that are drawn."""
+def plan_scores(view: View, changes: Changes | None, letters: Mapping[tuple[str, str], str]) -> list[Plan]:
+    """The paired differences of the verdict, and the scores of the runs that are drawn."""
     plans = []
-    pairs = view.table("agreement", run_a=view.runs[0], run_b=view.runs[-1])
-    if pairs.height and (pairs := pairs.filter(pl.col("diff").is_not_nan())).height:
-        shown = pairs.sort(pl.col("diff").abs(), descending=True).head(_MOST_TASKS)
-        cut = f" The {_MOST_TASKS} largest of {pairs.height} tasks." if pairs.height > _MOST_TASKS else ""
+    if changes is not None and changes.tasks:
+        shown = sorted(changes.tasks, key=lambda row: -abs(row.diff[0]))[:_MOST_TASKS]
+        cut = f" The {_MOST_TASKS} largest of {len(changes.tasks)} tasks." if len(changes.tasks) > _MOST_TASKS else ""
+        seeds = f", mean over {changes.seeds} seeds" if changes.seeds > 1 else ""
         about = (
-            f"Each question is compared with itself: {view.runs[-1]} minus {view.runs[0]}, points and 95 % interval, "
-            f"{sizes(pairs['n'])}. Right of the line: {view.runs[-1]} is better.{cut}"
+            f"Each question is compared with itself: {changes.new} minus {changes.old}{seeds}, points and 95 % "
+            f"interval, {sizes(row.n for row in shown)}. Right of the line: {changes.new} is better; grey: no clear "
+            f"difference (interval, and p after Holm over the tasks).{cut}"
         )
-        chart = difference_chart(shown, view.tasks)
-        plans.append(Plan("scores", "differences", "What changes, task by task", about, chart, "agreement"))
+        rows = pl.DataFrame(
+            [(row.task, *row.diff, row.side, row.p, row.p_holm, row.n) for row in shown],
+            schema=["task", "diff", "diff_low", "diff_high", "side", "p", "p_holm", "n"],
+            orient="row",
+        )
+        chart = difference_chart(rows, view.tasks)
+        plans.append(Plan("scores", "differences", "What changes, task by task", about, chart, rows))
     clean = view.headline().filter(pl.col("run").is_in(view.drawn))
     tasks = [task for task in view.tasks if task in set(clean["task"])]
     if clean.height:
@@ -49,16 +56,10 @@ def plan_scores(view: View, letters: Mapping[tuple[str, str], str]) -> list[Plan
 
 
 def difference_chart(pairs: pl.DataFrame, tasks: Sequence[str]) -> Any:
-    """Forest plot of the paired differences, green where the interval lies above zero, red below."""
+    """Forest plot of the paired differences, green where the new side is better, red where it is worse."""
     order = [task for task in tasks if task in set(pairs["task"])]
     points = [(100 * pl.col(name)).alias(name) for name in ("diff", "diff_low", "diff_high")]
-    data = pairs.select("task", *points, "n").with_columns(
-        side=pl.when(pl.col("diff_low") > 0)
-        .then(pl.lit("better"))
-        .when(pl.col("diff_high") < 0)
-        .then(pl.lit("worse"))
-        .otherwise(pl.lit("unclear")),
-    )
+    data = pairs.select("task", *points, "side", "n")
     signed = [_signed(data[name]) for name in ("diff", "diff_low", "diff_high")]
     shown = [f"{value} [{low}, {high}]" for value, low, high in zip(*signed, strict=True)]
     data = data.with_columns(shown=pl.Series(shown, dtype=pl.String))
@@ -78,7 +79,7 @@ def difference_chart(pairs: pl.DataFrame, tasks: Sequence[str]) -> Any:
     dot = base.mark_circle(size=80, opacity=1, stroke=PAPER, strokeWidth=1).encode(
         x="diff:Q", y=y, color=color, description="label:N"
     )
-    text = base.mark_text(align="left", fontSize=11).encode(x=alt.value(188), y=y, text="shown:N", color=color)
+    text = base.mark_text(align="left", fontSize=11).encode(x=alt.value(164), y=y, text="shown:N", color=color)
     layers = alt.layer(zero, rule, dot, text, data=data)
     return layers.properties(width=156, height=alt.Step(26))
 
@@ -117,7 +118,7 @@ def score_chart(
     dot = clean.mark_circle(size=80, opacity=1, stroke=PAPER, strokeWidth=1).encode(
         x="value:Q", y=y, color=color, description="label:N"
     )
-    text = clean.mark_text(align="left", fontSize=11, color=MUTED).encode(x=alt.value(276), y=y, text="shown:N")
+    text = clean.mark_text(align="left", fontSize=11, color=MUTED).encode(x=alt.value(252), y=y, text="shown:N")
     swap = (
         base.transform_filter("datum.kind != 'score'")
         .mark_tick(thickness=2, size=14, color=WASH)

@@ -9,12 +9,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import polars as pl
 import pytest
 
 from vlm_backbones.analysis import analyze
 from vlm_backbones.analysis.columns import TABLES, build_table
+from vlm_backbones.analysis.log_files import RunInfo
+from vlm_backbones.analysis.report.changes import find_changes
 from vlm_backbones.analysis.report.page import write_report
 from vlm_backbones.analysis.report.verdict import write_verdict
+from vlm_backbones.analysis.report.view import look_at
 from vlm_backbones.analysis.samples import Logs, load_logs
 
 
@@ -108,6 +112,28 @@ def test_inline_images_put_the_samples_into_the_page(tmp_path: Path, make: Simpl
     assert '<script type="application/json" id="task-0-0">' in inside
 
 
+def test_the_first_screen_compares_backbones_over_their_seeds(tmp_path: Path, make: SimpleNamespace) -> None:
+    runs = {"old": 0.5, "old-seed1": 0.5, "new": 0.8, "new-seed1": 0.8}
+    make.study(tmp_path / "in", docs=80, runs=runs, media=False, hostile=False)
+    logs = load_logs([tmp_path / "in"], backbones=["old", "new"])
+    assert list(logs.runs) == ["old", "old-seed1", "new", "new-seed1"]
+    tables = {name: build_table(name, []) for name in TABLES}
+    found = find_changes(look_at(logs, tables, list(logs.runs), ["vqa_scene"]))
+    assert found is not None
+    assert (found.old, found.new, found.seeds) == ("old", "new", 2)
+    change = found.tasks[0]
+    means = logs.samples.filter(task="vqa_scene", condition="clean").group_by("run").agg(pl.col("score").mean())
+    by_run = dict(means.iter_rows())
+    seeds = [by_run["new"] - by_run["old"], by_run["new-seed1"] - by_run["old-seed1"]]
+    assert change.by_seed == pytest.approx(seeds)
+    assert change.diff[0] == pytest.approx(sum(seeds) / 2)
+    assert change.diff[1] < change.diff[0] < change.diff[2]
+    assert change.only_new[0] - change.only_old[0] == pytest.approx(change.diff[0])
+    verdict = write_verdict(look_at(logs, tables, list(logs.runs), ["vqa_scene"]), found)
+    assert verdict.headline == "new is better than old on vqa_scene"
+    assert "Means over 2 seeds a backbone" in verdict.caveat
+
+
 def test_one_run_alone_says_what_it_reaches(tmp_path: Path, make: SimpleNamespace) -> None:
     make.study(tmp_path / "in", docs=60, runs={"solo": 0.7}, media=False, hostile=False)
     page = analyze([tmp_path / "in"], tmp_path / "out", bootstrap=100).read_text(encoding="utf-8")
@@ -119,11 +145,17 @@ def test_one_run_alone_says_what_it_reaches(tmp_path: Path, make: SimpleNamespac
 
 
 def verdict_of(tasks: dict[str, tuple[float, float, float]]) -> Any:
-    """Differences by task: value, low, high."""
-    pairs = [pair("a", "b", task=task, diff=v, diff_low=low, diff_high=high) for task, (v, low, high) in tasks.items()]
+    """Differences by task: value, low, high; p small where the interval leaves out zero."""
+    pairs = [
+        pair("a", "b", task=task, diff=v, diff_low=low, diff_high=high, p=0.5 if low < 0 < high else 1e-6)
+        for task, (v, low, high) in tasks.items()
+    ]
     scores = [score(run, 0.5, task) for run in "ab" for task in tasks]
     tables = {"scores": build_table("scores", scores), "agreement": build_table("agreement", pairs)}
-    return write_verdict(tables, dict.fromkeys(tasks, "exact_match"), ["a", "b"])
+    runs = {run: RunInfo(run, run, 0, None) for run in "ab"}
+    logs = Logs(pl.DataFrame(), pl.DataFrame(), dict.fromkeys(tasks, "exact_match"), runs)
+    view = look_at(logs, tables, ["a", "b"], list(tasks))
+    return write_verdict(view, find_changes(view))
 
 
 def test_the_verdict_names_the_largest_differences_and_counts_the_others() -> None:

@@ -1,0 +1,107 @@
+"""What the first screen compares: the newest backbone with the oldest, task by task, over all their seeds."""
+
+from __future__ import annotations
+
+__all__ = ["Change", "Changes", "find_changes"]
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from vlm_backbones.analysis.backbone_pair import BackbonePair
+from vlm_backbones.analysis.bootstrap import interval, wilson
+from vlm_backbones.analysis.many_measures import holm
+from vlm_backbones.analysis.report.view import View
+
+Ranged = tuple[float, float, float]  # value, low, high
+
+_DRAWS = 10_000
+
+
+@dataclass(frozen=True)
+class Change:
+    """One task: score difference (new minus old) with its interval, and the shares right with one side only."""
+
+    task: str
+    diff: Ranged
+    only_new: Ranged
+    only_old: Ranged
+    p: float
+    n: int
+    by_seed: tuple[float, ...] = ()
+    p_holm: float = 1.0
+
+    @property
+    def side(self) -> str:
+        """`better` or `worse` where the interval and Holm's p over the tasks both say so, else `unclear`."""
+        _, low, high = self.diff
+        if self.p_holm > 0.05:
+            return "unclear"
+        return "better" if low > 0 else "worse" if high < 0 else "unclear"
+
+
+@dataclass(frozen=True)
+class Changes:
+    """The two sides by name, and the tasks that both answered."""
+
+    old: str
+    new: str
+    seeds: int
+    """Runs of the side that has fewer."""
+    tasks: list[Change]
+
+
+def find_changes(view: View) -> Changes | None:
+    """Compare the last run's backbone with the first run's, over their seeds; None where there is one run only."""
+    if len(view.runs) < 2:
+        return None
+    old, new = (view.logs.runs[run].backbone for run in (view.runs[0], view.runs[-1]))
+    older, newer = ([run for run in view.runs if view.logs.runs[run].backbone == name] for name in (old, new))
+    if old == new or len(older) == len(newer) == 1:
+        old, new = view.runs[0], view.runs[-1]
+        pairs = view.table("agreement", run_a=old, run_b=new)
+        found = [_of_row(row) for row in pairs.to_dicts() if row["n"] and row["diff"] == row["diff"]]
+        return Changes(old, new, 1, _adjusted(found))
+    found = [change for task in view.tasks if (change := _over_seeds(view, task, older, newer)) is not None]
+    return Changes(old, new, min(len(older), len(newer)), _adjusted(found))
+
+
+def _adjusted(found: list[Change]) -> list[Change]:
+    known = [change for change in found if not np.isnan(change.p)]
+    adjusted = dict(zip((change.task for change in known), holm(np.array([c.p for c in known])), strict=True))
+    return [replace(change, p_holm=float(adjusted.get(change.task, 1.0))) for change in found]
+
+
+def _of_row(row: Mapping[str, Any]) -> Change:
+    effect = max(1.0, row["design_effect"]) if row["design_effect"] == row["design_effect"] else 1.0
+    shares = []
+    for count in ("n01", "n10"):  # Wilson's interval, n divided by the design effect of shared images
+        shares.append((row[count] / row["n"], *wilson(row[count] / effect, max(1, round(row["n"] / effect)))))
+    diff = (row["diff"], row["diff_low"], row["diff_high"])
+    p = float("nan") if row["p"] is None else row["p"]
+    return Change(str(row["task"]), diff, *shares, p=p, n=int(row["n"]))
+
+
+def _over_seeds(view: View, task: str, older: Sequence[str], newer: Sequence[str]) -> Change | None:
+    part = view.samples(task).filter(pl.col("run").is_in([*older, *newer]))
+    here = [[run for run in runs if run in set(part["run"])] for runs in (older, newer)]
+    if not all(here):
+        return None
+    pair = BackbonePair(part, here[0], here[1], _DRAWS, view.seed)
+    if not pair.counts[0]:
+        return None
+    value, drawn = pair.score_difference()
+    beyond = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
+    means = pair.paired.score[:, pair.scored].mean(axis=1)
+    by_seed = [float(means[len(here[0]) + i] - means[i]) for i in range(min(map(len, here)))]
+    return Change(
+        task,
+        (value, *interval(drawn)),
+        *((share, *interval(of)) for share, of in pair.right_with_one()),
+        p=min(1.0, 2 * (1 + beyond) / (1 + drawn.size)),
+        n=pair.counts[0],
+        by_seed=tuple(by_seed),
+    )
