@@ -20,6 +20,7 @@ OPEN = [  # torch-free and open to all
     "vlm_backbones.recipe",
     "vlm_backbones.pocket.datasets",
     "vlm_backbones.data.visual_prompts",
+    "vlm_backbones.data.region_records",
 ]
 OUTER = [f"vlm_backbones.{name}" for name in FOLDERS]
 HEAVY = ["torch", "transformers", "lmms_eval"]
