@@ -12,16 +12,26 @@ from types import ModuleType
 import pytest
 
 
-@pytest.fixture(scope="session")
-def tiny_parts() -> ModuleType:
-    """The builders of `tests/tiny_parts.py`; there is no tests package to import it from."""
-    path = Path(__file__).resolve().parent / "tiny_parts.py"
-    spec = importlib.util.spec_from_file_location("tiny_parts", path)
+def load_parts(name: str) -> ModuleType:
+    """Load a module beside this one; there is no tests package to import it from."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).resolve().parent / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def tiny_parts() -> ModuleType:
+    """The builders of `tests/tiny_parts.py`."""
+    return load_parts("tiny_parts")
+
+
+@pytest.fixture(scope="session")
+def region_parts() -> ModuleType:
+    """The builders of `tests/region_parts.py`."""
+    return load_parts("region_parts")
 
 
 @pytest.fixture(scope="session")

@@ -22,10 +22,12 @@ _OPTIONS: dict[str, Any] = {
 app = typer.Typer(help="Swap the LLM of a vision-language model with everything else equal.", **_OPTIONS)
 study_app = typer.Typer(help="Train, evaluate and compare all backbones of a study.", **_OPTIONS)
 tasks_app = typer.Typer(help="The tasks this package adds to lmms-eval.", **_OPTIONS | {"no_args_is_help": False})
+judge_app = typer.Typer(help="Grade logged answers with any judge.", **_OPTIONS)
 data_app = typer.Typer(help="Build and import the tasks' datasets.", **_OPTIONS)
 import_app = typer.Typer(help="Turn other data into the tasks' dataset folders.", **_OPTIONS)
 app.add_typer(study_app, name="study")
 app.add_typer(tasks_app, name="tasks")
+app.add_typer(judge_app, name="judge")
 app.add_typer(data_app, name="data")
 data_app.add_typer(import_app, name="import")
 
@@ -341,6 +343,32 @@ def tasks_describe(name: Annotated[str, typer.Argument(metavar="NAME")]) -> None
     for path in (readme, known[name]):
         if path.is_file():
             typer.echo(path.read_text(encoding="utf-8").rstrip() + "\n")
+
+
+LogsArgument = Annotated[Path, typer.Argument(metavar="LOGS", help="A folder or file of logged samples.")]
+
+
+@judge_app.command("write")
+def judge_write(
+    logs: LogsArgument, out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")]
+) -> None:
+    """Write the questions for a judge, and the files that the ViP-Bench server takes."""
+    from vlm_backbones.tasks.judge_files import write_questions
+
+    typer.echo(f"{write_questions(logs, out)} questions: grade each from 0 to 1")
+    typer.echo(out / "questions.jsonl")
+
+
+@judge_app.command("read")
+def judge_read(
+    logs: LogsArgument,
+    grades: Annotated[Path, typer.Argument(metavar="GRADES", help="JSON lines with key and grade.")],
+) -> None:
+    """Write a judge's grades into the logged samples and their results files."""
+    from vlm_backbones.tasks.judge_files import read_grades
+
+    counts = read_grades(logs, grades)
+    typer.echo(f"{counts.graded} answers graded, {counts.ungraded} without a grade, {counts.unused} grades not used")
 
 
 @app.command()

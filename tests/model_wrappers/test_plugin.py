@@ -36,7 +36,7 @@ def test_our_tasks_and_those_of_the_environment_join_the_include_path(
     monkeypatch.setenv("VLM_BACKBONES_TASKS", str(tmp_path))
     manager = TaskManager("ERROR", include_defaults=False)
     assert {"vqa_scene", "seismic_description", "seismic_coords", "my_own_task"} <= set(manager.all_subtasks)
-    assert manager.all_groups == ["backbone_study"]
+    assert manager.all_groups == ["backbone_study", "backbone_study_image", "backbone_study_region"]
     manifest.register()  # a second time changes nothing
     assert len(TaskManager("ERROR", include_defaults=False).all_tasks) == len(manager.all_tasks)
 

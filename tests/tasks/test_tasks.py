@@ -21,7 +21,6 @@ from vlm_backbones.tasks.seismic_coords import utils as coords
 from vlm_backbones.tasks.seismic_description import utils as description
 from vlm_backbones.tasks.vqa_scene import utils as scene
 
-TASKS = Path(data.__file__).parent
 EVENT = {
     "magnitude": 6.3, "depth_km": 24.0, "region": "Japan", "quadrant": "northeast", "max_intensity": "VI",
     "description": "A magnitude 6.3 earthquake.", "targets": '{"magnitude": 6.3}',
@@ -92,12 +91,6 @@ def test_aggregations_leave_missing_values_out() -> None:
 
 def test_scoring_is_re_exported() -> None:
     assert scoring.vqa_accuracy is vqa_accuracy
-
-
-def test_every_task_folder_has_its_yaml_and_readme() -> None:
-    folders = sorted(path.parent.name for path in TASKS.glob("*/*.yaml"))
-    assert folders == sorted(data.TASK_NAMES)
-    assert all((TASKS / name / "README.md").is_file() for name in folders)
 
 
 def test_data_is_opened_with_or_without_a_dataset_dict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

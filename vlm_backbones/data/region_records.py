@@ -21,7 +21,14 @@ from vlm_backbones.data._region_plans import PLANS, Plan
 from vlm_backbones.data.visual_prompts import VisualPrompt, draw_prompts, sample_prompt
 from vlm_backbones.errors import DataError
 
-__all__ = ["REGION_PREFIXES", "RegionExample", "is_region_record", "record_generator", "region_example"]
+__all__ = [
+    "REGION_PREFIXES",
+    "RegionExample",
+    "is_region_record",
+    "record_generator",
+    "region_conversation",
+    "region_example",
+]
 
 REGION_PREFIXES = tuple(PLANS)
 """What stands before the first "-" of the ids of region records."""
@@ -40,7 +47,7 @@ class RegionExample:
 
 def is_region_record(row: Mapping[str, Any]) -> bool:
     """Whether a row of LLaVA JSON gets visual prompts."""
-    return str(row.get("id", "")).partition("-")[0] in PLANS
+    return _prefix(row) in PLANS
 
 
 def record_generator(seed: int, record_id: str, epoch: int = 0) -> np.random.Generator:
@@ -86,20 +93,38 @@ def region_example(
     region without a mask never gets a point, which needs one.
     """
     where = place or f"record {row.get('id')!r}"
-    prefix = str(row.get("id", "")).partition("-")[0]
-    if prefix not in PLANS:
+    plan = _plan(row, rng, where, vcr_meta)
+    try:
+        prompts = _prompts(plan, image.size, rng, alpha=alpha, constant=_prefix(row) in _CONSTANT)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+    return RegionExample(draw_prompts(image, prompts), _messages(plan.turns), prompts)
+
+
+def region_conversation(
+    row: Mapping[str, Any],
+    rng: np.random.Generator,
+    *,
+    place: str | None = None,
+    vcr_meta: Mapping[str, Any] | None = None,
+) -> list[dict[str, str]]:
+    """Return the messages that `region_example` gives with an equal generator, without a picture."""
+    return _messages(_plan(row, rng, place or f"record {row.get('id')!r}", vcr_meta).turns)
+
+
+def _prefix(row: Mapping[str, Any]) -> str:
+    return str(row.get("id", "")).partition("-")[0]
+
+
+def _plan(row: Mapping[str, Any], rng: np.random.Generator, where: str, vcr_meta: Mapping[str, Any] | None) -> Plan:
+    if _prefix(row) not in PLANS:
         raise DataError(f"{where}: no region record. Expected an id that starts with {', '.join(REGION_PREFIXES)}.")
     try:
-        plan = PLANS[prefix](row if vcr_meta is None else {**row, "meta": vcr_meta}, rng)
+        return PLANS[_prefix(row)](row if vcr_meta is None else {**row, "meta": vcr_meta}, rng)
     except ValidationError as error:
         raise DataError(f"{where}: {'; '.join(_said(one) for one in error.errors())}.") from error
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
-    try:
-        prompts = _prompts(plan, image.size, rng, alpha=alpha, constant=prefix in _CONSTANT)
-    except DataError as error:
-        raise DataError(f"{where}: {error}") from error
-    return RegionExample(draw_prompts(image, prompts), _messages(plan.turns), prompts)
 
 
 def _prompts(

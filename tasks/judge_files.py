@@ -1,0 +1,164 @@
+"""Grading without a server at hand: logged answers -> questions for a judge, and its grades -> the logs.
+
+vlm-backbones judge write LOGS OUT
+vlm-backbones judge read LOGS GRADES.jsonl
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlm_backbones.cache import atomic_write_text
+from vlm_backbones.errors import LogError
+from vlm_backbones.tasks.common import answer_text, mean
+from vlm_backbones.tasks.judge import judge_prompt, parse_grade
+from vlm_backbones.tasks.vip_bench import graded_metrics
+
+__all__ = ["GradedCounts", "read_grades", "write_questions"]
+
+Sample = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class GradedCounts:
+    """How many answers have a grade now, how many have none, and how many grades belong to no answer."""
+
+    graded: int
+    ungraded: int
+    unused: int
+
+
+def write_questions(logs: Path, out: Path) -> int:
+    """Write OUT/questions.jsonl, one row a question for the judge, and one submission file a log; return the rows.
+
+    A row has `key` (which the grade must repeat), `task`, `question_id` and `prompt`. Equal answers of several runs are
+    one question. `submission-RUN-TASK.json` is what the ViP-Bench server takes: question_id -> answer.
+
+    Raises
+    ------
+    LogError
+        If the folder has no logged samples that wait for a judge.
+    """
+    rows: dict[str, dict[str, str]] = {}
+    for path, samples in _judged_logs(logs):
+        task = path.stem.rpartition("samples_")[2]
+        answers = {}
+        for sample in samples:
+            judged, prompt = sample["backbones"]["judged"], _prompt(sample)
+            rows[_key(prompt)] = {
+                "key": _key(prompt), "task": task, "question_id": judged["question_id"], "prompt": prompt,
+            }  # fmt: skip
+            answers[judged["question_id"]] = _answer(sample)
+        name = f"submission-{path.parent.name}-{task}.json"
+        atomic_write_text(out / name, json.dumps(answers, ensure_ascii=False, indent=1))
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows.values()]
+    atomic_write_text(out / "questions.jsonl", "\n".join(lines) + "\n")
+    return len(lines)
+
+
+def read_grades(logs: Path, grades: Path) -> GradedCounts:
+    """Write the grades into the logged samples and the results files beside them.
+
+    GRADES has one JSON object a line: `key` as in questions.jsonl, and `grade`, a number from 0 to 1 or the judge's own
+    words that begin with one. Null, or words without a number, leave the answer ungraded.
+
+    Raises
+    ------
+    LogError
+        If a line is malformed, or no grade belongs to these logs.
+    """
+    given = _read_grade_file(grades)
+    used: set[str] = set()
+    graded = ungraded = 0
+    for path, samples in list(_judged_logs(logs)):
+        keys = [_key(_prompt(sample)) for sample in samples]
+        for key, sample in zip(keys, samples, strict=True):
+            if key in given:
+                _grade(sample, given[key])
+            graded += sample["backbones"]["score"] is not None
+            ungraded += sample["backbones"]["score"] is None
+        if own := set(keys) & set(given):
+            used |= own
+            atomic_write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in samples))
+            _update_results(path, samples)
+    if not used:
+        raise LogError(f"no grade of {grades} belongs to the answers in {logs}. Write their questions again.")
+    return GradedCounts(graded, ungraded, len(set(given) - used))
+
+
+def _judged_logs(root: Path) -> Iterator[tuple[Path, list[Sample]]]:
+    """Yield each log whose samples wait for a judge or have been graded by one."""
+    paths = [root] if root.is_file() else sorted(root.rglob("*samples_*.jsonl"))
+    found = False
+    for path in paths:
+        try:
+            samples = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except (OSError, ValueError) as error:
+            raise LogError(f"{path} is no readable log of samples ({error}). Evaluate again.") from error
+        if samples and all("judged" in (sample.get("backbones") or {}) for sample in samples):
+            found = True
+            yield path, samples
+    if not found:
+        raise LogError(f"{root} holds no logged samples that a judge grades: vip_bench_bbox or vip_bench_human.")
+
+
+def _answer(sample: Sample) -> str:
+    return answer_text(sample.get("filtered_resps") or sample.get("resps") or [])
+
+
+def _prompt(sample: Sample) -> str:
+    judged = sample["backbones"]["judged"]
+    return judge_prompt(judged["question"], judged["answer"], _answer(sample))
+
+
+def _key(prompt: str) -> str:
+    return hashlib.sha256(prompt.encode()).hexdigest()[:24]
+
+
+def _read_grade_file(path: Path) -> dict[str, float | None]:
+    if not path.is_file():
+        raise LogError(f"no file {path}. Expected one JSON object a line: key and grade.")
+    grades: dict[str, float | None] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            key, grade = str(row["key"]), row["grade"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise LogError(f"{path} line {number}: expected an object with key and grade ({error!r}).") from error
+        if isinstance(grade, int | float) and parse_grade(grade) is None:
+            raise LogError(f"{path} line {number}: the grade {grade} is outside 0 to 1.")
+        if key in grades and grades[key] != parse_grade(grade):
+            raise LogError(f"{path} line {number}: key {key} has two different grades. Keep one.")
+        grades[key] = parse_grade(grade)
+    return grades
+
+
+def _grade(sample: Sample, grade: float | None) -> None:
+    ours = sample["backbones"]
+    ours["score"] = grade
+    ours["rungs"] = dict.fromkeys(ours["rungs"], grade)
+    sample.update(graded_metrics(ours["rungs"], grade))
+
+
+def _update_results(path: Path, samples: list[Sample]) -> None:
+    """Bring the task's numbers in the results file of the same evaluation up to date."""
+    stamp, _, task = path.stem.rpartition("samples_")
+    file = path.with_name(f"{stamp}results.json")
+    if not file.is_file():
+        return
+    content = json.loads(file.read_text(encoding="utf-8"))
+    row = content.get("results", {}).get(task)
+    if not isinstance(row, dict):
+        return
+    for name in [key for key in row if key.partition(",")[0].startswith("judge_score") and "_stderr" not in key]:
+        value = mean([sample.get(name.partition(",")[0]) for sample in samples])
+        row[name] = None if math.isnan(value) else value
+    atomic_write_text(file, json.dumps(content, ensure_ascii=False, indent=2))

@@ -1,0 +1,10 @@
+"""ViP-Bench with tight boxes, graded by a judge.
+
+VLM_BACKBONES_REGION_DATA=DIR OPENAI_API_KEY=... lmms-eval --model backbone_vlm --tasks vip_bench_bbox
+"""
+
+from __future__ import annotations
+
+from vlm_backbones.tasks.vip_bench import doc_to_target, doc_to_text, doc_to_visual, process_results
+
+__all__ = ["doc_to_target", "doc_to_text", "doc_to_visual", "process_results"]

@@ -1,0 +1,73 @@
+"""Every shipped task and group: its YAML as lmms-eval reads it, its README, and the names that groups hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from datasets import load_from_disk
+from lmms_eval.tasks import TaskManager
+from lmms_eval.utils import load_yaml_config
+
+from vlm_backbones._names import own_tasks
+from vlm_backbones.tasks import data
+
+TASKS = Path(data.__file__).parent
+CORE = ("seismic_coords", "seismic_description", "vqa_scene")
+REGION = ("pointqa_looktwice", "v7w", "vip_bench_bbox", "vip_bench_human")
+GROUPS = ("backbone_study", "backbone_study_image", "backbone_study_region")
+
+
+@pytest.fixture(scope="module")
+def everywhere(region_parts: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Data for every task; the pocket data is built once into the user's own cache."""
+    folder = tmp_path_factory.mktemp("regions")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("OPENAI_API_KEY", raising=False)  # no judge is asked here
+        patch.setenv("VLM_BACKBONES_REGION_DATA", str(region_parts.write_region_data(folder)))
+        yield
+
+
+def test_every_shipped_yaml_is_a_task_or_a_group() -> None:
+    files = sorted(TASKS.rglob("*.yaml"))
+    assert len(files) == len(CORE) + len(REGION) + len(GROUPS) == 10
+    assert set(own_tasks()) == {*CORE, *REGION, *GROUPS}
+    assert {path.stem for path in files} == set(own_tasks())
+    assert sorted(path.parent.name for path in files if path.parent != TASKS) == sorted([*CORE, *REGION])
+
+
+@pytest.mark.usefixtures("everywhere")
+@pytest.mark.parametrize("name", [*CORE, *REGION])
+def test_a_shipped_task_is_whole(name: str) -> None:
+    """Prompt, target and pictures of the first row, a score of an answer, and one aggregation a metric."""
+    config = load_yaml_config(str(TASKS / name / f"{name}.yaml"), mode="full")
+    readme = (TASKS / name / "README.md").read_text(encoding="utf-8")
+    assert readme.startswith(f"# {name}\n")
+    assert f"--tasks {name}" in readme
+    assert config["task"] == name
+    assert config["metadata"]["version"] >= 1.0
+    assert config["generation_kwargs"]["max_new_tokens"] > 0
+    doc: Any = load_from_disk(config["dataset_path"])[config["test_split"]][0]
+    assert config["doc_to_text"](doc).strip()
+    assert str(config["doc_to_target"](doc)).strip()
+    assert all(picture.mode == "RGB" for picture in config["doc_to_visual"](doc))
+    scored = config["process_results"](doc, ["an answer"])
+    assert set(scored["backbones"]) >= {"parsed", "score", "rungs", "question_type", "frame", "targets"}
+    metrics = {row["metric"]: row for row in config["metric_list"]}
+    assert set(scored) - {"backbones"} <= set(metrics)
+    for row in metrics.values():
+        assert row["aggregation"]([1.0, None]) == 1.0
+        assert isinstance(row["higher_is_better"], bool)
+
+
+def test_groups_hold_tasks_that_exist() -> None:
+    manager = TaskManager("ERROR")
+    counts = {}
+    for name in GROUPS:
+        members = load_yaml_config(str(TASKS / f"{name}.yaml"), mode="full")["task"]
+        assert set(members) <= set(manager.all_subtasks), set(members) - set(manager.all_subtasks)
+        counts[name] = len(set(members))
+    assert counts == {"backbone_study": 3, "backbone_study_image": 12, "backbone_study_region": 4}
