@@ -267,7 +267,18 @@ def leaderboard(
         bootstrap=bootstrap,
         seed=seed,
     )
+    _print_beside_published(out / "published.parquet")
     typer.echo(page)
+
+
+def _print_beside_published(table: Path) -> None:
+    """Show runs beside a shipped table, what is missing marked."""
+    if table.is_file():
+        import polars as pl
+
+        from vlm_backbones.analysis.leaderboard.beside import render_beside
+
+        _print_rows(render_beside(pl.read_parquet(table)))
 
 
 def _named_path(text: str) -> tuple[str, Path]:

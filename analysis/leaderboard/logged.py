@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
-from vlm_backbones.analysis.leaderboard.claimed import Claim, Entry, visible
+from vlm_backbones.analysis.leaderboard.claimed import Claim, Entry, Unit, visible
 from vlm_backbones.analysis.leaderboard.compare import binomial_error
 from vlm_backbones.analysis.pairing import Paired, pair_runs
 from vlm_backbones.analysis.record import LOWER_IS_BETTER
@@ -22,11 +22,18 @@ from vlm_backbones.errors import ConfigError
 
 @dataclass(frozen=True)
 class Wanted:
-    """`--benchmark NAME=TASK[:METRIC]`: the task's metric stands in the column NAME."""
+    """`--benchmark NAME=TASK[:METRIC]`: the task's metric stands in the column NAME.
+
+    Of a shipped table's column also its `unit`, and whether the metric is the mean of its samples; such a column is
+    `optional`: where a run lacks the metric, its score is missing.
+    """
 
     name: str
     task: str
     metric: str | None
+    unit: Unit | None = None
+    is_mean: bool = True
+    optional: bool = False
 
 
 def parse_wanted(text: str) -> Wanted:
@@ -65,7 +72,7 @@ def logged_claims(
         for column in wanted_of(task, wanted):
             metric = column.metric or headline
             rows = table.filter((pl.col("task") == task) & (pl.col("metric") == metric))
-            if not rows.height:
+            if not rows.height or not column.is_mean:
                 continue
             if column.name in samples:
                 raise ConfigError(f"two tasks fill the column {column.name}. Give each a name of its own: --benchmark.")

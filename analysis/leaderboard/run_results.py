@@ -100,20 +100,23 @@ def aggregate_claims(
         usual = headline.get(task) or HEADLINE.get(task)
         for column in wanted_of(task, wanted):
             name = column.metric or (usual if usual in metrics else next(iter(metrics)))
+            if name not in metrics and column.optional:
+                continue
             if name not in metrics:
                 raise LogError(f"{results.path}: task {task} has no metric {name!r}.{nearest(name, metrics)}")
-            claims.append(_claim(metrics[name], entries[run], column.name, results.path.name))
+            claims.append(_claim(metrics[name], entries[run], column, results.path.name))
     return claims
 
 
-def _claim(one: Aggregate, entry: Entry, benchmark: str, source: str) -> Claim:
+def _claim(one: Aggregate, entry: Entry, column: Wanted, source: str) -> Claim:
     return Claim(
         entry,
-        benchmark,
+        column.name,
         visible(one.metric),
         one.value,
         "results",
         source,
+        unit=column.unit,
         higher_is_better=one.higher_is_better,
         n=one.n,
         is_mean=one.is_mean,

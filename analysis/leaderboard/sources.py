@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["read_standing"]
+__all__ = ["read_standing", "shipped_columns"]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,6 +11,7 @@ from pathlib import Path
 from vlm_backbones.analysis.leaderboard.claimed import Claim, Entry, visible
 from vlm_backbones.analysis.leaderboard.logged import Wanted, logged_claims
 from vlm_backbones.analysis.leaderboard.published import read_published, shipped_tables
+from vlm_backbones.analysis.leaderboard.published_columns import PublishedColumn, columns_beside, with_columns
 from vlm_backbones.analysis.leaderboard.run_results import RunResults, aggregate_claims, has_samples, results_of
 from vlm_backbones.analysis.leaderboard.settle import settle
 from vlm_backbones.analysis.leaderboard.standing import Standing
@@ -33,7 +34,8 @@ def read_standing(
     """Read everything that the paths name.
 
     A path is the name of a shipped table, a published table (.csv), a results file (.json), a log of samples, or a
-    folder with results files and logs. An existing path goes before a shipped name.
+    folder with results files and logs. An existing path goes before a shipped name. Beside a shipped table the runs'
+    metrics stand in its columns, except those of tasks that `wanted` names.
 
     Raises
     ------
@@ -41,6 +43,7 @@ def read_standing(
         If a path holds nothing of the kind, a row is malformed, or sources contradict each other.
     """
     tables, roots = _split(paths)
+    wanted = with_columns(wanted, shipped_columns(paths))
     named = dict(runs or {})
     for name, root in named.items():
         if not root.exists():
@@ -62,6 +65,12 @@ def read_standing(
     if not claims:
         raise LogError("no score was found under these paths. Name a metric with --benchmark NAME=TASK:METRIC.")
     return settle(claims, paired, notes)
+
+
+def shipped_columns(paths: Sequence[str]) -> list[PublishedColumn]:
+    """Return which metrics of lmms-eval stand in the columns of the shipped tables among the paths."""
+    shipped = set(shipped_tables().values())
+    return [column for table in _split(paths)[0] if table in shipped for column in columns_beside(table)]
 
 
 def _split(paths: Sequence[str]) -> tuple[list[Path], list[Path]]:

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vlm_backbones.analysis.columns import write_tables
+from vlm_backbones.analysis.leaderboard.beside import beside_table
 from vlm_backbones.analysis.leaderboard.logged import parse_wanted
-from vlm_backbones.analysis.leaderboard.sources import read_standing
+from vlm_backbones.analysis.leaderboard.sources import read_standing, shipped_columns
 from vlm_backbones.analysis.leaderboard.tables import build_leaderboard, build_tables
 from vlm_backbones.analysis.leaderboard.text import render_markdown, render_tex
 from vlm_backbones.analysis.report.leaderboard_page import write_page
@@ -28,6 +29,8 @@ def write_leaderboard(
     seed: int = 0,
 ) -> Path:
     """Write OUT/leaderboard.html, .md, .tex, three tables (CSV and parquet) and OUT/charts; return the page's path.
+
+    Where runs stand beside a shipped table, OUT/published.csv has every column of it for every row.
 
     Parameters
     ----------
@@ -53,7 +56,14 @@ def write_leaderboard(
         seed=seed,
     )
     made = build_leaderboard(standing, bootstrap=bootstrap, seed=seed)
-    write_tables(build_tables(made), out)
+    tables = build_tables(made)
+    columns = shipped_columns(paths)
+    if columns and any(entry.kind == "run" for entry in standing.entries):
+        tables["published"] = beside_table(standing, columns)
+    else:
+        for stale in out.glob("published.*"):
+            stale.unlink()
+    write_tables(tables, out)
     atomic_write_text(out / "leaderboard.md", render_markdown(made))
     atomic_write_text(out / "leaderboard.tex", render_tex(made))
     return write_page(made, out)

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import lmms_eval.models  # noqa: F401  loads the entry point that adds our tasks
 import pytest
 from datasets import load_from_disk
 from lmms_eval.tasks import TaskManager
