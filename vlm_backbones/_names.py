@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -40,13 +41,24 @@ def own_tasks() -> dict[str, Path]:
     return dict(task_files(_folder("vlm_backbones.tasks")))
 
 
+def user_tasks() -> dict[str, Path]:
+    """Return the tasks and groups in the folders of `VLM_BACKBONES_TASKS` (separated like PATH)."""
+    folders = os.environ.get("VLM_BACKBONES_TASKS", "").split(os.pathsep)
+    return {name: path for folder in folders if folder for name, path in task_files(Path(folder).expanduser())}
+
+
+def stock_tasks() -> set[str]:
+    """Return the names of lmms-eval's own tasks and groups; it reads their 1,900 files."""
+    return {name for name, _ in task_files(_folder("lmms_eval") / "tasks")}
+
+
 def known_tasks(wanted: Sequence[str], folders: Iterable[Path] = ()) -> list[str]:
     """Return the known task names; lmms-eval's 1,900 files are read only where `wanted` needs them."""
-    known = set(own_tasks())
+    known = {*own_tasks(), *user_tasks()}
     for folder in folders:
         known.update(name for name, _ in task_files(folder))
     if not known.issuperset(wanted):
-        known.update(name for name, _ in task_files(_folder("lmms_eval") / "tasks"))
+        known |= stock_tasks()
     return sorted(known)
 
 

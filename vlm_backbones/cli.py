@@ -336,24 +336,46 @@ def _tasks(context: typer.Context) -> None:
 
 @tasks_app.command("list")
 def tasks_list() -> None:
-    """List this package's tasks; every stock task of lmms-eval runs as well."""
-    from vlm_backbones._names import own_tasks
+    """List this package's tasks and those of VLM_BACKBONES_TASKS; every stock task of lmms-eval runs as well."""
+    from vlm_backbones._names import own_tasks, user_tasks
 
-    _print_rows([{"task": name, "file": str(path)} for name, path in sorted(own_tasks().items())])
+    known = user_tasks() | own_tasks()
+    _print_rows([{"task": name, "file": str(path)} for name, path in sorted(known.items())])
 
 
 @tasks_app.command("describe")
 def tasks_describe(name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
     """Show a task's README and YAML."""
-    from vlm_backbones._names import own_tasks
+    from vlm_backbones._names import own_tasks, user_tasks
 
-    known = own_tasks()
+    known = user_tasks() | own_tasks()
     if name not in known:
         raise ConfigError(f"unknown task {name!r}.{nearest(name, known)}")
     readme = known[name].parent / "README.md"
     for path in (readme, known[name]):
         if path.is_file():
             typer.echo(path.read_text(encoding="utf-8").rstrip() + "\n")
+
+
+@tasks_app.command("new")
+def tasks_new(
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    data: Annotated[
+        Path, typer.Option("--data", metavar="FILE", help="JSON lines, CSV or parquet: image, question, answer.")
+    ],
+    out: Annotated[Path | None, typer.Option("--out", help="The task's folder; default: tasks/NAME.")] = None,
+) -> None:
+    """Write a task folder from a table of pictures, questions and answers; it runs at once."""
+    from vlm_backbones._names import own_tasks, stock_tasks
+    from vlm_backbones.data.imports.new_task import write_task
+
+    if name in own_tasks() or name in stock_tasks():
+        raise ConfigError(f"a task {name!r} exists, and lmms-eval would run that one. Choose another name.")
+    folder = out or Path("tasks") / name
+    count = write_task(name, data, folder)
+    typer.echo(f"{count} questions; run them with")
+    typer.echo(f"VLM_BACKBONES_TASKS={folder.parent} lmms-eval --model backbone_vlm --tasks {name}")
+    typer.echo(folder)
 
 
 LogsArgument = Annotated[Path, typer.Argument(metavar="LOGS", help="A folder or file of logged samples.")]
@@ -428,6 +450,48 @@ def import_earthquakes(
 
     counts = datasets.import_earthquakes(source, out, frames=frames)
     typer.echo(f"{counts['drawn']} events drawn, {counts['left_out']} outside the windows left out")
+    typer.echo(out)
+
+
+SplitOption = Annotated[Literal["train", "validation", "test"], typer.Option("--split")]
+
+
+@import_app.command("multiseismo")
+def import_multiseismo(
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="Parquet, JSON lines or CSV.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT")],
+    column: Annotated[
+        list[str] | None, typer.Option("--column", metavar="ROLE=COLUMN", help="Where the name does not say it.")
+    ] = None,
+    split: SplitOption = "test",
+) -> None:
+    """Turn MultiSeismo's table into the datasets of the two seismic tasks."""
+    from vlm_backbones.data.imports import multiseismo
+
+    pairs = [text.partition("=") for text in column or []]
+    for role, equals, name in pairs:
+        if not (role and equals and name):
+            raise ConfigError(f"--column {role + equals + name!r} is not ROLE=COLUMN, as latitude=lat.")
+    made = multiseismo.import_multiseismo(source, out, columns={role: name for role, _, name in pairs}, split=split)
+    _print_rows([{"role": role, "column": made.columns.get(role, "-")} for role in multiseismo.ROLES])
+    for task, count in made.counts.items():
+        typer.echo(f"{task}: {count} rows")
+    typer.echo(out)
+
+
+@import_app.command("vqav2")
+def import_vqav2(
+    source: Annotated[Path, typer.Argument(metavar="FOLDER", help="Official questions and annotations JSON.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT")],
+    images: Annotated[Path | None, typer.Option("--images", help="The pictures; default: as FOLDER/val2014.")] = None,
+    split: SplitOption = "test",
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="The first so many questions.")] = None,
+) -> None:
+    """Turn VQAv2's official files into the dataset of vqa_scene."""
+    from vlm_backbones.data.imports import vqav2
+
+    count = vqav2.import_vqav2(source, out, images=images, split=split, limit=limit)
+    typer.echo(f"vqa_scene: {count} rows")
     typer.echo(out)
 
 

@@ -1,4 +1,4 @@
-"""All four region tasks through the real lmms-eval with a tiny checkpoint, and grading of ViP-Bench afterwards."""
+"""Region tasks and a user's own task through the real lmms-eval with a tiny checkpoint; ViP-Bench graded afterwards."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from vlm_backbones.analysis import read_samples
+from vlm_backbones.data.imports.new_task import write_task
 from vlm_backbones.model_wrappers import evaluate
 from vlm_backbones.tasks import judge
 from vlm_backbones.tasks.judge_files import read_grades, write_questions
@@ -61,3 +63,21 @@ def test_the_region_group_runs_and_vip_bench_is_graded_later(
     frame = read_samples([out])
     graded = frame.filter(frame["task"] == "vip_bench_bbox")["score"].drop_nulls()
     assert set(graded.to_list()) == {0.5}
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_task_of_the_users_folder_runs(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = []
+    for place, color in enumerate(("red", "blue", "lime")):
+        Image.new("RGB", (16, 16), color).save(tmp_path / f"{place}.png")
+        rows.append(
+            {"image": f"{place}.png", "question": f"Which? {place}", "answer": color, "options": ["red", "blue"]}
+        )
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_task("my_colors", tmp_path / "rows.jsonl", tmp_path / "tasks" / "my_colors")
+    monkeypatch.setenv("VLM_BACKBONES_TASKS", str(tmp_path / "tasks"))
+    arguments = [str(checkpoint), "--tasks", "my_colors", "--out", str(tmp_path / "run"), "--device", "cpu"]
+    assert evaluate.main(arguments) == 0
+    samples = logged(tmp_path / "run", "my_colors")
+    assert [row["target"] for row in samples] == ["red", "blue", "lime"]
+    assert all(len(row["token_counts"][0]["reasoning_tokens"]["option_logprobs"]) == 2 for row in samples)

@@ -1,0 +1,122 @@
+"""Tables of a user: JSON lines, CSV or parquet, row by row, with the pictures that they name or hold."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlm_backbones.data.conversations import ImageSource
+from vlm_backbones.errors import DataError
+
+__all__ = ["Table", "picture_of", "read_table"]
+
+Row = dict[str, Any]
+KINDS = (".jsonl", ".json", ".csv", ".parquet")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A file with its columns; `rows` reads it anew, each row with its place for messages."""
+
+    path: Path
+    columns: list[str]
+
+    def rows(self) -> Iterator[tuple[str, Row]]:
+        """Yield (file and row, cells by column)."""
+        for index, row in enumerate(_READERS[self.path.suffix.lower()](self.path)):
+            yield f"{self.path} row {index}", row
+
+
+def read_table(path: Path) -> Table:
+    """Return a table, its first row read.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, of another kind, malformed or empty.
+    """
+    if not path.is_file():
+        raise DataError(f"no file {path}. Expected a table: {', '.join(KINDS)}.")
+    if path.suffix.lower() not in _READERS:
+        raise DataError(f"{path} is no {', '.join(KINDS)} file. Convert it to one of these.")
+    first = next(iter(_READERS[path.suffix.lower()](path)), None)
+    if first is None:
+        raise DataError(f"{path} has no rows.")
+    return Table(path, list(first))
+
+
+def _json_lines(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{path} line {number} is not valid JSON ({error}).") from error
+            if not isinstance(row, dict):
+                raise DataError(f"{path} line {number} is {line.strip()[:60]!r}, expected a JSON object.")
+            yield row
+
+
+def _json_list(path: Path) -> Iterator[Row]:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise DataError(f"{path} is not valid JSON ({error}). JSON lines end in .jsonl.") from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise DataError(f"{path} holds no list of objects. JSON lines end in .jsonl.")
+    yield from rows
+
+
+def _csv(path: Path) -> Iterator[Row]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as lines:
+            reader = csv.DictReader(lines, strict=True)
+            for row in reader:
+                if None in row or None in row.values():
+                    raise DataError(f"{path} line {reader.line_num}: not as many cells as columns. Quote commas.")
+                yield row
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is no UTF-8 CSV with commas ({error}).") from error
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=64):
+            yield from batch.to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path} is no readable parquet file ({error}).") from error
+
+
+_READERS = {".jsonl": _json_lines, ".json": _json_list, ".csv": _csv, ".parquet": _parquet}
+
+
+def picture_of(cell: Any, root: Path, place: str) -> bytes:
+    """Return the encoded picture of a cell: bytes, {bytes, path} as datasets write it, or a file under `root`.
+
+    Raises
+    ------
+    DataError
+        If there is no picture, it cannot be decoded, or its file lies outside `root`.
+    """
+    if isinstance(cell, dict):
+        cell = cell.get("bytes") or cell.get("path")
+    if isinstance(cell, bytes) and cell:
+        source = ImageSource(place, data=cell)
+    elif isinstance(cell, str) and cell.strip():
+        file = (root / cell.strip()).resolve()
+        if not file.is_relative_to(root.resolve()):
+            raise DataError(f"{place}: image {cell!r} lies outside {root}. Move it there, or name the right folder.")
+        source = ImageSource(place, path=file)
+    else:
+        raise DataError(f"{place}: the image is {str(cell)[:60]!r}. Expected a file's name or an encoded picture.")
+    source.open()
+    return source.read()
