@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: study test lint types wheel clean
+.PHONY: study test lint types docs wheel clean
 .DEFAULT_GOAL := study
 
 study: .venv/.installed  ## train, evaluate and compare the three pocket backbones
@@ -23,6 +23,13 @@ types: wheel
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/types dist/*.whl
 	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p vlm_backbones
 
+# the site of docs/, in build/site; pages of the API are made from the wheel's docstrings
+docs: wheel .venv/.installed-docs
+	rm -rf build/docs build/site
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/docs dist/*.whl
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@ls build/site/index.html
+
 wheel: .venv/.installed-dev
 	rm -rf build/lib build/bdist.* dist
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist . > build.log || (cat build.log; exit 1)
@@ -40,6 +47,10 @@ wheel: .venv/.installed-dev
 .venv/.installed-dev: pyproject.toml constraints.txt | .venv/bin/python
 	$(PIP_INSTALL) -e '.[dev]'
 	@touch $@ .venv/.installed
+
+.venv/.installed-docs: pyproject.toml constraints.txt | .venv/.installed-dev
+	$(PIP_INSTALL) -e '.[docs]'
+	@touch $@
 
 clean:
 	rm -rf build dist *.egg-info

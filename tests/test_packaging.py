@@ -43,7 +43,8 @@ def test_every_tested_version_is_pinned_and_no_dependency_is_missing() -> None:
     pins = {canonicalize_name(line.partition("==")[0]) for line in lines}
     assert all("==" in line for line in lines)
     project = PROJECT["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["dev"], *extras["docs"]]
     assert {canonicalize_name(Requirement(text).name) for text in wanted} <= pins
 
 
