@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from vlm_backbones.data.visual_prompts import COLORS, SHAPES, Color, Region, VisualPrompt, draw_prompts, sample_prompt
 
-SIDE_PX, GAP_PX, TITLE_PX, DRAWINGS = 200, 12, 22, 3
+SIDE_PX, GAP_PX, NAME_PX, DRAWINGS = 200, 10, 190, 3
 BOX = (50.0, 45.0, 150.0, 155.0)
 BLOB = tuple(
     value
@@ -32,11 +32,11 @@ def ground() -> Image.Image:
     return picture
 
 
-def prompts_of(shape: str, row: int) -> list[VisualPrompt]:
-    """Return a random drawing of the shape; the last row is the style of evaluation: red, alpha 128, width 3."""
-    rng = np.random.default_rng([list(SHAPES).index(shape), row])
+def prompts_of(shape: str, drawing: int) -> list[VisualPrompt]:
+    """Return a random drawing of the shape; the last is the style of evaluation: red, alpha 128, width 3."""
+    rng = np.random.default_rng([list(SHAPES).index(shape), drawing])
     region = Region(BOX, (BLOB,))
-    if row == DRAWINGS:
+    if drawing == DRAWINGS:
         red = Color(COLORS["red"], "red")
         made = sample_prompt(region, (336, 336), rng, shape=shape, color=red, alpha=128, width=3, constant=True)
         return [made]
@@ -45,16 +45,15 @@ def prompts_of(shape: str, row: int) -> list[VisualPrompt]:
 
 
 def draw() -> Image.Image:
-    """Return the sheet: a column a shape."""
-    width = len(SHAPES) * (SIDE_PX + GAP_PX) + GAP_PX
-    sheet = Image.new("RGB", (width, TITLE_PX + (DRAWINGS + 1) * (SIDE_PX + GAP_PX) + GAP_PX), "white")
+    """Return the sheet: a row a shape."""
+    step = SIDE_PX + GAP_PX
+    sheet = Image.new("RGB", (NAME_PX + (DRAWINGS + 1) * step, len(SHAPES) * step), "white")
     canvas = ImageDraw.Draw(sheet)
-    for column, shape in enumerate(SHAPES):
-        left = GAP_PX + column * (SIDE_PX + GAP_PX)
-        canvas.text((left, 6), shape, fill="black", font_size=14)
-        for row in range(DRAWINGS + 1):
-            tile = draw_prompts(ground(), prompts_of(shape, row))
-            sheet.paste(tile, (left, TITLE_PX + GAP_PX + row * (SIDE_PX + GAP_PX)))
+    for row, shape in enumerate(SHAPES):
+        canvas.text((8, row * step + SIDE_PX // 2 - 14), shape, fill="black", font_size=28)
+        for column in range(DRAWINGS + 1):
+            tile = draw_prompts(ground(), prompts_of(shape, column))
+            sheet.paste(tile, (NAME_PX + column * step, row * step))
     return sheet
 
 
