@@ -28,9 +28,10 @@ def beside_table(standing: Standing, columns: Sequence[PublishedColumn]) -> pl.D
     """
     facts = {row.column: row for row in columns}
     place = {benchmark.name: j for j, benchmark in enumerate(standing.benchmarks)}
-    ordered = [name for row in columns for name in (row.beside, row.column) if name]
+    own = [row.column for row in columns if row.comparable or row.column in place]  # another split only if measured
+    ordered = [name for row in columns for name in (row.beside, row.column) if name in own or name == row.beside]
     published = [benchmark.name for j, benchmark in enumerate(standing.benchmarks) if _is_published(standing, j)]
-    names = dict.fromkeys([*ordered, *published])
+    names = [name for name in dict.fromkeys([*ordered, *published]) if name is not None]
     rows = []
     for name in names:
         j, fact = place.get(name), facts.get(name)
