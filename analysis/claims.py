@@ -92,7 +92,8 @@ class Claim:
 
 def judge_claims(claims: Sequence[Claim]) -> list[dict[str, Any]]:
     """Return the rows of the table `claims`; one Holm family over all claims that have a p-value."""
-    p = np.array([max((part.p for part in claim.components), default=math.nan) for claim in claims])
+    p = np.array([np.max([part.p for part in claim.components], initial=-math.inf) for claim in claims])
+    p[np.isneginf(p)] = np.nan  # no component; a component without a p-value leaves its claim without one
     p = np.where([bool(claim.missing) for claim in claims], np.nan, p)
     adjusted = np.full(len(claims), np.nan)
     known = ~np.isnan(p)

@@ -59,7 +59,7 @@ TABLES: dict[str, tuple[str, ...]] = {
             "ece_debiased calibration_p ece_mass mce rmsce smece brier nll auroc aurc e_aurc selective_25 selective_50 "
             "selective_75 temperature ece_heldout_before ece_heldout_after nll_heldout_before nll_heldout_after note"
         ),
-        "calibration_pairs": "task run_a run_b measure diff diff_low diff_high n n_missing",
+        "calibration_pairs": "task run_a run_b measure diff diff_low diff_high n n_missing note",
         "reliability": "run task bin low high n n_missing confidence accuracy",
         "coordinates": (
             "run task n n_missing answered parsed schema in_range within_1000_km within_250_km within_100_km "

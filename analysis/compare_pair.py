@@ -51,7 +51,7 @@ def compare_pair(
         notes.append("no question was scored by both runs")
     change = (paired.score[1] - paired.score[0])[scored]
     smallest = pair.detectable_difference(change, row["design_effect"])
-    if math.isfinite(smallest):
+    if math.isfinite(smallest) and smallest > 0:
         notes.append(f"n could show a difference of {100 * smallest:.1f} points (80 % power)")
     return row | {"note": "; ".join(notes)}
 

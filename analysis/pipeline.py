@@ -84,13 +84,24 @@ def analyze(
 
 
 def _read_study(study_dir: Path | None) -> dict[str, Any]:
+    """Return the study's YAML as far as a report needs it: names of backbones, tasks and targets, deviations."""
     file = study_dir / "study.yaml" if study_dir else None
     if file is None or not file.is_file():
         return {}
     import yaml
 
-    content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    return content if isinstance(content, dict) else {}
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise LogError(f"{file} is not valid YAML ({error}). Restore it, or leave out --study-dir.") from error
+    kinds: dict[str, type] = {"backbones": list, "tasks": list, "analysis": dict, "deviations": dict}
+    for key, kind in kinds.items():
+        value = content.get(key) if isinstance(content, dict) else content
+        if not isinstance(content, dict) or (value is not None and not isinstance(value, kind)):
+            found = type(value).__name__
+            raise LogError(f"{file}: {key!r} is a {found}, expected a {kind.__name__}. Restore the study's file.")
+    study: dict[str, Any] = content
+    return study
 
 
 def _deviations(study: Mapping[str, Any]) -> list[str]:

@@ -71,6 +71,8 @@ class TaskStates:
             with safe_open(path, framework="numpy") as shard:
                 scales = shard.get_tensor("scales")[:, i, k, None]
                 states = shard.get_slice("states")[:, i, k].astype(np.float32)
+            if not (np.isfinite(scales).all() and np.isfinite(states).all()):
+                raise LogError(f"{path} holds states that are not finite: it is damaged. Delete it and evaluate again.")
             parts.append(np.where(scales > 0, states * scales, np.float32(np.nan)))
         return np.concatenate(parts)
 

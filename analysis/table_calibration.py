@@ -175,6 +175,13 @@ class _Draws:
         self._logged = paired.rows >= 0
         self._weights, self._group = cluster_weights(paired.cluster, draws, np.random.default_rng(seed))
         self._known: dict[tuple[int, bytes], tuple[dict[str, float], dict[str, Floats]]] = {}
+        joined = self._weights.shape[1] < np.unique(paired.cluster).size
+        self._note = (
+            f"interval from {self._weights.shape[1]:,} random groups of clusters, auroc and smece on a grid of "
+            f"{_RANK_GRID:,} confidences"
+            if joined
+            else ""
+        )
 
     def differences(self, i: int, j: int) -> Iterator[dict[str, Any]]:
         """Rows of the pair, none where both have fewer than 50 confidences of the kind in common."""
@@ -184,7 +191,7 @@ class _Draws:
         values, n, n_missing = found
         for name, (value, drawn) in values.items():
             low, high = interval(drawn)
-            row = {"measure": name, "diff": value, "diff_low": low, "diff_high": high}
+            row = {"measure": name, "diff": value, "diff_low": low, "diff_high": high, "note": self._note}
             yield row | {"n": n, "n_missing": n_missing}
 
     def difference(self, i: int, j: int) -> tuple[dict[str, tuple[float, Floats]], int, int] | None:

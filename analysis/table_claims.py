@@ -45,7 +45,8 @@ def claims(
     present = [name for name in backbones if runs[name]]
     found: list[Claim] = []
     for task, part in by_task(logs.samples, "clean") if len(present) > 1 else ():
-        here = [name for name in present if set(runs[name]) & set(part["run"])]
+        logged = set(part["run"])
+        here = [name for name in present if set(runs[name]) & logged]
         if len(here) < 2:
             continue
         newest = here[-1]
@@ -56,7 +57,7 @@ def claims(
             found += _calibrated(part, task, older, newest, pair, seed)
             found += _stable(logs.samples, states, task, older, newest, pair, seed)
         if is_coordinate_target(part["target"][0]):
-            found.append(_appears(part, task, [(name, runs[name]) for name in here]))
+            found.append(_appears(part, task, [(name, [r for r in runs[name] if r in logged]) for name in here]))
     return build_table("claims", judge_claims(found))
 
 
@@ -108,18 +109,16 @@ def _of_pair(pair: BackbonePair, task: str, older: str, newest: str, samples: pl
 def _calibrated(
     part: pl.DataFrame, task: str, older: str, newest: str, pair: BackbonePair, seed: int
 ) -> Iterator[Claim]:
+    claim = f"{task}: the confidence of {newest} is better calibrated than that of {older}"
+    rule = "paired differences of smece and of nll both under 0"
     found = paired_difference(part, list(pair.older), list(pair.newer), draws=pair.draws, seed=seed)
     if found is None:
+        missing = "fewer than 50 confidences of one kind in common"
+        yield Claim(claim, BARN, rule, (), 0, sum(pair.counts), missing=missing)
         return
     values, n, n_missing = found
-    yield Claim(
-        f"{task}: the confidence of {newest} is better calibrated than that of {older}",
-        BARN,
-        "paired differences of smece and of nll both under 0",
-        tuple(Component.from_draws(name, *values[name], below=0.0) for name in ("smece", "nll")),
-        n,
-        n_missing,
-    )
+    parts = tuple(Component.from_draws(name, *values[name], below=0.0) for name in ("smece", "nll"))
+    yield Claim(claim, BARN, rule, parts, n, n_missing)
 
 
 def _stable(
@@ -131,19 +130,16 @@ def _stable(
     pair: BackbonePair,
     seed: int,
 ) -> Iterator[Claim]:
+    claim = f"{task}: the inside of {newest} is more stable than that of {older}"
+    rule = "paired difference of stability over 0: last prompt token, mean over all kept layers but the embeddings"
     found = stability_difference(samples, states, task, list(pair.older), list(pair.newer), seed=seed)
     if found is None:
+        missing = "no clean and perturbed hidden states of both: set the study's analysis.states"
+        yield Claim(claim, BARN, rule, (), 0, sum(pair.counts), missing=missing)
         return
     value, drawn, n, n_missing, conditions = found
-    yield Claim(
-        f"{task}: the inside of {newest} is more stable than that of {older}",
-        BARN,
-        "paired difference of stability over 0: last prompt token, mean over all kept layers but the embeddings and "
-        f"over {', '.join(conditions)}",
-        (Component.from_draws("stability difference", value, drawn, above=0.0),),
-        n,
-        n_missing,
-    )
+    component = Component.from_draws("stability difference", value, drawn, above=0.0)
+    yield Claim(claim, BARN, f"{rule} and over {', '.join(conditions)}", (component,), n, n_missing)
 
 
 def _appears(part: pl.DataFrame, task: str, runs: Sequence[tuple[str, Sequence[str]]]) -> Claim:

@@ -13,6 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vlm_backbones.analysis.bootstrap import interval
+from vlm_backbones.analysis.cka import CONSTANT
 from vlm_backbones.analysis.columns import build_table
 from vlm_backbones.analysis.image_draws import draw_images
 from vlm_backbones.analysis.states import RANDOM_WEIGHTS, TaskStates
@@ -36,9 +37,11 @@ def stability_draws(
 
     Returns
     -------
-    The value, NaN for fewer than two documents, and (draws,).
+    The value, NaN for fewer than two documents or where the clean states do not vary, and (draws,).
     """
     centre = clean.mean(0)
+    if ((clean - centre).astype(np.float64) ** 2).sum() <= CONSTANT * (clean.astype(np.float64) ** 2).sum():
+        return math.nan, np.full(0 if weights is None else len(weights), math.nan)
     cosine = _unit(clean - centre) @ _unit(perturbed - centre).T  # (documents, documents)
     everyone = np.ones((1, len(clean)))
     draws = everyone if weights is None else np.concatenate([everyone, weights])

@@ -29,6 +29,7 @@ class Rows:
     agreement_all: list[Row]
     calibration: list[Row]
     calibration_pairs: list[Row]
+    solved_by_exactly: dict[str, list[tuple[int, int]]]
     coordinates: list[Row]
     claims: list[Row]
     claim_counts: list[tuple[str, int]]
@@ -55,11 +56,20 @@ def read_rows(view: View, letters: Mapping[tuple[str, str], str]) -> Rows:
         agreement_all=view.table("agreement_all").to_dicts(),
         calibration=view.table("calibration").to_dicts(),
         calibration_pairs=pairs["calibration_pairs"].to_dicts(),
+        solved_by_exactly={task: _solved_by_exactly(view, task) for task in view.tasks},
         coordinates=view.table("coordinates").to_dicts(),
         claims=claims,
         claim_counts=[(verdict, verdicts.count(verdict)) for verdict in _VERDICTS if verdict in verdicts],
         cut=cut,
     )
+
+
+def _solved_by_exactly(view: View, task: str) -> list[tuple[int, int]]:
+    """How many questions exactly k runs solve, k from 0 up."""
+    counts = [0] * (len(view.runs) + 1)
+    for row in view.table("solved_by", task=task).to_dicts():
+        counts[0 if row["runs_right"] == "none" else row["runs_right"].count(" + ") + 1] += row["count"]
+    return list(enumerate(counts))
 
 
 def _scores(view: View, letters: Mapping[tuple[str, str], str]) -> list[Row]:

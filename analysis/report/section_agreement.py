@@ -16,6 +16,7 @@ from vlm_backbones.analysis.report.view import Plan, View, sizes
 
 _MOST_PAIRS = 15
 _MOST_SETS = 12
+_MOST_NUMBERS = 12
 
 
 def plan_agreement(view: View, task: str) -> list[Plan]:
@@ -71,7 +72,7 @@ def agreement_chart(agreement: pl.DataFrame, runs: Sequence[str]) -> Any:
         .otherwise(pl.format("{} and {}: phi {} [{}, {}], n = {}", "a", "b", *numbers, "n"))
     )
     data = pl.DataFrame(both, strict=False).with_columns(label=label, phi=pl.col("phi").fill_nan(None))
-    side = 52 if len(runs) < 5 else max(11, 240 // len(runs))
+    side = 52 if len(runs) < 5 else 40 if len(runs) <= _MOST_NUMBERS else max(11, 480 // len(runs))
     order = list(runs)
     angle, size = (-40, 11) if len(runs) <= 12 else (-90, 9)
     base = alt.Chart(data).encode(
@@ -79,22 +80,24 @@ def agreement_chart(agreement: pl.DataFrame, runs: Sequence[str]) -> Any:
             "b:N",
             sort=order,
             title=None,
-            axis=alt.Axis(labelAngle=angle, labelColor=INK, labelFontSize=size, labelLimit=110),
+            axis=alt.Axis(labelAngle=angle, labelColor=INK, labelFontSize=size, labelLimit=140),
         ),
         y=alt.Y("a:N", sort=order, title=None, axis=alt.Axis(labelColor=INK, labelFontSize=size)),
     )
+    key = alt.Legend(orient="right", gradientLength=80, gradientThickness=10, values=[-1, 0, 1], title=None)
+    legend = key if len(runs) > _MOST_NUMBERS else None
     scale = alt.Scale(domain=[-1, 0, 1], range=["#c2413c", "#f3f1ea", "#2f6f9f"], interpolate="rgb")
     cells = base.mark_rect(cornerRadius=3, stroke=PAPER, strokeWidth=1.5, invalid="show").encode(
         color=alt.condition(
-            "isValid(datum.phi)", alt.Color("phi:Q", scale=scale, legend=None), alt.value(RULE)
+            "isValid(datum.phi)", alt.Color("phi:Q", scale=scale, legend=legend), alt.value(RULE)
         ),
         description="label:N",
     )  # fmt: skip
-    text = base.mark_text(fontSize=12, aria=False).encode(
+    text = base.mark_text(fontSize=12 if len(runs) < 5 else 10, aria=False).encode(
         text=alt.condition("isValid(datum.phi)", alt.Text("phi:Q", format=".2f"), alt.value("\u2013")),
         color=alt.condition("abs(datum.phi) > 0.55", alt.value("#ffffff"), alt.value("#15181b")),
     )
-    layers = [cells, text] if len(runs) <= 6 else [cells]
+    layers = [cells, text] if len(runs) <= _MOST_NUMBERS else [cells]
     return alt.layer(*layers).properties(width=alt.Step(side), height=alt.Step(min(side, 40)))
 
 

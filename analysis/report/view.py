@@ -21,8 +21,9 @@ _COLLAPSED_MATRIX = 24
 class View:
     """The inputs of the report.
 
-    `drawn` are the runs that curves show: all up to eight, else the eight best; `in_matrix` those of the matrices: all
-    up to 64, else the 24 best. Both keep the order of `runs`. Tables always hold every run.
+    `drawn` are the runs that curves show: the first seed of each backbone, of more than eight the eight best;
+    `in_matrix` those of the matrices: all up to 64, else the 24 best. Both keep the order of `runs`. Tables always hold
+    every run.
     """
 
     logs: Logs
@@ -49,7 +50,18 @@ class View:
 
     def too_many(self, shown: Sequence[str]) -> str:
         """A sentence where a picture shows fewer runs than there are."""
-        return "" if len(shown) == len(self.runs) else f" Drawn: the {len(shown)} best of {len(self.runs)} runs."
+        if len(shown) == len(self.runs):
+            return ""
+        backbones = len({self.logs.runs[run].backbone for run in self.runs})
+        which = "first seed of each backbone, " if len(shown) == backbones else ""
+        return f" Drawn: the {which}{len(shown)} {'' if which else 'best '}of {len(self.runs)} runs."
+
+    @property
+    def shares_clusters(self) -> bool:
+        """Whether questions of a task share an image, or what `--cluster-key` names."""
+        own = self.logs.samples.filter(run=self.runs[0], condition="clean")
+        counted = own.group_by("task").agg(pl.col("cluster").n_unique(), pl.len())
+        return bool((counted["cluster"] < counted["len"]).any())
 
 
 @dataclass(frozen=True)
@@ -73,11 +85,21 @@ def look_at(
 ) -> View:
     """Choose what is drawn."""
     most = len(RUN_COLORS)
-    drawn = list(runs) if len(runs) <= most else best_runs(tables["scores"], logs.headline, runs, most)
+    drawn = _first_seeds(logs, runs)
+    if len(drawn) > most:
+        drawn = best_runs(tables["scores"], logs.headline, drawn, most)
     in_matrix = list(runs)
     if len(runs) > MOST_IN_MATRIX:
         in_matrix = best_runs(tables["scores"], logs.headline, runs, _COLLAPSED_MATRIX)
     return View(logs, tables, list(runs), list(tasks), drawn, in_matrix, RunColors(drawn), seed)
+
+
+def _first_seeds(logs: Logs, runs: Sequence[str]) -> list[str]:
+    """One run a backbone where some have several seeds: curves of every seed would hide the backbones."""
+    first: dict[str, str] = {}
+    for run in sorted(runs, key=lambda run: logs.runs[run].seed):
+        first.setdefault(logs.runs[run].backbone, run)
+    return [run for run in runs if run in first.values()]
 
 
 def _headline_rows(scores: pl.DataFrame, headline: Mapping[str, str], condition: str) -> pl.DataFrame:

@@ -127,8 +127,12 @@ def test_planted_different_questions_are_found() -> None:
     assert different["verdict"] == "supported"
     assert different["ci_high"] < 0
     assert "seed null: phi 0.9" in different["note"]
-    assert {row["verdict"] for row in table.to_dicts()} == {"supported"}  # and so is the rest of it
-    assert set(table["n"]) == {20_000}
+    measured = [row for row in table.to_dicts() if row["n"]]
+    assert {row["verdict"] for row in measured} == {"supported"}  # and so is the rest of it
+    unmeasured = [row for row in table.to_dicts() if not row["n"]]  # neither confidences nor states were logged
+    assert {row["verdict"] for row in unmeasured} == {"undecided"}
+    assert all("confidences" in row["note"] or "hidden states" in row["note"] for row in unmeasured)
+    assert {row["n"] for row in measured} == {20_000}
 
 
 def test_one_seed_leaves_different_questions_undecided() -> None:

@@ -87,10 +87,10 @@ def test_tables_of_more_than_64_runs_stay_whole_beside_the_page(tmp_path: Path, 
     scores = [score(run, 0.2 + i / 100) for i, run in enumerate(runs)]
     page = page_of(logs, tmp_path / "out", {"scores": scores, "agreement": pairs})
     assert "Listed: the pairs among the 20 best runs, of 2,145 pairs; the CSV file has them all." in page
-    assert page.count('<tr><td><span class="pair">') == 190
+    assert page.count('<tr><td><span class="pair">') == 2 * 190  # the main measures and the others
     # Every run has its row among the scores.
     assert all(f"</i>{run}</span>" in page for run in runs)
-    assert "Curves show the 8 runs with the best mean rank; tables hold all 66." in page
+    assert "Curves: Drawn: the 8 best of 66 runs. Tables hold all." in page
 
 
 def test_one_script_runs_and_its_hash_is_the_only_one_allowed(tmp_path: Path, make: SimpleNamespace) -> None:
