@@ -33,7 +33,7 @@ from vlm_backbones.vision.preprocessing import build_image_processor, preprocess
 from vlm_backbones.vlm.composition import load_vision_tower
 from vlm_backbones.vlm.passthrough import PassthroughTower, StandardizedTower
 
-VERSION = 1
+VERSION = 2
 """Raised when cached features change."""
 
 
@@ -49,8 +49,8 @@ class Features:
     def tower(self) -> nn.Module:
         """Return the module that takes the tower's place in the model."""
         if self.cache is not None:
-            return PassthroughTower(self.mean, self.std)
-        return StandardizedTower(self.spec.tower, self.spec.layer, self.mean, self.std)
+            return PassthroughTower(self.spec.layers, self.mean, self.std)
+        return StandardizedTower(self.spec.tower, self.spec.layers, self.mean, self.std)
 
     def handle(self, image: ImageSource) -> int | ImageSource:
         """Return what `gather` takes for a picture: its row in the cache, found once, or the picture."""
@@ -77,14 +77,17 @@ def load_features(study: Study, out: Path, examples: dict[str, list[Example]]) -
     tower: Any = load_vision_tower(row)
     if torch.cuda.is_available():
         tower = tower.to(processes().device)
-    spec = FeatureSpec(tower, build_image_processor(row), row.feature_layer, row.select_strategy)
+    spec = FeatureSpec(tower, build_image_processor(row), row.feature_layers, row.select_strategy)
     images = unique_images(example for rows in examples.values() for example in rows)
+    width = tower.config.hidden_size * len(row.feature_layers)
+    as_it_is = torch.zeros(width), torch.ones(width)
     if not images:  # text only: the projector sees no features
-        width = tower.config.hidden_size
-        return Features(spec, None, torch.zeros(width), torch.ones(width))
+        return Features(spec, None, *as_it_is)
     budget = _budget_gb() * 2**30
     progress = Progress(out / "progress.json", "features")
     cache = build_feature_cache(out / "features", images, spec, budget_bytes=int(budget), progress=progress.update)
+    if row.is_multi_layer:  # VipLlava's own norm stands before the projector, which could not be folded
+        return Features(spec, cache, *as_it_is)
     if cache is not None:
         return Features(spec, cache, cache.mean, cache.std)
     mean, std = feature_statistics(images, spec)

@@ -155,6 +155,7 @@ def _run_facts(
         "version": VERSION,
         "backbone": part_fingerprint(row.source, row.revision),
         "vision_tower": part_fingerprint(tower.source, tower.revision),
+        "image_features": [tower.feature_layers, tower.select_strategy, tower.image_size, tower.pad_to_square],
         "recipe": recipe.model_dump(mode="json"),
         "chat_format": study.chat_format,
         "seed": seed,

@@ -179,7 +179,9 @@ def _trained_parameters(parts: TextParts, tower: VisionTower, recipe: StageRecip
     count = 0
     if "projector" in recipe.trainable:
         hidden = int(parts.config.hidden_size)
-        count += _tower_width(tower) * hidden + hidden + hidden * hidden + hidden
+        width = _tower_width(tower) * len(tower.feature_layers)
+        count += width * hidden + hidden + hidden * hidden + hidden
+        count += 2 * width if tower.is_multi_layer else 0  # VipLlava's norm
     if "llm" in recipe.trainable and recipe.lora is None:
         count += sum(weight.numel() for weight in llm.parameters())
     if "llm" in recipe.trainable and recipe.lora is not None:

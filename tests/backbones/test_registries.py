@@ -17,7 +17,10 @@ from vlm_backbones.vision import VISION_TOWERS, get_vision_tower
 
 def test_the_shipped_rows_are_found_and_valid() -> None:
     assert {"pocket-llama-1", "llama-1-7b", "vicuna-1.5-13b", "phi-3-mini"} <= set(BACKBONES)
-    assert {"pocket-vision", "clip-vit-l-336", "clip-vit-l-224", "siglip-so400m-384"} == set(VISION_TOWERS)
+    assert set(VISION_TOWERS) == {
+        "clip-vit-l-224", "clip-vit-l-336", "clip-vit-l-336-vip", "dinov2-l", "pocket-vision", "siglip-so400m-384",
+        "siglip2-so400m-384",
+    }  # fmt: skip
     assert len(list_backbones()) == len(BACKBONES) == 37
     assert all(row.parameters and row.licence and row.gated is not None for row in list_backbones())
     assert all(row.package_path or (row.hub_repo and row.released and row.stop_tokens) for row in list_backbones())
@@ -28,7 +31,10 @@ def test_the_shipped_rows_are_found_and_valid() -> None:
 def test_image_tokens_follow_from_size_patch_and_strategy() -> None:
     assert get_vision_tower("pocket-vision").image_tokens == 17  # 4 x 4 patches and CLS
     assert get_vision_tower("clip-vit-l-336").image_tokens == 576  # 24 x 24, CLS dropped
+    assert get_vision_tower("clip-vit-l-224").image_tokens == 256  # 16 x 16
     assert get_vision_tower("siglip-so400m-384").image_tokens == 729  # 27 x 27, no CLS
+    assert get_vision_tower("siglip2-so400m-384").image_tokens == 729
+    assert get_vision_tower("dinov2-l").image_tokens == 576  # 24 x 24, CLS dropped
 
 
 def test_an_unknown_id_names_the_nearest() -> None:
@@ -41,7 +47,7 @@ def test_an_unknown_id_names_the_nearest() -> None:
 def test_a_local_folder_is_a_backbone_and_a_tower(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     assert get_backbone(tmp_path).source == str(tmp_path)
-    with pytest.raises(CheckpointError, match="expected a CLIP or SigLIP vision tower, found 'llama'"):
+    with pytest.raises(CheckpointError, match="or DINOv2 vision tower, found 'llama'"):
         get_vision_tower(tmp_path)
 
 

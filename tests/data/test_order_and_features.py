@@ -41,7 +41,7 @@ def test_steps_follow_from_epochs() -> None:
 @pytest.fixture
 def spec(parts: Path) -> FeatureSpec:
     row = get_vision_tower(parts / "tower")
-    return FeatureSpec(load_vision_tower(row), build_image_processor(row), row.feature_layer, row.select_strategy)
+    return FeatureSpec(load_vision_tower(row), build_image_processor(row), row.feature_layers, row.select_strategy)
 
 
 def test_the_cache_holds_the_towers_states_and_their_statistics(parts: Path, spec: FeatureSpec, tmp_path: Path) -> None:

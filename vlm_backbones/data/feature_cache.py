@@ -38,25 +38,25 @@ def tower_fingerprint(tower: PreTrainedModel) -> str:
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """What is computed: a tower, its preprocessing and one of its layers."""
+    """What is computed: a tower, its preprocessing and some of its layers, side by side."""
 
     tower: PreTrainedModel
     image_processor: Any
-    layer: int
+    layers: tuple[int, ...]
     select_strategy: str
 
     def fingerprint(self) -> str:
-        """Return the sha256 of tower, preprocessing, layer, strategy and stored type."""
-        facts = [tower_fingerprint(self.tower), self.image_processor.to_json_string(), self.layer, self.select_strategy]
-        return hashlib.sha256(json.dumps([*facts, "float16"]).encode()).hexdigest()
+        """Return the sha256 of tower, preprocessing, layers, strategy and stored type."""
+        facts = [tower_fingerprint(self.tower), self.image_processor.to_json_string(), self.layers]
+        return hashlib.sha256(json.dumps([*facts, self.select_strategy, "float16"]).encode()).hexdigest()
 
     @torch.inference_mode()
     def compute(self, images: Sequence[ImageSource]) -> torch.Tensor:
-        """Return hidden states, float32, (images, all tokens, width)."""
+        """Return hidden states, float32, (images, all tokens, layers * width)."""
         pixels = preprocess_images(self.image_processor, [image.open() for image in images])
         pixels = pixels.to(self.tower.device, self.tower.dtype)
-        states = self.tower(pixels, output_hidden_states=True).hidden_states[self.layer]
-        return states.float().cpu()  # type: ignore[no-any-return]
+        states = self.tower(pixels, output_hidden_states=True).hidden_states
+        return torch.cat([states[layer].float().cpu() for layer in self.layers], dim=-1)
 
     def selected(self, states: torch.Tensor) -> torch.Tensor:
         """Return the tokens that the projector reads."""

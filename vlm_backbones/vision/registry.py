@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from vlm_backbones._registry import PACKAGE_DIR, Rows, find_source
-from vlm_backbones.errors import CheckpointError
+from vlm_backbones.errors import CheckpointError, ConfigError, nearest
 
 __all__ = ["VISION_TOWERS", "VisionTower", "get_vision_tower", "list_vision_towers"]
+
+_CLASS_TOKENS = {"clip": 1, "dinov2": 1, "siglip": 0}
+ROW_FILE = "vision_tower.yaml"
+"""In a local tower's folder: the row's keys that its config.json cannot know, such as `feature_layer`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VisionTower:
-    """One image encoder and which of its hidden states the projector reads."""
+    """One image encoder and which of its hidden states the projector reads.
+
+    Raises
+    ------
+    ConfigError
+        If the family is unknown, or several layers are named for a tower without a class token.
+    """
 
     id: str
     family: str
-    """`clip` has a CLS token, `siglip` has none."""
+    """`clip` and `dinov2` have a class token, `siglip` (SigLIP 2 too) has none."""
     hub_repo: str | None = None
     revision: str | None = None
     licence: str | None = None
@@ -26,14 +38,33 @@ class VisionTower:
     """Pixels a side."""
     patch_size: int
     """Pixels a side."""
-    feature_layer: int = -2
-    """Index into the hidden states, the last is -1."""
+    feature_layer: int | tuple[int, ...] = -2
+    """Index into the hidden states, the last is -1. Several are concatenated: then the VLM is a VipLlava."""
     select_strategy: str = "default"
     """`default` drops the first token (CLS), `full` keeps every token."""
     pad_to_square: bool = True
     """Whether images are padded to a square before they are resized (LLaVA's `image_aspect_ratio: pad`)."""
     package_path: str | None = None
     local_path: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.family not in _CLASS_TOKENS:
+            raise ConfigError(f"vision tower {self.id!r}: unknown family.{nearest(self.family, _CLASS_TOKENS)}")
+        if self.is_multi_layer and not (self.class_tokens and self.select_strategy == "default"):
+            raise ConfigError(
+                f"vision tower {self.id!r}: several feature layers make a VipLlava, which drops the first token of "
+                "each. Choose a tower with a class token and select_strategy: default, or one feature_layer."
+            )
+
+    @property
+    def feature_layers(self) -> tuple[int, ...]:
+        """The layers that the projector reads, in its order; one or several."""
+        return self.feature_layer if isinstance(self.feature_layer, tuple) else (self.feature_layer,)
+
+    @property
+    def is_multi_layer(self) -> bool:
+        """Whether several layers are read, behind a norm: the VLM is then a VipLlava."""
+        return isinstance(self.feature_layer, tuple)
 
     @property
     def source(self) -> str:
@@ -44,8 +75,8 @@ class VisionTower:
 
     @property
     def class_tokens(self) -> int:
-        """Tokens beyond the patches: 1 for CLIP, 0 for SigLIP."""
-        return 1 if self.family == "clip" else 0
+        """Tokens beyond the patches: 1 for CLIP and DINOv2, 0 for SigLIP."""
+        return _CLASS_TOKENS[self.family]
 
     @property
     def image_tokens(self) -> int:
@@ -55,7 +86,8 @@ class VisionTower:
 
 
 def _build_tower(content: dict[str, Any]) -> VisionTower:
-    return VisionTower(**content)
+    layer = content.get("feature_layer")
+    return VisionTower(**{**content, "feature_layer": tuple(layer)} if isinstance(layer, list) else content)
 
 
 VISION_TOWERS: Rows[VisionTower] = Rows(PACKAGE_DIR / "vision" / "rows", _build_tower, "vision tower")
@@ -67,12 +99,12 @@ def list_vision_towers() -> list[VisionTower]:
 
 
 def get_vision_tower(id_or_path: str | Path) -> VisionTower:
-    """Return the row of an id, or a row made from a local tower folder's config.json.
+    """Return the row of an id, or a row made from a local tower folder's config.json and `vision_tower.yaml`.
 
     Raises
     ------
     ConfigError
-        If the id is unknown; the message names the nearest known one.
+        If the id is unknown; the message names the nearest known one. If `vision_tower.yaml` has an unknown key.
     CheckpointError
         If the folder has no readable config.json, or one of another kind of model.
     """
@@ -81,15 +113,36 @@ def get_vision_tower(id_or_path: str | Path) -> VisionTower:
 
 def _from_folder(folder: Path, config: dict[str, Any]) -> VisionTower:
     config = config.get("vision_config", config)
-    family = str(config.get("model_type", "")).split("_")[0]
-    if family not in {"clip", "siglip"} or "image_size" not in config:
-        raise CheckpointError(f"{folder}: expected a CLIP or SigLIP vision tower, found {config.get('model_type')!r}.")
-    return VisionTower(
-        id=folder.resolve().name,
-        family=family,
-        image_size=int(config["image_size"]),
-        patch_size=int(config["patch_size"]),
-        select_strategy="full" if family == "siglip" or config["image_size"] <= 112 else "default",
-        pad_to_square=config["image_size"] > 112,
-        local_path=str(folder),
-    )
+    kind = str(config.get("model_type", ""))
+    family = kind.removesuffix("_vision_model").removesuffix("_model")
+    if family not in _CLASS_TOKENS or "image_size" not in config:
+        raise CheckpointError(
+            f"{folder}: expected a CLIP, SigLIP (2 with a fixed resolution) or DINOv2 vision tower, found {kind!r}."
+        )
+    guessed = {
+        "id": folder.resolve().name,
+        "family": family,
+        "image_size": int(config["image_size"]),
+        "patch_size": int(config["patch_size"]),
+        "select_strategy": "full" if family == "siglip" or config["image_size"] <= 112 else "default",
+        "pad_to_square": config["image_size"] > 112,
+        "local_path": str(folder),
+    }
+    return _build_tower({**guessed, **_read_row_file(folder / ROW_FILE)})
+
+
+def _read_row_file(path: Path) -> dict[str, Any]:
+    """Return what a user says about a local tower; empty where there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}).") from error
+    known = {row.name for row in fields(VisionTower)} - {"id", "family", "hub_repo", "package_path", "local_path"}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected keys with values, found {type(content).__name__}.")
+    for key in content:
+        if key not in known:
+            raise ConfigError(f"{path}: unknown key {key!r}.{nearest(str(key), known)}")
+    return content

@@ -17,6 +17,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForCon
 
 from vlm_backbones.cache import cache_dir
 from vlm_backbones.errors import CheckpointError, DataError
+from vlm_backbones.vision.preprocessing import BACKEND
 
 __all__ = ["checkpoint_fingerprint", "load", "save", "staged_folder"]
 
@@ -90,7 +91,7 @@ def load(
     processor_loader: Any = AutoProcessor
     model_loader: Any = AutoModelForImageTextToText
     try:
-        processor = processor_loader.from_pretrained(folder)
+        processor = processor_loader.from_pretrained(folder, backend=BACKEND)
         model, report = model_loader.from_pretrained(folder, dtype=dtype or "auto", output_loading_info=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: cannot be loaded ({error})") from error

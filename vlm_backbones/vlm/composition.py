@@ -1,4 +1,4 @@
-"""Compose a vision tower, a fresh projector and a backbone into transformers' Llava."""
+"""Compose a vision tower, a fresh projector and a backbone into transformers' Llava, or VipLlava for several layers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    CLIPVisionModel,
     GenerationConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
     PreTrainedModel,
-    SiglipVisionModel,
+    VipLlavaConfig,
+    VipLlavaForConditionalGeneration,
 )
 
 from vlm_backbones.backbones import Backbone, get_backbone
@@ -23,10 +23,11 @@ from vlm_backbones.data.chat_format import get_chat_template
 from vlm_backbones.errors import CheckpointError
 from vlm_backbones.vision import VisionTower, get_vision_tower
 from vlm_backbones.vision.preprocessing import build_image_processor
+from vlm_backbones.vlm.towers import load_vision_tower
 
-__all__ = ["compose", "load_vision_tower"]
+__all__ = ["Vlm", "add_image_token", "build_processor", "build_skeleton", "compose", "load_vision_tower"]
 
-_TOWER_CLASSES: dict[str, Any] = {"clip": CLIPVisionModel, "siglip": SiglipVisionModel}
+Vlm = LlavaForConditionalGeneration | VipLlavaForConditionalGeneration
 
 
 def compose(
@@ -38,7 +39,7 @@ def compose(
     dtype: torch.dtype | None = None,
     seed: int = 0,
     trust_remote_code: bool = False,
-) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+) -> tuple[Vlm, LlavaProcessor]:
     """Return a VLM made of pretrained parts and a fresh projector, with its processor.
 
     Parameters
@@ -58,35 +59,37 @@ def compose(
         If an id or the chat format is unknown.
     CheckpointError
         If a part cannot be loaded.
+
+    Notes
+    -----
+    A tower row with several feature layers makes a VipLlava: their states side by side, a norm, the projector.
     """
     tower_row, backbone_row = get_vision_tower(vision_tower), get_backbone(backbone)
     dtype = dtype or torch.float32
     tower = load_vision_tower(tower_row, dtype=dtype)
     llm, tokenizer = _load_backbone(backbone_row, dtype, trust_remote_code)
-    _add_image_token(llm, tokenizer, image_token)
+    add_image_token(llm, tokenizer, image_token)
     model = _assemble(llm, tower, tower_row, int(tokenizer.convert_tokens_to_ids(image_token)), seed)
     model.generation_config = _build_generation_config(llm, tokenizer)
-    build_processor: Any = LlavaProcessor
-    processor: LlavaProcessor = build_processor(
-        image_processor=build_image_processor(tower_row),
+    template = get_chat_template(chat_format, tokenizer)
+    return model, build_processor(tower_row, build_image_processor(tower_row), tokenizer, template, image_token)
+
+
+def build_processor(
+    row: VisionTower, image_processor: Any, tokenizer: Any, chat_template: str, image_token: str
+) -> LlavaProcessor:
+    """Return the processor that turns pictures and chats into a VLM's inputs, with as many image tokens as it needs."""
+    build: Any = LlavaProcessor
+    processor: LlavaProcessor = build(
+        image_processor=image_processor,
         tokenizer=tokenizer,
-        patch_size=tower_row.patch_size,
-        vision_feature_select_strategy=tower_row.select_strategy,
-        chat_template=get_chat_template(chat_format, tokenizer),
+        patch_size=row.patch_size,
+        vision_feature_select_strategy=row.select_strategy,
+        chat_template=chat_template,
         image_token=image_token,
-        num_additional_image_tokens=tower_row.class_tokens,
+        num_additional_image_tokens=row.class_tokens,
     )
-    return model, processor
-
-
-def load_vision_tower(row: VisionTower, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """Return the frozen vision tower of a registry row, in evaluation mode."""
-    try:
-        tower = _TOWER_CLASSES[row.family].from_pretrained(row.source, revision=row.revision, dtype=dtype)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"vision tower {row.id}: cannot be loaded from {row.source} ({error})") from error
-    frozen: PreTrainedModel = tower.requires_grad_(False).eval()
-    return frozen
+    return processor
 
 
 def _load_backbone(row: Backbone, dtype: torch.dtype, trust_remote_code: bool) -> tuple[Any, Any]:
@@ -101,7 +104,7 @@ def _load_backbone(row: Backbone, dtype: torch.dtype, trust_remote_code: bool) -
     return llm, tokenizer
 
 
-def _add_image_token(llm: Any, tokenizer: Any, image_token: str) -> None:
+def add_image_token(llm: Any, tokenizer: Any, image_token: str) -> None:
     """Add the image token where it is missing; embedding rows made for it start at the mean of the others."""
     if image_token in tokenizer.get_vocab():
         return
@@ -115,23 +118,8 @@ def _add_image_token(llm: Any, tokenizer: Any, image_token: str) -> None:
             layer.weight[rows:] = layer.weight[:rows].float().mean(0).to(layer.weight.dtype)
 
 
-def _assemble(
-    llm: Any, tower: PreTrainedModel, row: VisionTower, image_token_id: int, seed: int
-) -> LlavaForConditionalGeneration:
-    tied = bool(llm.config.tie_word_embeddings)
-    build_config: Any = LlavaConfig
-    config = build_config(
-        vision_config=tower.config,
-        text_config=llm.config,
-        image_token_index=image_token_id,
-        vision_feature_layer=row.feature_layer,
-        vision_feature_select_strategy=row.select_strategy,
-        image_seq_length=row.image_tokens,
-        tie_word_embeddings=tied,
-    )
-    # the parts exist already: a skeleton without storage avoids holding a large model twice
-    with torch.device("meta"):
-        model: Any = LlavaForConditionalGeneration(config)
+def _assemble(llm: Any, tower: PreTrainedModel, row: VisionTower, image_token_id: int, seed: int) -> Vlm:
+    model: Any = build_skeleton(llm.config, tower.config, row, image_token_id)
     model.model.vision_tower = tower
     model.model.language_model = getattr(llm, llm.base_model_prefix)
     model.lm_head = llm.get_output_embeddings()
@@ -139,8 +127,36 @@ def _assemble(
     projector = model.model.multi_modal_projector.to_empty(device=llm.device).to(llm.dtype)
     _start_projector(projector, llm.get_input_embeddings().weight, seed)
     model.tie_weights()
-    composed: LlavaForConditionalGeneration = model.eval()
+    composed: Vlm = model.eval()
     return composed
+
+
+def build_skeleton(text_config: Any, vision_config: Any, row: VisionTower, image_token_id: int, **options: Any) -> Vlm:
+    """Return a VLM without storage: its parts exist already, so a large model is not held twice.
+
+    Parameters
+    ----------
+    row
+        Says which layers the projector reads, and so whether this is a Llava or a VipLlava.
+    options
+        Further keys of the configuration.
+    """
+    common = {
+        "vision_config": vision_config,
+        "text_config": text_config,
+        "image_token_index": image_token_id,
+        "image_seq_length": row.image_tokens,
+        "tie_word_embeddings": bool(text_config.tie_word_embeddings),
+        **options,
+    }
+    build_config: Any = VipLlavaConfig if row.is_multi_layer else LlavaConfig
+    with torch.device("meta"):
+        if row.is_multi_layer:
+            config = build_config(vision_feature_layer=list(row.feature_layers), **common)
+            return VipLlavaForConditionalGeneration(config)
+        strategy = row.select_strategy
+        config = build_config(vision_feature_layer=row.feature_layer, vision_feature_select_strategy=strategy, **common)
+        return LlavaForConditionalGeneration(config)
 
 
 def _start_projector(projector: Any, embeddings: torch.Tensor, seed: int) -> None:
@@ -157,6 +173,8 @@ def _start_projector(projector: Any, embeddings: torch.Tensor, seed: int) -> Non
             layer.weight.copy_(weight)
             if layer.bias is not None:
                 layer.bias.zero_()
+        if hasattr(projector, "projector_layernorm"):
+            projector.projector_layernorm.reset_parameters()
 
 
 def _build_generation_config(llm: Any, tokenizer: Any) -> Any:

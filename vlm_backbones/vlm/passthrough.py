@@ -16,11 +16,20 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 __all__ = ["PassthroughTower", "StandardizedTower", "fold_standardization"]
 
 
-class _SameAtEveryLayer(tuple[torch.Tensor, ...]):
-    """Hidden states of which only the chosen layer was kept: every index gives it."""
+class _KeptLayers(tuple[torch.Tensor, ...]):
+    """Hidden states of which only the chosen layers were kept, found under the numbers they have in the tower."""
+
+    numbers: tuple[int, ...]
+
+    @classmethod
+    def of(cls, states: torch.Tensor, numbers: tuple[int, ...]) -> _KeptLayers:
+        """Cut (images, tokens, layers * width) into its layers."""
+        kept = cls(states.chunk(len(numbers), dim=-1))
+        kept.numbers = numbers
+        return kept
 
     def __getitem__(self, index: Any) -> Any:
-        return super().__getitem__(0)
+        return super().__getitem__(self.numbers.index(index))
 
 
 class _Standardizer(nn.Module):
@@ -29,15 +38,16 @@ class _Standardizer(nn.Module):
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, mean: torch.Tensor, std: torch.Tensor) -> None:
+    def __init__(self, layers: tuple[int, ...], mean: torch.Tensor, std: torch.Tensor) -> None:
         super().__init__()
+        self.layers = layers
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
 
     def present(self, features: torch.Tensor) -> BaseModelOutputWithPooling:
-        """Return features (images, tokens, width) as the output of a tower."""
+        """Return features (images, tokens, layers * width) as the output of a tower."""
         states = (features.to(self.mean.dtype) - self.mean) / self.std
-        return BaseModelOutputWithPooling(last_hidden_state=states, hidden_states=_SameAtEveryLayer((states,)))
+        return BaseModelOutputWithPooling(hidden_states=_KeptLayers.of(states, self.layers))
 
 
 class PassthroughTower(_Standardizer):
@@ -51,15 +61,15 @@ class PassthroughTower(_Standardizer):
 class StandardizedTower(_Standardizer):
     """The frozen tower itself, for image sets that are larger than the cache."""
 
-    def __init__(self, tower: nn.Module, layer: int, mean: torch.Tensor, std: torch.Tensor) -> None:
-        super().__init__(mean, std)
-        self.tower, self.layer = tower.requires_grad_(False).eval(), layer
+    def __init__(self, tower: nn.Module, layers: tuple[int, ...], mean: torch.Tensor, std: torch.Tensor) -> None:
+        super().__init__(layers, mean, std)
+        self.tower = tower.requires_grad_(False).eval()
 
     def forward(self, pixel_values: torch.Tensor, **_: Any) -> BaseModelOutputWithPooling:
-        """Return the tower's states at the feature layer, standardised."""
+        """Return the tower's states at the feature layers, standardised."""
         with torch.no_grad():
-            states = self.tower(pixel_values, output_hidden_states=True).hidden_states[self.layer]
-        return self.present(states)
+            states = self.tower(pixel_values, output_hidden_states=True).hidden_states
+        return self.present(torch.cat([states[layer] for layer in self.layers], dim=-1))
 
 
 def fold_standardization(model: LlavaForConditionalGeneration, mean: torch.Tensor, std: torch.Tensor) -> None:
