@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ def load_parts(name: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
@@ -32,6 +34,12 @@ def tiny_parts() -> ModuleType:
 def region_parts() -> ModuleType:
     """The builders of `tests/region_parts.py`."""
     return load_parts("region_parts")
+
+
+@pytest.fixture(scope="session")
+def originals() -> ModuleType:
+    """The builders of `tests/original_checkpoints.py`."""
+    return load_parts("original_checkpoints")
 
 
 @pytest.fixture(scope="session")

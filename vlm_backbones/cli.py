@@ -427,6 +427,26 @@ def compose(
     typer.echo(out)
 
 
+@app.command()
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(help="A folder in the original LLaVA or ViP-LLaVA format.")],
+    out: Annotated[Path, typer.Argument(help="The new checkpoint's folder.")],
+    vision_tower: Annotated[
+        Path | None, typer.Option("--vision-tower", metavar="DIR", help="The tower that the checkpoint names.")
+    ] = None,
+    chat_format: Annotated[
+        str | None, typer.Option("--chat-format", help="Default: by kind; say llava_llama_2 for Llama-2-chat.")
+    ] = None,
+) -> None:
+    """Turn an original LLaVA or ViP-LLaVA checkpoint into transformers' format, with its prompt and preprocessing."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} exists and is no empty folder. Choose a new one.")
+    from vlm_backbones import vlm
+
+    vlm.convert(checkpoint, out, vision_tower=vision_tower, chat_format=chat_format)
+    typer.echo(out)
+
+
 @data_app.command("build")
 def data_build() -> None:
     """Build the pocket datasets into the user's cache, once, and print their folder."""

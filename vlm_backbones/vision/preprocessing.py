@@ -20,7 +20,7 @@ from transformers.models.llava import LlavaImageProcessorPil
 from vlm_backbones.errors import CheckpointError
 from vlm_backbones.vision.registry import VisionTower
 
-__all__ = ["BACKEND", "build_image_processor", "padding_processor", "preprocess_images"]
+__all__ = ["BACKEND", "at_size", "build_image_processor", "padding_processor", "preprocess_images"]
 
 BACKEND = "pil"
 
@@ -32,7 +32,7 @@ def build_image_processor(tower: VisionTower) -> Any:
     (huggingface/transformers#33175), so towers that pad use LlavaImageProcessor with `do_pad`.
     """
     base = _own_processor(tower)
-    return padding_processor(base, tower.image_size) if tower.pad_to_square else _at_size(base, tower.image_size)
+    return padding_processor(base, tower.image_size) if tower.pad_to_square else at_size(base, tower.image_size)
 
 
 def padding_processor(base: Any, image_size: int) -> LlavaImageProcessorPil:
@@ -60,7 +60,7 @@ def _own_processor(tower: VisionTower) -> Any:
         raise CheckpointError(f"vision tower {tower.id}: no image processor in {tower.source} ({error})") from error
 
 
-def _at_size(base: Any, image_size: int) -> Any:
+def at_size(base: Any, image_size: int) -> Any:
     """Return the processor with its own cut or stretch, at the row's size, which the tower's files may not name."""
     square = {"height": image_size, "width": image_size}
     if getattr(base, "do_center_crop", None):

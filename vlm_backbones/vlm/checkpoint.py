@@ -13,14 +13,17 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaProcessor
 
 from vlm_backbones.cache import cache_dir
 from vlm_backbones.errors import CheckpointError, DataError
 from vlm_backbones.vision.preprocessing import BACKEND
+from vlm_backbones.vlm.composition import Vlm
+from vlm_backbones.vlm.original import is_original, load_original
 
 __all__ = ["checkpoint_fingerprint", "load", "save", "staged_folder"]
 
+_WEIGHTS = {".safetensors", ".bin"}  # the latter in original checkpoints only
 _ARCHITECTURES = {"LlavaForConditionalGeneration", "VipLlavaForConditionalGeneration"}
 
 
@@ -48,7 +51,7 @@ def staged_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(staged, ignore_errors=True)
 
 
-def save(model: LlavaForConditionalGeneration, processor: LlavaProcessor, path: str | Path, *, card: str = "") -> None:
+def save(model: Vlm, processor: LlavaProcessor, path: str | Path, *, card: str = "") -> None:
     """Write a checkpoint that `load` and plain transformers open; an older one at `path` is replaced whole.
 
     Parameters
@@ -73,8 +76,8 @@ def save(model: LlavaForConditionalGeneration, processor: LlavaProcessor, path: 
 
 def load(
     path: str | Path, *, dtype: torch.dtype | None = None, device: str | torch.device | None = None
-) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
-    """Return (model, processor) of a checkpoint folder, in evaluation mode.
+) -> tuple[Vlm, LlavaProcessor]:
+    """Return (model, processor) of a checkpoint folder, ours, transformers' or the originals', in evaluation mode.
 
     Parameters
     ----------
@@ -87,6 +90,9 @@ def load(
         If the folder has no weights, is of another architecture, or lacks its processor.
     """
     folder = Path(path)
+    if is_original(_read_config(folder)):
+        model, processor = load_original(folder, dtype=dtype)
+        return (model if device is None else model.to(device)), processor
     _check_folder(folder)
     processor_loader: Any = AutoProcessor
     model_loader: Any = AutoModelForImageTextToText
@@ -104,8 +110,6 @@ def load(
 def _check_folder(folder: Path) -> None:
     config = _read_config(folder)
     found = config.get("architectures") or [config.get("model_type", "nothing")]
-    if "mm_vision_tower" in config:
-        raise CheckpointError(f"{folder} is in the original LLaVA format, expected transformers' own.")
     if not _ARCHITECTURES.intersection(found):
         raise CheckpointError(f"{folder}: architecture {found[0]}, expected {' or '.join(sorted(_ARCHITECTURES))}.")
     if not list(folder.glob("*.safetensors")):
@@ -139,7 +143,7 @@ def checkpoint_fingerprint(path: str | Path) -> str:
     folder = Path(path)
     _read_config(folder)
     files = sorted(file for file in folder.iterdir() if file.is_file() and not _is_remark(file))
-    if not any(file.suffix == ".safetensors" for file in files):
+    if not any(file.suffix in _WEIGHTS for file in files):
         raise CheckpointError(f"{folder} has no weights: no *.safetensors file.")
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     key = hashlib.sha256(repr((str(folder.resolve()), stats)).encode()).hexdigest()

@@ -106,9 +106,8 @@ def _load_backbone(row: Backbone, dtype: torch.dtype, trust_remote_code: bool) -
 
 def add_image_token(llm: Any, tokenizer: Any, image_token: str) -> None:
     """Add the image token where it is missing; embedding rows made for it start at the mean of the others."""
-    if image_token in tokenizer.get_vocab():
-        return
-    tokenizer.add_tokens([image_token], special_tokens=True)
+    if image_token not in tokenizer.get_vocab():
+        tokenizer.add_tokens([image_token], special_tokens=True)
     rows = llm.get_input_embeddings().weight.shape[0]
     if len(tokenizer) <= rows:
         return

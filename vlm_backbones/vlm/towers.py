@@ -29,7 +29,8 @@ def load_vision_tower(row: VisionTower, *, dtype: torch.dtype = torch.float32) -
     try:
         tower, report = load(row.source, revision=row.revision, dtype=dtype, output_loading_info=True)
     except (OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"vision tower {row.id}: cannot be loaded from {row.source} ({error})") from error
+        why = str(error).splitlines()[0]
+        raise CheckpointError(f"vision tower {row.id}: cannot be loaded from {row.source} ({why})") from error
     if report["missing_keys"]:
         names = ", ".join(sorted(report["missing_keys"])[:3])
         raise CheckpointError(
