@@ -93,8 +93,8 @@ class Prompter:
         user = {"role": "user", "content": [{"type": "text", "text": "?"}]}
         reply = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
         prompt, full = self._render([user], prompt=True), self._render([user, reply], prompt=False)
-        if not full.startswith(prompt):
-            full = prompt + answer
+        # llava-hf's templates write a space and no end of turn after an answer; the models were trained without it
+        full = full.rstrip() if full.startswith(prompt) else prompt + answer
         before, whole = self._ids(prompt), self._ids(full)
         ids = whole[len(before) :] if whole[: len(before)] == before else self._bare_ids(full[len(prompt) :])
         ended = next((index for index, token in enumerate(ids) if token in self.end_ids), None)

@@ -11,9 +11,10 @@ import yaml
 from vlm_backbones._registry import PACKAGE_DIR, Rows, find_source
 from vlm_backbones.errors import CheckpointError, ConfigError, nearest
 
-__all__ = ["VISION_TOWERS", "VisionTower", "get_vision_tower", "list_vision_towers"]
+__all__ = ["CLASS_TOKENS", "ROW_FILE", "VISION_TOWERS", "VisionTower", "get_vision_tower", "list_vision_towers"]
 
-_CLASS_TOKENS = {"clip": 1, "dinov2": 1, "siglip": 0}
+CLASS_TOKENS = {"clip": 1, "dinov2": 1, "siglip": 0}
+"""Of each family, before the patches."""
 ROW_FILE = "vision_tower.yaml"
 """In a local tower's folder: the row's keys that its config.json cannot know, such as `feature_layer`."""
 
@@ -48,8 +49,8 @@ class VisionTower:
     local_path: str | None = None
 
     def __post_init__(self) -> None:
-        if self.family not in _CLASS_TOKENS:
-            raise ConfigError(f"vision tower {self.id!r}: unknown family.{nearest(self.family, _CLASS_TOKENS)}")
+        if self.family not in CLASS_TOKENS:
+            raise ConfigError(f"vision tower {self.id!r}: unknown family.{nearest(self.family, CLASS_TOKENS)}")
         if self.is_multi_layer and not (self.class_tokens and self.select_strategy == "default"):
             raise ConfigError(
                 f"vision tower {self.id!r}: several feature layers make a VipLlava, which drops the first token of "
@@ -76,7 +77,7 @@ class VisionTower:
     @property
     def class_tokens(self) -> int:
         """Tokens beyond the patches: 1 for CLIP and DINOv2, 0 for SigLIP."""
-        return _CLASS_TOKENS[self.family]
+        return CLASS_TOKENS[self.family]
 
     @property
     def image_tokens(self) -> int:
@@ -115,7 +116,7 @@ def _from_folder(folder: Path, config: dict[str, Any]) -> VisionTower:
     config = config.get("vision_config", config)
     kind = str(config.get("model_type", ""))
     family = kind.removesuffix("_vision_model").removesuffix("_model")
-    if family not in _CLASS_TOKENS or "image_size" not in config:
+    if family not in CLASS_TOKENS or "image_size" not in config:
         raise CheckpointError(
             f"{folder}: expected a CLIP, SigLIP (2 with a fixed resolution) or DINOv2 vision tower, found {kind!r}."
         )

@@ -19,6 +19,7 @@ from vlm_backbones.cache import cache_dir
 from vlm_backbones.errors import CheckpointError, DataError
 from vlm_backbones.vision.preprocessing import BACKEND
 from vlm_backbones.vlm.composition import Vlm
+from vlm_backbones.vlm.foreign import match_processor, read_model_config
 from vlm_backbones.vlm.original import is_original, load_original
 
 __all__ = ["checkpoint_fingerprint", "load", "save", "staged_folder"]
@@ -87,7 +88,8 @@ def load(
     Raises
     ------
     CheckpointError
-        If the folder has no weights, is of another architecture, or lacks its processor.
+        If the folder has no weights, is of another architecture, lacks its processor, or if the processor writes
+        another number of image tokens than the model has features.
     """
     folder = Path(path)
     if is_original(_read_config(folder)):
@@ -97,13 +99,17 @@ def load(
     processor_loader: Any = AutoProcessor
     model_loader: Any = AutoModelForImageTextToText
     try:
+        config = read_model_config(folder)
         processor = processor_loader.from_pretrained(folder, backend=BACKEND)
-        model, report = model_loader.from_pretrained(folder, dtype=dtype or "auto", output_loading_info=True)
+        model, report = model_loader.from_pretrained(
+            folder, config=config, dtype=dtype or "auto", output_loading_info=True
+        )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: cannot be loaded ({error})") from error
     if report["missing_keys"]:
         names = ", ".join(sorted(report["missing_keys"])[:3])
         raise CheckpointError(f"{folder}: {len(report['missing_keys'])} weights are missing ({names}, ...).")
+    match_processor(folder, model.config, processor)
     return (model if device is None else model.to(device)).eval(), processor
 
 
