@@ -10,6 +10,8 @@ from typing import Any
 
 from PIL.Image import Image
 
+from vlm_backbones.pictures import to_rgb
+
 __all__ = ["Record", "doc_key", "image_key"]
 
 
@@ -19,7 +21,7 @@ def image_key(images: Sequence[Image]) -> str | None:
         return None
     digest = hashlib.sha256()
     for image in images:
-        rgb = image if image.mode == "RGB" else image.convert("RGB")
+        rgb = to_rgb(image)
         digest.update(f"{rgb.width}x{rgb.height}:".encode())
         digest.update(rgb.tobytes())
     return digest.hexdigest()

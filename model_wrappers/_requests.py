@@ -14,6 +14,7 @@ from vlm_backbones.model_wrappers._conditions import paraphrased, perturbed, swa
 from vlm_backbones.model_wrappers._dataset_rows import DatasetRows
 from vlm_backbones.model_wrappers._media import MediaFolder
 from vlm_backbones.model_wrappers._record import doc_key, image_key
+from vlm_backbones.pictures import to_rgb
 
 __all__ = ["Document", "DocumentReader", "Job", "batches"]
 
@@ -145,4 +146,4 @@ def _images(job: Job, row: Mapping[str, Any]) -> list[Image.Image]:
     for visual in visuals:
         if not isinstance(visual, Image.Image):
             raise DataError(f"backbone_vlm reads images; the document has a {type(visual).__name__}.")
-    return [image if image.mode == "RGB" else image.convert("RGB") for image in visuals]
+    return [to_rgb(image) for image in visuals]

@@ -8,14 +8,16 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vlm_backbones.pictures import to_rgb
+
 __all__ = ["answer_text", "decoded_targets", "doc_to_visual", "finite_or_none", "mean", "median", "record"]
 
 Doc = Mapping[str, Any]
 
 
 def doc_to_visual(doc: Doc) -> list[Any]:
-    """Return the document's image in RGB."""
-    return [doc["image"].convert("RGB")]
+    """Return the document's image in RGB, as training sees it."""
+    return [to_rgb(doc["image"])]
 
 
 def answer_text(results: Sequence[Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +12,7 @@ from PIL import Image
 
 from vlm_backbones.data._bad_rows import BadRows
 from vlm_backbones.errors import DataError
+from vlm_backbones.pictures import open_rgb
 
 __all__ = ["Example", "ImageSource", "Turn", "examples_digest", "load_examples", "load_stage_examples"]
 
@@ -38,13 +38,12 @@ class ImageSource:
             raise DataError(f"{self.place}: image {self.path} cannot be read ({error.strerror}).") from error
 
     def open(self) -> Image.Image:
-        """Return the picture as RGB; `DataError` where it is missing or corrupt."""
+        """Return the picture as RGB; `DataError` where it is missing, corrupt or too large."""
+        data = self.read()
         try:
-            with Image.open(io.BytesIO(self.read())) as picture:
-                return picture.convert("RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            why = str(error).split(" <_io.")[0]  # Pillow names the buffer's address
-            raise DataError(f"{self.place}: the image is corrupt ({why}). Replace it or drop the row.") from error
+            return open_rgb(data)
+        except DataError as error:
+            raise DataError(f"{self.place}: {error}") from error
 
     def digest(self) -> bytes:
         """Return the sha256 of the encoded bytes; a file's is remembered while it stays as it is."""
