@@ -135,7 +135,7 @@ def _train(study: Study, record: RunRecord, recipe: Recipe, examples: dict[str, 
     fold_standardization(model, features.mean, features.std)
     model.to(parameter_dtype(_stages(recipe)[-1][1].precision))
     if processes().is_main_process:
-        save(model, processor, record.run_dir / "checkpoint", card=model_card(study, backbone, seed))
+        save(model, processor, record.run_dir / "checkpoint", card=model_card(record.run_dir))
     record.write(state="finished", parameters=sum(parameter.numel() for parameter in model.parameters()))
     processes().wait_for_everyone()
 

@@ -68,6 +68,9 @@ def study_run(study: StudyArgument = "pocket", overrides: SetOption = None, out:
     console = Console()
     with StudyDisplay(console) as display:
         report = run_study(config, out or default_out(config), display)
+    from vlm_backbones.train.card import refresh_cards
+
+    refresh_cards(report.parent)
     console.print(scores_table(report.parent / "tables"))
     typer.echo(report)
 
@@ -445,6 +448,21 @@ def convert(
 
     vlm.convert(checkpoint, out, vision_tower=vision_tower, chat_format=chat_format)
     typer.echo(out)
+
+
+@app.command()
+def push(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run, or a checkpoint's folder.")],
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="OWNER/NAME on the Hugging Face Hub.")],
+    public: Annotated[bool, typer.Option("--public", help="A new repository is private otherwise.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files; nothing is sent.")] = False,
+) -> None:
+    """Share a checkpoint with its model card on the Hugging Face Hub; without a token, list what would be sent."""
+    if not run.is_dir():
+        raise ConfigError(f"no folder {run}: give a run of a study or a checkpoint.")
+    from vlm_backbones.train.push import push as send
+
+    send(run, repo, private=not public, dry_run=dry_run, tell=typer.echo)
 
 
 @data_app.command("build")
