@@ -444,6 +444,8 @@ def convert(
     """Turn an original LLaVA or ViP-LLaVA checkpoint into transformers' format, with its prompt and preprocessing."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} exists and is no empty folder. Choose a new one.")
+    if not (checkpoint / "config.json").is_file():  # told before torch loads
+        raise ConfigError(f"no config.json in {checkpoint}: give a checkpoint in the original LLaVA format.")
     from vlm_backbones import vlm
 
     vlm.convert(checkpoint, out, vision_tower=vision_tower, chat_format=chat_format)

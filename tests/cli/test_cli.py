@@ -29,7 +29,19 @@ def refused(*arguments: str, cwd: Path | None = None) -> str:
 def test_help_names_every_command() -> None:
     done = run("--help")
     assert done.returncode == 0
-    for command in ("study", "train", "eval", "analyze", "backbones", "vision-towers", "tasks", "compose", "data"):
+    for command in (
+        "study",
+        "train",
+        "eval",
+        "analyze",
+        "backbones",
+        "vision-towers",
+        "tasks",
+        "compose",
+        "convert",
+        "push",
+        "data",
+    ):
         assert command in done.stdout
 
 
@@ -71,6 +83,8 @@ def test_help_is_fast_and_loads_no_torch() -> None:
         (("data", "import", "earthquakes", "nowhere.csv", "out"), "no file nowhere.csv"),
         (("compose", "pocket-lama-3", "pocket-vision", "out"), "Did you mean 'pocket-llama-3'?"),
         (("compose", "pocket-llama-3", "pocket-vision", "out", "--chat-format", "x"), "neither 'native' nor 'shared'"),
+        (("convert", "nowhere", "out"), "no config.json in nowhere"),
+        (("push", "nowhere", "someone/name"), "no folder nowhere"),
     ],
 )
 def test_what_a_user_can_mend_is_one_message(tmp_path: Path, arguments: tuple[str, ...], expected: str) -> None:

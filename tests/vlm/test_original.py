@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -259,6 +261,19 @@ def test_what_cannot_be_converted_is_refused(
     with pytest.raises((CheckpointError, ConfigError)) as error:
         load_original(original.folder, vision_tower=tower)
     assert message in str(error.value)
+
+
+def test_the_command_converts(built: dict[str, Any], tmp_path: Path) -> None:
+    original, converted = built["linear"]
+    command = [sys.executable, "-m", "vlm_backbones.cli", "convert", str(original.folder), str(tmp_path / "out")]
+    command += ["--vision-tower", str(original.tower_folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith(str(tmp_path / "out"))
+    assert checkpoint_fingerprint(tmp_path / "out") == checkpoint_fingerprint(converted)
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 2
+    assert "is no empty folder" in again.stderr
 
 
 def test_transformers_own_format_needs_no_conversion(built: dict[str, Any], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The published seeds at full size, on `meta`: every tensor's name and shape has its place, and the sum is the files'."""
+"""The published seeds at full size, on `meta`: every tensor has its place, and their sum is that of the files."""
 
 from __future__ import annotations
 

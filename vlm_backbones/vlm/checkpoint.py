@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from vlm_backbones.errors import CheckpointError, DataError
 from vlm_backbones.vision.preprocessing import BACKEND
 from vlm_backbones.vlm.composition import Vlm
 from vlm_backbones.vlm.foreign import match_processor, read_model_config
-from vlm_backbones.vlm.original import is_original, load_original
+from vlm_backbones.vlm.original import is_original, load_original, read_config
 
 __all__ = ["checkpoint_fingerprint", "load", "save", "staged_folder"]
 
@@ -129,11 +128,7 @@ def _check_folder(folder: Path) -> None:
 def _read_config(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder: expected a checkpoint in transformers' format.")
-    try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder} is no checkpoint: config.json cannot be read ({error}).") from error
-    return config
+    return read_config(folder)
 
 
 def checkpoint_fingerprint(path: str | Path) -> str:

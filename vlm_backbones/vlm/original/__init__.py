@@ -6,7 +6,7 @@ A folder of the original format says so by `mm_vision_tower` or `architectures` 
 
 from __future__ import annotations
 
-from vlm_backbones.vlm.original.config import is_original
+from vlm_backbones.vlm.original.config import is_original, read_config
 from vlm_backbones.vlm.original.loading import convert, load_original
 
-__all__ = ["convert", "is_original", "load_original"]
+__all__ = ["convert", "is_original", "load_original", "read_config"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from transformers import LlamaConfig, MistralConfig, Phi3Config
 
 from vlm_backbones.errors import CheckpointError
 
-__all__ = ["OriginalConfig", "is_original", "parse_config"]
+__all__ = ["VIP_LAYERS", "OriginalConfig", "build_text_config", "is_original", "parse_config", "read_config"]
 
 _TEXT_CONFIGS: dict[str, Any] = {
     "LlavaLlamaForCausalLM": LlamaConfig,
@@ -28,6 +29,17 @@ VIP_LAYERS = (-2, -5, -8, -11, 6)
 def is_original(config: Mapping[str, Any]) -> bool:
     """Return whether a config.json is of the original format."""
     return "mm_vision_tower" in config or any(_ORIGINAL.match(str(name)) for name in config.get("architectures") or [])
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return a folder's config.json; `CheckpointError` where there is none or it is no JSON object."""
+    try:
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder} is no checkpoint: config.json cannot be read ({error}).") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{folder} is no checkpoint: config.json is no JSON object.")
+    return content
 
 
 class OriginalConfig(BaseModel):

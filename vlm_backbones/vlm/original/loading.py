@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,13 @@ import torch
 
 from vlm_backbones.errors import CheckpointError, ConfigError
 from vlm_backbones.vlm.composition import Vlm, add_image_token, build_processor, build_skeleton
-from vlm_backbones.vlm.original.config import OriginalConfig, build_text_config, is_original, parse_config
+from vlm_backbones.vlm.original.config import (
+    OriginalConfig,
+    build_text_config,
+    is_original,
+    parse_config,
+    read_config,
+)
 from vlm_backbones.vlm.original.text import (
     build_chat_template,
     build_generation_config,
@@ -98,10 +103,7 @@ def _folder(path: str | Path) -> Path:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder} is no checkpoint: config.json cannot be read ({error}).") from error
+    content = read_config(folder)
     if not is_original(content):
         found = (content.get("architectures") or [content.get("model_type")])[0]
         raise CheckpointError(

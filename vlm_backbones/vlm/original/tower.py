@@ -20,6 +20,7 @@ __all__ = ["Tower", "find_tower"]
 
 _HEAD_SIZE = 64
 """Of every CLIP that OpenAI published; the tensors' shapes tell all else."""
+_REMEDY = "Run `vlm-backbones convert {} OUT --vision-tower DIR` with the tower's folder."
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def find_tower(config: OriginalConfig, embedded: Tensors, folder: Path, given: P
         tower: Any = load_vision_tower(row)
         image_processor = build_image_processor(row)
     except CheckpointError as error:
-        hint = "" if given is not None else " Give its folder with --vision-tower DIR."
+        hint = "" if given is not None else f" {_REMEDY.format(folder)}"
         raise CheckpointError(f"{folder} names the vision tower {config.mm_vision_tower}: {error}{hint}") from error
     return Tower(row, tower.config, embedded or dict(tower.state_dict()), image_processor)
 
@@ -82,7 +83,7 @@ def _named_row(config: OriginalConfig, folder: Path) -> VisionTower:
     if Path(name).is_dir():
         return get_vision_tower(name)
     raise CheckpointError(
-        f"{folder} names the vision tower {name!r}, which is neither known nor a folder here: give --vision-tower DIR."
+        f"{folder} names the vision tower {name!r}, which is neither known nor a folder here. " + _REMEDY.format(folder)
     )
 
 
