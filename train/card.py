@@ -54,7 +54,8 @@ def refresh_cards(out: Path) -> None:
 
 def _metadata(name: str, record: dict[str, Any], scores: list[dict[str, Any]]) -> ModelCardData:
     study = record["study"]
-    rows = [get_backbone(record["backbone"]), get_vision_tower(study["vision_tower"])]
+    rows: list[Any] = [get_backbone(record["backbone"]), get_vision_tower(study["vision_tower"])]
+    licence: dict[str, Any] = inherited_licence(find_licences(study, record["backbone"]))
     results = [
         EvalResult(
             task_type="image-text-to-text",
@@ -68,7 +69,7 @@ def _metadata(name: str, record: dict[str, Any], scores: list[dict[str, Any]]) -
         for row in scores
     ]
     return ModelCardData(
-        **inherited_licence(find_licences(study, record["backbone"])),
+        **licence,
         library_name="transformers",
         pipeline_tag="image-text-to-text",
         tags=["vlm-backbones", "llava"],
@@ -160,7 +161,7 @@ def _read_scores(path: Path, run: str) -> list[dict[str, Any]]:
     with path.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["run"] == run and row["condition"] == "clean"]
     numbers = ("value", "ci_low", "ci_high")
-    read = [{**row, **{name: float(row[name] or "nan") for name in numbers}} for row in rows]
+    read: list[dict[str, Any]] = [{**row, **{name: float(row[name] or "nan") for name in numbers}} for row in rows]
     return [
         {**row, "n": int(row["n"]), "n_missing": int(row["n_missing"] or 0)}
         for row in read

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from vlm_backbones.cache import atomic_write_text
 from vlm_backbones.errors import CheckpointError, ConfigError

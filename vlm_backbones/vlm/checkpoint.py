@@ -91,6 +91,7 @@ def load(
         another number of image tokens than the model has features.
     """
     folder = Path(path)
+    model: Any
     if is_original(_read_config(folder)):
         model, processor = load_original(folder, dtype=dtype)
         return (model if device is None else model.to(device)), processor
