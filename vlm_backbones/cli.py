@@ -437,6 +437,9 @@ def convert(
     vision_tower: Annotated[
         Path | None, typer.Option("--vision-tower", metavar="DIR", help="The tower that the checkpoint names.")
     ] = None,
+    model_base: Annotated[
+        Path | None, typer.Option("--model-base", metavar="DIR", help="The LLM that a LoRA adapter belongs to.")
+    ] = None,
     chat_format: Annotated[
         str | None, typer.Option("--chat-format", help="Default: by kind; say llava_llama_2 for Llama-2-chat.")
     ] = None,
@@ -448,7 +451,7 @@ def convert(
         raise ConfigError(f"no config.json in {checkpoint}: give a checkpoint in the original LLaVA format.")
     from vlm_backbones import vlm
 
-    vlm.convert(checkpoint, out, vision_tower=vision_tower, chat_format=chat_format)
+    vlm.convert(checkpoint, out, vision_tower=vision_tower, model_base=model_base, chat_format=chat_format)
     typer.echo(out)
 
 

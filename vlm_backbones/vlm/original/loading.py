@@ -16,6 +16,7 @@ from vlm_backbones.vlm.original.config import (
     parse_config,
     read_config,
 )
+from vlm_backbones.vlm.original.lora import find_base, is_lora, read_lora
 from vlm_backbones.vlm.original.text import (
     build_chat_template,
     build_generation_config,
@@ -32,7 +33,12 @@ _EMBEDDINGS = "model.embed_tokens.weight"
 
 
 def convert(
-    checkpoint: str | Path, out: str | Path, *, vision_tower: str | Path | None = None, chat_format: str | None = None
+    checkpoint: str | Path,
+    out: str | Path,
+    *,
+    vision_tower: str | Path | None = None,
+    model_base: str | Path | None = None,
+    chat_format: str | None = None,
 ) -> None:
     """Write an original checkpoint as a folder that `load` and plain transformers open, in the type it is stored in.
 
@@ -45,7 +51,8 @@ def convert(
     """
     from vlm_backbones.vlm.checkpoint import save
 
-    model, processor = load_original(checkpoint, vision_tower=vision_tower, chat_format=chat_format)
+    options: dict[str, Any] = {"vision_tower": vision_tower, "model_base": model_base}
+    model, processor = load_original(checkpoint, **options, chat_format=chat_format)
     save(model, processor, out)
 
 
@@ -53,6 +60,7 @@ def load_original(
     checkpoint: str | Path,
     *,
     vision_tower: str | Path | None = None,
+    model_base: str | Path | None = None,
     chat_format: str | None = None,
     dtype: torch.dtype | None = None,
 ) -> tuple[Vlm, Any]:
@@ -62,6 +70,8 @@ def load_original(
     ----------
     vision_tower
         Folder of the tower that the checkpoint names; needed where the hub cannot be reached.
+    model_base
+        Folder of the LLM that a LoRA adapter belongs to.
     chat_format
         Name of the conversation; by default the one that the original evaluation used for its kind.
     dtype
@@ -77,13 +87,15 @@ def load_original(
     folder = Path(checkpoint)
     content = _read_config(folder)
     config = parse_config(folder, content)
-    tensors, embedded = split_tower(read_tensors(folder))
+    base = find_base(folder, None if model_base is None else Path(model_base).expanduser()) if is_lora(folder) else None
+    tensors, embedded = split_tower(read_tensors(folder) if base is None else read_lora(folder, base))
     if _EMBEDDINGS not in tensors:
         raise CheckpointError(f"{folder}: the tensors do not fit its config.json; missing: {_EMBEDDINGS}.")
     dtype = dtype or tensors[_EMBEDDINGS].dtype
     text_config = build_text_config(folder, content, tensors)
     tower = find_tower(config, embedded, folder, None if vision_tower is None else _folder(vision_tower))
-    tokenizer = load_tokenizer(folder, text_config)
+    has_tokenizer = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
+    tokenizer = load_tokenizer(folder if base is None or has_tokenizer else base, text_config)
     chat_format = chat_format or guess_chat_format(config, text_config, tokenizer)
     template = build_chat_template(folder, config, chat_format, tokenizer)
     model = _build_model(folder, config, text_config, tower, tensors, dtype)
