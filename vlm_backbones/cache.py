@@ -2,23 +2,87 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import shutil
+import socket
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 import platformdirs
 
 from vlm_backbones.errors import DataError
 
-__all__ = ["atomic_write_text", "cache_dir", "disk_is_full", "read_last_study", "staged_path", "write_last_study"]
+__all__ = [
+    "atomic_write_text",
+    "cache_dir",
+    "disk_is_full",
+    "partial_name",
+    "read_last_study",
+    "staged_path",
+    "write_last_study",
+]
+
+_PARTIAL = re.compile(r"\..+\.(?:(?P<table>[0-9a-f]{8})-(?P<pid>\d+)|[0-9a-f]+)\.partial")
+_ABANDONED_SECONDS = 24 * 3600
 
 
 def cache_dir() -> Path:
     """Return the cache folder: `VLM_BACKBONES_CACHE` where set, else the platform's user cache."""
     return Path(os.environ.get("VLM_BACKBONES_CACHE") or platformdirs.user_cache_dir("vlm-backbones"))
+
+
+def partial_name(path: Path) -> Path:
+    """Return the sibling under which this process writes `path` until it is whole.
+
+    What killed processes left in the folder is removed, when this process first writes there.
+    """
+    _sweep_once(path.parent)
+    return path.with_name(f".{path.name}.{_process_table()}-{os.getpid()}.partial")
+
+
+@cache
+def _process_table() -> str:
+    """Name this machine, its start and its container: a process id means something only within them."""
+    facts = [socket.gethostname()]
+    with suppress(OSError):  # Linux alone has these
+        facts += [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:8]
+
+
+@cache
+def _sweep_once(folder: Path) -> None:
+    for path in folder.glob(".*.partial"):
+        with suppress(OSError):  # another process sweeps as well; what cannot be removed does no harm
+            if _is_abandoned(path):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _is_abandoned(path: Path) -> bool:
+    """Whether the process that wrote a partial file or folder is dead or, where that is unknown, idle for a day."""
+    found = _PARTIAL.fullmatch(path.name)
+    if found is None:  # not one of ours
+        return False
+    if found["table"] == _process_table():
+        return not _is_alive(int(found["pid"]))
+    inside = path.rglob("*") if path.is_dir() else ()
+    touched: float = max(part.lstat().st_mtime for part in (path, *inside))
+    return time.time() - touched > _ABANDONED_SECONDS
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is another user's
+        return True
+    return True
 
 
 @contextmanager
@@ -30,7 +94,7 @@ def staged_path(path: Path) -> Iterator[Path]:
     DataError
         If the folder cannot be written (full disk, no permission).
     """
-    staged = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    staged = partial_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield staged
