@@ -20,7 +20,7 @@ from lmms_eval.utils import get_datetime_str
 
 from vlm_backbones._outputs import missing_samples
 from vlm_backbones.cache import atomic_write_text
-from vlm_backbones.errors import ConfigError, DataError, nearest
+from vlm_backbones.errors import ConfigError, DataError, nearest, user_error
 from vlm_backbones.model_wrappers._conditions import check_condition
 from vlm_backbones.model_wrappers._engine import checkpoint_dir, load_engine, pick_device
 from vlm_backbones.model_wrappers._states import RANDOM_WEIGHTS, count_documents, spread
@@ -227,7 +227,7 @@ def _load_tasks(names: Sequence[str], manager: TaskManager) -> dict[str, Any]:
     try:
         collect(get_task_dict(list(names), manager, "simple"))
     except ImportError as error:  # how lmms-eval wraps whatever a YAML's !function raised
-        raise error.__cause__ if isinstance(error.__cause__, DataError) else error from None
+        raise user_error(error) or error from None
     if not tasks:
         raise ConfigError("no task is named: --tasks A,B")
     return tasks

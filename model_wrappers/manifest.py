@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 import types
 import warnings
 from pathlib import Path
 from typing import Any
+
+from vlm_backbones.errors import user_error
 
 __all__ = ["register", "task_paths"]
 
@@ -52,11 +55,45 @@ def _join_include_path() -> None:
 
     @functools.wraps(original)
     def initialize_tasks(self: Any, include_path: Any = None, include_defaults: bool = True) -> Any:
+        _exit_on_our_errors()
         given = [include_path] if isinstance(include_path, str) else list(include_path or [])
         return original(self, include_path=[*given, *task_paths()], include_defaults=include_defaults)
 
     setattr(initialize_tasks, _MARK, True)
     TaskManager.initialize_tasks = initialize_tasks
+
+
+def _exit_on_our_errors() -> None:
+    """Let lmms-eval's command line end with one message and exit code 2 where the user can mend what failed.
+
+    It prints a traceback of any `Exception` and exits 0; `SystemExit` passes. The replaced name is seen by its command
+    line alone, so that `simple_evaluate` raises as ever in Python, and so does `--verbosity DEBUG`.
+    """
+    command_line = sys.modules.get("lmms_eval.__main__")
+    evaluator: Any = getattr(command_line, "evaluator", None)
+    if evaluator is None or getattr(evaluator, _MARK, False):
+        return
+
+    class CommandLineEvaluator(types.ModuleType):
+        """The evaluator, with errors that end the process."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(evaluator, name)
+
+        @staticmethod
+        def simple_evaluate(*arguments: Any, **options: Any) -> Any:
+            try:
+                return evaluator.simple_evaluate(*arguments, **options)
+            except Exception as error:
+                ours = user_error(error)
+                if ours is None or options.get("verbosity") == "DEBUG":
+                    raise
+                print(f"error: {ours}", file=sys.stderr, flush=True)
+                raise SystemExit(2) from None
+
+    module = CommandLineEvaluator("evaluator")
+    setattr(module, _MARK, True)
+    vars(command_line)["evaluator"] = module
 
 
 def _use_c_yaml() -> None:

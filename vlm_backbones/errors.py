@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["CheckpointError", "ConfigError", "DataError", "LogError", "VlmBackbonesError", "nearest"]
+__all__ = ["CheckpointError", "ConfigError", "DataError", "LogError", "VlmBackbonesError", "nearest", "user_error"]
 
 import difflib
 from collections.abc import Iterable
@@ -41,3 +41,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
     if close:
         return f" Did you mean {close[0]!r}?"
     return f" Known: {', '.join(choices)}." if choices else ""
+
+
+def user_error(error: BaseException) -> VlmBackbonesError | None:
+    """Return the error that a user can mend: the one given or one it was raised from; None where there is none."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, VlmBackbonesError):
+        cause = cause.__cause__
+    return cause
