@@ -6,6 +6,8 @@ import copy
 from functools import lru_cache
 from typing import Any
 
+from jinja2 import TemplateError
+
 from vlm_backbones.errors import CheckpointError, DataError
 from vlm_backbones.model_wrappers._engine import Engine
 
@@ -103,9 +105,15 @@ class Prompter:
         return (*ids, self.tokenizer.eos_token_id)
 
     def _render(self, messages: list[dict[str, Any]], *, prompt: bool) -> str:
-        rendered = self.tokenizer.apply_chat_template(
-            messages, chat_template=self.template, tokenize=False, add_generation_prompt=prompt
-        )
+        try:
+            rendered = self.tokenizer.apply_chat_template(
+                messages, chat_template=self.template, tokenize=False, add_generation_prompt=prompt
+            )
+        except (TemplateError, TypeError) as error:
+            raise CheckpointError(
+                f"{self.tokenizer.name_or_path}: the chat template cannot be rendered ({error}). "
+                "Mend chat_template.jinja."
+            ) from error
         return str(rendered)
 
     def _ids(self, text: str) -> list[int]:

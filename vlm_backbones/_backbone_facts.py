@@ -75,8 +75,10 @@ def open_tokenizer(backbone: str, chat_format: str, *, trust_remote_code: bool =
     try:
         tokenizer = AutoTokenizer.from_pretrained(row.source, **options)
         config = AutoConfig.from_pretrained(row.source, **options)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"backbone {row.id}: cannot be opened from {row.source} ({error})") from error
+    except Exception as error:  # a damaged file makes tokenizers and transformers raise nearly anything
+        raise CheckpointError(
+            f"backbone {row.id}: cannot be opened from {row.source} ({type(error).__name__}: {error})"
+        ) from error
     if _IMAGE_TOKEN not in tokenizer.get_vocab():
         tokenizer.add_tokens([_IMAGE_TOKEN], special_tokens=True)
     return TextParts(row.id, tokenizer, get_chat_template(chat_format, tokenizer), config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -103,6 +104,16 @@ def test_what_the_user_can_mend_exits_2(
 
 
 @pytest.mark.usefixtures("environment")
+def test_a_broken_chat_template_exits_2(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+    (copy / "chat_template.jinja").write_text("{% for m in messages %}{{ m")
+    assert run(copy, tmp_path, "--limit", "2", tasks="vqa_scene") == 2
+    error = capsys.readouterr().err
+    assert f"error: {copy}: the chat template cannot be rendered (unexpected end of template" in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.usefixtures("environment")
 def test_a_failed_request_fails_the_run_and_leaves_nothing_done(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -114,7 +125,7 @@ def test_a_failed_request_fails_the_run_and_leaves_nothing_done(
     split = broken / "seismic_coords" / "test"
     monkeypatch.setenv("VLM_BACKBONES_DATA", str(broken))
     for picture, message in (
-        (b"no picture", f"error: task 'seismic_coords': no readable image in {split}, rows [1]."),
+        (b"no picture", f"error: {split} row 1: no readable image (cannot identify image file)."),
         (stream.getvalue()[:200], "error: task 'seismic_coords', split 'test', row 1: "),
     ):
         row = {"latitude": 1.0, "longitude": 2.0, "frame": "x"}
@@ -131,7 +142,7 @@ def test_a_failed_request_fails_the_run_and_leaves_nothing_done(
 def test_two_processes_log_what_one_does(checkpoint: Path, data: Path, tmp_path: Path) -> None:
     assert run(checkpoint, tmp_path / "one", "--limit", "9", tasks="vqa_scene") == 0
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29517",
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
         "-m", "lmms_eval", "--model", "backbone_vlm", "--model_args", f"pretrained={checkpoint}",
         "--tasks", "vqa_scene", "--batch_size", "4", "--limit", "9", "--log_samples",
         "--output_path", str(tmp_path / "two"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
@@ -139,6 +142,46 @@ def test_a_folder_that_cannot_be_loaded_says_why(checkpoint: Path, parts: Path, 
     (broken / "model.safetensors").write_bytes(b"not weights")
     with pytest.raises(CheckpointError, match="cannot be loaded"):
         load(broken)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "found"),
+    [
+        ("config.json", "[]", r"config\.json holds \[\], expected a JSON object"),
+        ("config.json", '{"architectures": 5}', "architecture nothing, expected"),
+        ("tokenizer.json", "{}", r"processor cannot be loaded \(KeyError"),
+        ("tokenizer.json", "{", r"processor cannot be loaded \(JSONDecodeError"),
+        ("generation_config.json", "[]", r"model cannot be loaded \(TypeError"),
+    ],
+)
+def test_a_damaged_file_is_an_error_of_ours(
+    checkpoint: Path, tmp_path: Path, file: str, content: str, found: str
+) -> None:
+    copy = shutil.copytree(checkpoint, tmp_path / "copy")
+    (copy / file).write_text(content)
+    with pytest.raises(CheckpointError, match=found):
+        load(copy)
+
+
+def test_weights_without_a_place_are_refused_with_their_names(checkpoint: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(checkpoint, tmp_path / "copy")
+    weights = load_file(copy / "model.safetensors")
+    name = next(name for name in weights if "projector" in name)
+    save_file({**weights, "of.another.model": torch.zeros(2)}, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"1 weights have no place in Llava.* \(of\.another\.model\)"):
+        load(copy)
+    del weights[name]
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=rf"1 weights are missing \(.*{re.escape(name.rpartition('.')[2])}\)"):
+        load(copy)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_weights_that_may_not_be_read_are_not_called_missing(checkpoint: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(checkpoint, tmp_path / "copy")
+    (copy / "model.safetensors").chmod(0)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read \(Permission denied\)"):
+        load(copy)
 
 
 def test_a_failed_save_leaves_the_old_checkpoint_and_nothing_else(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from vlm_backbones.errors import ConfigError, DataError, nearest
@@ -65,6 +66,8 @@ def encode_chats(tokenizer: Any, template: str, chats: Sequence[list[dict[str, A
 
     Raises
     ------
+    ConfigError
+        If the template cannot be rendered.
     DataError
         If a token straddles the start or the end of an answer: the prompt alone would then get other ids in
         evaluation than in training, and the mask would be wrong.
@@ -74,9 +77,15 @@ def encode_chats(tokenizer: Any, template: str, chats: Sequence[list[dict[str, A
     special: dict[str, Any] = {
         name: value for name, value in tokenizer.special_tokens_map.items() if isinstance(value, str)
     }
-    rendered: Any = render_jinja_template(
-        conversations=list(chats), chat_template=template, return_assistant_tokens_mask=True, **special
-    )
+    try:
+        rendered: Any = render_jinja_template(
+            conversations=list(chats), chat_template=template, return_assistant_tokens_mask=True, **special
+        )
+    except (TemplateError, TypeError) as error:
+        raise ConfigError(
+            f"{tokenizer.name_or_path}: the chat template cannot be rendered ({error}). Mend it, or use "
+            "chat_format: shared."
+        ) from error
     texts, spans = rendered
     encoded = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
     return [

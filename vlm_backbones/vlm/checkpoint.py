@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaProcessor
 
-from vlm_backbones.cache import cache_dir
+from vlm_backbones.cache import atomic_write_text, cache_dir, partial_name
 from vlm_backbones.errors import CheckpointError, DataError
 from vlm_backbones.vision.preprocessing import BACKEND
 from vlm_backbones.vlm.composition import Vlm
@@ -24,6 +24,7 @@ from vlm_backbones.vlm.original import is_original, load_original, read_config
 __all__ = ["checkpoint_fingerprint", "load", "save", "staged_folder"]
 
 _WEIGHTS = {".safetensors", ".bin"}  # the latter in original checkpoints only
+_SHOWN_NAMES = 3
 _ARCHITECTURES = {"LlavaForConditionalGeneration", "VipLlavaForConditionalGeneration"}
 
 
@@ -36,7 +37,7 @@ def staged_folder(path: Path) -> Iterator[Path]:
     DataError
         If the disk is full or the place cannot be written.
     """
-    staged = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    staged = partial_name(path)
     try:
         shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir(parents=True)
@@ -87,8 +88,9 @@ def load(
     Raises
     ------
     CheckpointError
-        If the folder has no weights, is of another architecture, lacks its processor, or if the processor writes
-        another number of image tokens than the model has features.
+        If the folder has no weights, is of another architecture, lacks its processor, holds a file that cannot be read
+        or weights that the architecture has no place for, or if the processor writes another number of image tokens
+        than the model has features.
     """
     folder = Path(path)
     model: Any
@@ -99,23 +101,35 @@ def load(
     processor_loader: Any = AutoProcessor
     model_loader: Any = AutoModelForImageTextToText
     try:
-        config = read_model_config(folder)
         processor = processor_loader.from_pretrained(folder, backend=BACKEND)
+    except Exception as error:  # a damaged file makes tokenizers and transformers raise nearly anything
+        raise CheckpointError(
+            f"{folder}: the processor cannot be loaded ({type(error).__name__}: {error}). "
+            "Copy tokenizer.json and the processor's other files again."
+        ) from error
+    try:
+        config = read_model_config(folder)
         model, report = model_loader.from_pretrained(
             folder, config=config, dtype=dtype or "auto", output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"{folder}: cannot be loaded ({error})") from error
-    if report["missing_keys"]:
-        names = ", ".join(sorted(report["missing_keys"])[:3])
-        raise CheckpointError(f"{folder}: {len(report['missing_keys'])} weights are missing ({names}, ...).")
+    except Exception as error:
+        raise CheckpointError(f"{folder}: the model cannot be loaded ({type(error).__name__}: {error}).") from error
+    _check_names(folder, report["missing_keys"], "are missing")
+    _check_names(folder, report["unexpected_keys"], f"have no place in {type(model).__name__} of this config.json")
     match_processor(folder, model.config, processor)
     return (model if device is None else model.to(device)).eval(), processor
 
 
+def _check_names(folder: Path, names: Collection[str], problem: str) -> None:
+    if names:
+        shown = ", ".join(sorted(names)[:_SHOWN_NAMES]) + (", ..." if len(names) > _SHOWN_NAMES else "")
+        raise CheckpointError(f"{folder}: {len(names)} weights {problem} ({shown}). Save the checkpoint again.")
+
+
 def _check_folder(folder: Path) -> None:
     config = _read_config(folder)
-    found = config.get("architectures") or [config.get("model_type", "nothing")]
+    listed = config.get("architectures")
+    found = list(map(str, listed)) if isinstance(listed, list) and listed else [config.get("model_type", "nothing")]
     if not _ARCHITECTURES.intersection(found):
         raise CheckpointError(f"{folder}: architecture {found[0]}, expected {' or '.join(sorted(_ARCHITECTURES))}.")
     if not list(folder.glob("*.safetensors")):
@@ -124,6 +138,11 @@ def _check_folder(folder: Path) -> None:
     for names in processor_files:
         if not any((folder / name).is_file() for name in names):
             raise CheckpointError(f"{folder} lacks its processor: no {' or '.join(names)}.")
+    for file in (file for file in sorted(folder.iterdir()) if file.is_file()):
+        try:
+            file.open("rb").close()
+        except OSError as error:  # some loaders report it as a missing file
+            raise CheckpointError(f"{file} cannot be read ({error.strerror}). Allow reading it.") from error
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -153,11 +172,8 @@ def checkpoint_fingerprint(path: str | Path) -> str:
     with suppress(OSError):
         return remembered.read_text(encoding="utf-8")
     digest = _hash_files(files)
-    with suppress(OSError):  # a read-only cache only costs time
-        remembered.parent.mkdir(parents=True, exist_ok=True)
-        staged = remembered.with_name(f"{key}.{os.getpid()}")
-        staged.write_text(digest, encoding="utf-8")
-        os.replace(staged, remembered)
+    with suppress(DataError):  # a read-only cache only costs time
+        atomic_write_text(remembered, digest)
     return digest
 
 

@@ -97,8 +97,10 @@ def _load_backbone(row: Backbone, dtype: torch.dtype, trust_remote_code: bool) -
     try:
         tokenizer = AutoTokenizer.from_pretrained(row.source, **options)
         llm = AutoModelForCausalLM.from_pretrained(row.source, dtype=dtype, **options)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"backbone {row.id}: cannot be loaded from {row.source} ({error})") from error
+    except Exception as error:  # a damaged file makes tokenizers and transformers raise nearly anything
+        raise CheckpointError(
+            f"backbone {row.id}: cannot be loaded from {row.source} ({type(error).__name__}: {error})"
+        ) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     return llm, tokenizer

@@ -38,7 +38,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder} is no checkpoint: config.json cannot be read ({error}).") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{folder} is no checkpoint: config.json is no JSON object.")
+        raise CheckpointError(f"{folder} is no checkpoint: config.json holds {content!r:.80}, expected a JSON object.")
     return content
 
 
