@@ -11,9 +11,11 @@ import csv
 import gzip
 import hashlib
 import math
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
@@ -98,15 +100,27 @@ def frame_around(event: Event) -> Frame:
     return Frame(name, south, west)
 
 
-def _rows(path: Path) -> Iterator[dict[str, str | None]]:
+def _open_text(path: Path) -> TextIO:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", newline="", encoding="utf-8-sig")  # spreadsheets start their files with a mark
+    return path.open(newline="", encoding="utf-8-sig")
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
+    """Yield each row with the number of its last line."""
+    line = 1
     try:
-        with gzip.open(path, "rt", newline="") if path.suffix == ".gz" else path.open(newline="") as text:
-            reader = csv.DictReader(text)
+        with _open_text(path) as text:
+            reader = csv.DictReader(text, strict=True)
             missing = [name for name in COLUMNS[:6] if name not in (reader.fieldnames or [])]
             if missing:
                 raise DataError(f"{path}: columns {missing} are missing; expected {list(COLUMNS)}.")
-            yield from reader
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+            for row in reader:
+                line = reader.line_num
+                yield line, row
+    except csv.Error as error:
+        raise DataError(f"{path}, after line {line}: {error}. Is a quote not closed?") from error
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read as a CSV catalogue ({error}).") from error
 
 
@@ -120,7 +134,7 @@ def read_catalogue(path: Path = CATALOGUE) -> list[Event]:
     """
     events, seen = [], set()
     limits = {"latitude": (-90, 90), "longitude": (-180, 180), "depth_km": (-10, 800), "magnitude": (-2, 10)}
-    for number, row in enumerate(_rows(path), start=2):
+    for number, row in _rows(path):
         where = f"{path}, row {number}"
         values = {}
         for name, (low, high) in limits.items():

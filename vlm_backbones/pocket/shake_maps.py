@@ -140,7 +140,7 @@ def draw_shake_map(event: Event, frame: Frame) -> Image.Image:
 
 
 def _write_labels(canvas: NDArray[np.uint8], event: Event, frame: Frame, rows: list[int], columns: list[int]) -> None:
-    pixel_font.write(canvas, _LEFT, 2, f"M{event.magnitude:.1f}  {event.depth_km:.0f} KM", _INK)
+    pixel_font.write(canvas, _LEFT, 2, f"M{event.magnitude:.1f}  {max(event.depth_km, 0.0):.0f} KM", _INK)
     for step, row in zip(range(2, 8, 2), rows, strict=True):
         text = str(round(frame.north - step))
         pixel_font.write(canvas, _LEFT - 2 - pixel_font.width_px(text), _TOP + row - 2, text, _INK)
