@@ -20,6 +20,7 @@ OPEN = [  # torch-free and open to all
     "vlm_backbones.study",
     "vlm_backbones.recipe",
     "vlm_backbones.pocket.datasets",
+    "vlm_backbones.data.evaluation_data",
     "vlm_backbones.data.visual_prompts",
     "vlm_backbones.data.region_records",
 ]

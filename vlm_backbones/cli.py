@@ -156,6 +156,7 @@ def train(
     out: OutOption = None,
 ) -> None:
     """Train one backbone; also under torchrun or accelerate launch with `-m vlm_backbones.cli train`."""
+    from vlm_backbones._reporters import check_reporters
     from vlm_backbones.cache import atomic_write_text
     from vlm_backbones.pipeline import own_out
     from vlm_backbones.study import load_study
@@ -163,6 +164,7 @@ def train(
     config = load_study(study, overrides or [])
     if backbone not in config.backbones:
         raise ConfigError(f"{backbone!r} is not in study {config.name}.{nearest(backbone, config.backbones)}")
+    check_reporters(config.report_to)
     folder = own_out(config, out)
     atomic_write_text(folder / "study.yaml", config.model_dump_yaml())
     from vlm_backbones.train import finetune

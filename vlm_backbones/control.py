@@ -13,16 +13,20 @@ from typing import Any
 
 from vlm_backbones._backbone_facts import BackboneFacts, StageFacts, collect_facts, open_tokenizer
 from vlm_backbones._fingerprints import files_fingerprint, hash_of
+from vlm_backbones._reporters import check_reporters
 from vlm_backbones._study_loading import package_folder
 from vlm_backbones.cache import atomic_write_text
 from vlm_backbones.data._bad_rows import BadRows
 from vlm_backbones.data.conversations import Example, examples_digest, load_stage_examples
+from vlm_backbones.data.evaluation_data import TASKS, check_test_split
 from vlm_backbones.data.order import build_order, count_steps
+from vlm_backbones.pocket.datasets import data_dir
 from vlm_backbones.recipe import StageRecipe
 from vlm_backbones.study import Study
 from vlm_backbones.vision import get_vision_tower
 
 VERSION = 1
+_GROUP = "backbone_study"
 _PACKAGES = ("", ".train", ".model_wrappers", ".tasks", ".analysis")
 
 
@@ -37,7 +41,7 @@ class StageData:
 
 
 def check_study(study: Study, out: Path) -> dict[str, Any]:
-    """Read everything that training will read, write `out/certificate.json`, and return its content.
+    """Read everything that training and evaluation will read, write `out/certificate.json`, and return its content.
 
     The key `confounds` lists what makes the comparison unfair; it is empty for a fair one.
 
@@ -46,11 +50,13 @@ def check_study(study: Study, out: Path) -> dict[str, Any]:
     DataError
         With every bad row and image (file, row, why), or where labels do not decode to their answers.
     ConfigError, CheckpointError
-        Where a part cannot be opened.
+        Where a part cannot be opened, or a reporter cannot start.
     """
+    check_reporters(study.report_to)
     bad = BadRows()
     stages = _load_stages(study, bad)
     images = _read_images(stages, bad)
+    _read_test_splits(study, bad)
     bad.refuse()
     facts = {study.run_name(backbone): _facts_of(study, backbone, stages) for backbone in study.backbones}
     certificate = {
@@ -100,6 +106,14 @@ def _read_images(stages: Sequence[StageData], bad: BadRows) -> str:
                 seen.add(digest)
                 total.update(digest)
     return total.hexdigest()
+
+
+def _read_test_splits(study: Study, bad: BadRows) -> None:
+    """Read every row and picture that our own tasks will ask."""
+    folder = study.data.eval or data_dir()
+    for task in TASKS:
+        if task in study.tasks or _GROUP in study.tasks:
+            check_test_split(task, folder, decode=True, bad=bad)
 
 
 def _equal_facts(study: Study, stages: Sequence[StageData], images: str) -> dict[str, Any]:

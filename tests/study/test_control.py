@@ -9,9 +9,11 @@ from typing import Any
 
 import datasets
 import pytest
+from transformers.integrations import integration_utils
 
+from vlm_backbones._reporters import _CHECKED_AS
 from vlm_backbones.control import check_study
-from vlm_backbones.errors import DataError
+from vlm_backbones.errors import ConfigError, DataError, VlmBackbonesError
 from vlm_backbones.study import load_study
 
 
@@ -97,3 +99,61 @@ def test_an_order_that_another_seed_makes_has_another_hash(
     other = check_study(load_study(tiny_study, ["recipe.finetune.data_seed=1"]), tmp_path)
     assert other["equal"]["examples_in_order"]["align"] == certificate["equal"]["examples_in_order"]["align"]
     assert other["equal"]["examples_in_order"]["finetune"] != certificate["equal"]["examples_in_order"]["finetune"]
+
+
+def test_the_test_splits_are_read_before_training(tiny_study: Path, tmp_path: Path) -> None:
+    """A bad row of a test split comes with those of training, and a task's missing split too."""
+    data = tmp_path / "data"
+    shutil.copytree(tiny_study.parent / "data", data)
+    folder = data / "seismic_coords" / "test"
+    rows = datasets.load_from_disk(str(folder)).cast_column("image", datasets.Image(decode=False))
+    spoilt = list(rows)
+    spoilt[2]["latitude"] = float("nan")
+    spoilt[4]["image"] = {"bytes": b"no picture", "path": None}
+    shutil.rmtree(folder)
+    features = datasets.Features({**rows.features, "image": datasets.Image()})
+    datasets.Dataset.from_list(spoilt, features=features).save_to_disk(folder)
+    shutil.rmtree(data / "vqa_scene" / "test")
+    (tmp_path / "rows.json").write_text("[{}]")
+    changes = [f"data.eval={data}", f"data.finetune=[{tmp_path / 'rows.json'}]", "recipe.align=null"]
+    with pytest.raises(DataError) as caught:
+        check_study(load_study(tiny_study, changes), tmp_path / "out")
+    found = str(caught.value).splitlines()
+    assert len(found) == 5
+    expected = ("rows.json row 0", "no dataset of task 'vqa_scene'", "test row 2: latitude is nan", "test row 4: no ")
+    assert all(text in line for text, line in zip(expected, found[1:], strict=True)), found
+    assert not (tmp_path / "out").exists()
+
+
+def test_only_the_tasks_of_the_study_need_a_test_split(tiny_study: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_study.parent / "data" / "vqa_scene", tmp_path / "data" / "vqa_scene")
+    changes = [f"data.eval={tmp_path / 'data'}", "tasks=[vqa_scene]"]
+    assert check_study(load_study(tiny_study, changes), tmp_path / "out")["confounds"] == []
+
+
+def test_a_reporter_that_cannot_report_is_named(
+    tiny_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(integration_utils, "is_wandb_available", lambda: False)
+    with pytest.raises(ConfigError) as caught:
+        check_study(load_study(tiny_study, ["report_to=[tensorbord,wandb,none]"]), tmp_path)
+    assert str(caught.value) == (
+        "report_to: unknown reporter 'tensorbord'. Did you mean 'tensorboard'? "
+        "wandb is not installed. Install it, or take it out."
+    )
+    for name in integration_utils.INTEGRATION_TO_CALLBACK:
+        assert callable(getattr(integration_utils, f"is_{_CHECKED_AS.get(name, name)}_available"))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "found"),
+    [("tokenizer.json", "{}", "cannot be opened from"), ("chat_template.jinja", "{% generation %}{{", "be rendered")],
+)
+def test_a_damaged_backbone_is_an_error_of_ours(
+    tiny_study: Path, tmp_path: Path, file: str, content: str, found: str
+) -> None:
+    copy = tmp_path / "tiny-1"
+    shutil.copytree(tiny_study.parent / "tiny-1", copy)
+    (copy / file).write_text(content)
+    with pytest.raises(VlmBackbonesError, match=found):
+        check_study(load_study(tiny_study, [f"backbones=[{copy}]"]), tmp_path / "out")

@@ -31,8 +31,9 @@ NEVER_RAISE: list[list[Any]] = [[""], [None], [], [["a", "b"]], ["\x00{}"], ['{"
 
 def write_split(folder: Path, rows: int) -> None:
     picture = Image.new("RGB", (4, 4))
-    table = {"image": [picture] * rows, "question": ["?"] * rows, "answers": [["?"]] * rows}
-    kinds = Features({"image": ImageFeature(), "question": Value("string"), "answers": List(Value("string"))})
+    texts = List(Value("string"))
+    table = {"image": [picture] * rows, "question": ["?"] * rows, "answers": [["?"]] * rows, "options": [[]] * rows}
+    kinds = Features({"image": ImageFeature(), "question": Value("string"), "answers": texts, "options": texts})
     Dataset.from_dict(table, features=kinds).save_to_disk(str(folder))
 
 
@@ -111,7 +112,16 @@ def test_missing_and_empty_data_are_named(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(DataError, match="is empty"):
         _ = data.SEISMIC_COORDS
     write_split(tmp_path / "seismic_coords" / "test", 2)
-    with pytest.raises(DataError, match=r"columns \['latitude', 'longitude'\] are missing in .*seismic_coords/test"):
+    with pytest.raises(DataError, match=r"seismic_coords/test: columns \['latitude', 'longitude'\] are missing"):
         _ = data.SEISMIC_COORDS
     with pytest.raises(AttributeError):
         _ = data.NO_TASK
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLM_BACKBONES_DATA", str(tmp_path / "data"))
+    write_split(tmp_path / "data" / "vqa_scene" / "test", 3)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("VLM_BACKBONES_CACHE", str(tmp_path / "file"))
+    with pytest.raises(DataError, match=r"cannot write .*file/views/.*save it as a DatasetDict.*VLM_BACKBONES_CACHE"):
+        _ = data.VQA_SCENE

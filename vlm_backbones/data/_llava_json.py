@@ -17,7 +17,9 @@ def read_json(path: Path, bad: BadRows) -> list[Example]:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is not valid JSON ({error}).") from error
-    if not isinstance(rows, list) or not rows:
+    if not isinstance(rows, list):
+        raise DataError(f"{path} holds no list: expected rows with 'conversations', found {rows!r:.80}.")
+    if not rows:
         raise DataError(f"{path} is empty: expected a list of rows with 'conversations'.")
     examples = []
     for index, row in enumerate(rows):

@@ -38,11 +38,11 @@ def read_folder(folder: Path, split: str, bad: BadRows, *, captions: bool) -> li
     images: dict[str, ImageSource] = {}
     turns: dict[str, list[Turn]] = {}
     for task in tasks:
-        for place, row, picture in _read_rows(folder / task / split, _COLUMNS[task]):
+        for place, row, picture in read_rows(folder / task / split, _COLUMNS[task]):
             with bad.gather():
                 _check_columns(row, _COLUMNS[task], place)
                 key = str(row["image_id"])
-                image = _image(picture, place)
+                image = image_of(picture, place)
                 _refuse_other_picture(images.setdefault(key, image), image, key)
                 collected = turns.setdefault(key, [])
                 for question, answer in _captions(task, row, place) if captions else _turns(task, row, place):
@@ -51,8 +51,16 @@ def read_folder(folder: Path, split: str, bad: BadRows, *, captions: bool) -> li
     return [Example(key, images[key], tuple(turns[key])) for key in images if turns[key]]
 
 
-def _read_rows(folder: Path, columns: Iterable[str]) -> Iterator[tuple[str, Mapping[str, Any], Any]]:
-    """Yield each row's place, its columns without the image, and the image's cell."""
+def read_rows(
+    folder: Path, columns: Iterable[str], *, decoded: bool = False
+) -> Iterator[tuple[str, Mapping[str, Any], Any]]:
+    """Yield each row's place, its columns without the image, and the image's cell.
+
+    Parameters
+    ----------
+    decoded
+        Refuse an image column that `datasets` would not give as pictures.
+    """
     import datasets  # type: ignore[import-untyped]
 
     if not folder.is_dir():
@@ -62,13 +70,16 @@ def _read_rows(folder: Path, columns: Iterable[str]) -> Iterator[tuple[str, Mapp
         rows = dataset.with_format("arrow")[:] if len(dataset) else None
     except IndexError:  # how datasets reads a folder that was saved without rows
         rows = None
-    except (OSError, ValueError, RuntimeError) as error:
-        raise DataError(f"{folder}: cannot be read as a dataset ({error}).") from error
+    except Exception as error:  # a damaged folder makes datasets and Arrow raise nearly anything
+        raise DataError(f"{folder}: cannot be read as a dataset ({error}). Import or copy it again.") from error
     if rows is None:
         raise DataError(f"{folder} is empty: expected at least one row.")
     missing = sorted({"image", *columns} - set(rows.column_names))
     if missing:
         raise DataError(f"{folder}: columns {missing} are missing; it has {rows.column_names}.")
+    kind = dataset.features["image"]
+    if decoded and not (isinstance(kind, datasets.Image) and kind.decode):
+        raise DataError(f"{folder}: column image holds {kind}; expected pictures. Cast it to datasets.Image().")
     pictures = rows.column("image")
     for index, row in enumerate(rows.drop_columns(["image"]).to_pylist()):
         yield f"{folder} row {index}", row, pictures[index].as_py()
@@ -86,8 +97,9 @@ def _kind_name(kind: type | tuple[type, ...]) -> str:
     return "list of texts" if kind is list else "number"
 
 
-def _image(cell: Any, place: str) -> ImageSource:
-    cell = cell or {}
+def image_of(cell: Any, place: str) -> ImageSource:
+    """Return the picture of an image column's cell; `DataError` where there is none."""
+    cell = cell if isinstance(cell, dict) else {}
     if cell.get("bytes"):
         return ImageSource(place, data=cell["bytes"])
     if cell.get("path"):

@@ -9,9 +9,9 @@ import io
 import json
 import os
 import shutil
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from filelock import FileLock
 from PIL import Image
 from rich.progress import Progress
 
-from vlm_backbones.cache import cache_dir
+from vlm_backbones.cache import atomic_write_text, cache_dir, partial_name
 from vlm_backbones.errors import DataError
 from vlm_backbones.pocket.events import (
     Event,
@@ -70,6 +70,8 @@ def ensure_pocket_data() -> Path:
     """Return the folder of the pocket data, building it once; safe when two processes build at once."""
     folder = cache_dir() / f"pocket-data-v{DATA_VERSION}"
     if (folder / "data.json").is_file():
+        with suppress(OSError, DataError):  # a read-only cache is only read; evaluation alone needs these files
+            _join_splits(folder)
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -112,6 +114,8 @@ def import_earthquakes(catalogue: Path, out: Path, *, frames: Literal["pocket", 
     events = read_catalogue(catalogue)
     placed = [(event, frame_around(event) if frames == "auto" else frame_of(event)) for event in events]
     inside = [(event, frame) for event, frame in placed if frame is not None]
+    if not events:
+        raise DataError(f"{catalogue} holds no events; expected one a row under the header.")
     if not inside:
         raise DataError(f"{catalogue}: none of {len(events)} events lies in a pocket window; use --frames auto.")
 
@@ -129,12 +133,13 @@ def import_earthquakes(catalogue: Path, out: Path, *, frames: Literal["pocket", 
 
 def _publish(folder: Path, build: Callable[[Path, _Tick], int], total: int | None = None) -> None:
     """Build into a sibling folder, then rename: a folder that exists is whole."""
-    staged = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
+    staged = partial_name(folder)
     pictures = total or sum(scenes for scenes, _ in _SCENES.values()) + _TRAIN_MAPS + 801
     try:
         with Progress(transient=True) as progress:
             bar = progress.add_task("drawing pictures", total=pictures)
             build(staged, lambda: progress.advance(bar))
+        _join_splits(staged)
         note = {"version": DATA_VERSION, "seed": _SEED, "pictures": pictures}
         (staged / "data.json").write_text(json.dumps(note, indent=1), encoding="utf-8")
         if folder.is_dir():
@@ -142,6 +147,14 @@ def _publish(folder: Path, build: Callable[[Path, _Tick], int], total: int | Non
         staged.rename(folder)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
+
+
+def _join_splits(folder: Path) -> None:
+    """Make each task's splits one DatasetDict, which `datasets.load_from_disk` opens as it is."""
+    for task in (folder / name for name in TASKS):
+        if task.is_dir() and not (task / "dataset_dict.json").is_file():
+            splits = [split for split in SPLITS if (task / split).is_dir()]
+            atomic_write_text(task / "dataset_dict.json", json.dumps({"splits": splits}))
 
 
 def _build(folder: Path, tick: _Tick) -> int:
