@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from vlm_backbones.cache import cache_dir
+from vlm_backbones.cache import cache_dir, partial_name
 from vlm_backbones.data.region_records import record_generator, region_conversation
 from vlm_backbones.errors import DataError
 
@@ -74,14 +74,18 @@ def dataset_dir(task: str) -> Path:
 def _save(rows: list[dict[str, Any]], folder: Path) -> None:
     from datasets import Dataset, DatasetDict
 
-    staged = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    DatasetDict({"test": Dataset.from_list(rows)}).save_to_disk(str(staged))
+    staged = partial_name(folder)
     try:
+        DatasetDict({"test": Dataset.from_list(rows)}).save_to_disk(str(staged))
         staged.rename(folder)
-    except OSError:  # another process of the same run was first
-        shutil.rmtree(staged)
-        if not folder.is_dir():
-            raise
+    except OSError as error:
+        if not folder.is_dir():  # else another process of the same run was first
+            raise DataError(
+                f"cannot write {folder}: {error.strerror or error}. Free space, or name a folder to write to by "
+                "VLM_BACKBONES_CACHE."
+            ) from error
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
 
 
 def _check_pictures(task: str, rows: list[dict[str, Any]]) -> None:

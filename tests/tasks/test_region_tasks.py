@@ -125,3 +125,11 @@ def test_a_changed_file_is_read_again(root: Path, region_parts: ModuleType) -> N
     assert len(rows("v7w")) == 6
     (root / "v7w-test.json").write_text(json.dumps(region_parts.WHICH[:2]))
     assert len(rows("v7w")) == 2
+
+
+@pytest.mark.usefixtures("root")
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("VLM_BACKBONES_CACHE", str(tmp_path / "file"))
+    with pytest.raises(DataError, match=r"cannot write .*file/region/v7w-.*VLM_BACKBONES_CACHE"):
+        _ = region_data.V7W

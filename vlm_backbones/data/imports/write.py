@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from vlm_backbones.cache import partial_name
 from vlm_backbones.errors import DataError
 
 __all__ = ["features_of", "refuse_existing", "save_split"]
@@ -44,7 +44,7 @@ def save_split(folder: Path, rows: Iterable[Mapping[str, Any]], kinds: Mapping[s
     from datasets import Dataset
     from datasets.arrow_writer import ArrowWriter
 
-    staged = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    staged = partial_name(folder)
     try:
         staged.mkdir(parents=True)
         with ArrowWriter(
