@@ -28,7 +28,9 @@ VIP_LAYERS = (-2, -5, -8, -11, 6)
 
 def is_original(config: Mapping[str, Any]) -> bool:
     """Return whether a config.json is of the original format."""
-    return "mm_vision_tower" in config or any(_ORIGINAL.match(str(name)) for name in config.get("architectures") or [])
+    listed = config.get("architectures")
+    names = listed if isinstance(listed, list) else []
+    return "mm_vision_tower" in config or any(_ORIGINAL.match(str(name)) for name in names)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
