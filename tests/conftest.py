@@ -48,7 +48,7 @@ def parts(tiny_parts: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> P
     folder = tmp_path_factory.mktemp("parts")
     tiny_parts.build_backbone(folder / "backbone")
     tiny_parts.build_tower(folder / "tower")
-    tiny_parts.build_datasets(folder / "data")
+    tiny_parts.build_datasets(folder / "data", splits=("train", "test"))
     return folder
 
 
