@@ -77,12 +77,14 @@ def _adjusted(found: list[Change]) -> list[Change]:
 
 def _of_row(row: Mapping[str, Any]) -> Change:
     effect = max(1.0, row["design_effect"]) if row["design_effect"] == row["design_effect"] else 1.0
-    shares = []
-    for count in ("n01", "n10"):  # Wilson's interval, n divided by the design effect of shared images
-        shares.append((row[count] / row["n"], *wilson(row[count] / effect, max(1, round(row["n"] / effect)))))
+
+    def share(count: str) -> Ranged:
+        """Wilson's interval, n divided by the design effect of shared images."""
+        return (row[count] / row["n"], *wilson(row[count] / effect, max(1, round(row["n"] / effect))))
+
     diff = (row["diff"], row["diff_low"], row["diff_high"])
     p = float("nan") if row["p"] is None else row["p"]
-    return Change(str(row["task"]), diff, *shares, p=p, n=int(row["n"]))
+    return Change(str(row["task"]), diff, share("n01"), share("n10"), p=p, n=int(row["n"]))
 
 
 def _over_seeds(view: View, task: str, older: Sequence[str], newer: Sequence[str]) -> Change | None:
@@ -94,13 +96,15 @@ def _over_seeds(view: View, task: str, older: Sequence[str], newer: Sequence[str
     if not pair.counts[0]:
         return None
     value, drawn = pair.score_difference()
+    only_new, only_old = ((of[0], *interval(of[1])) for of in pair.right_with_one())
     beyond = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
     means = pair.paired.score[:, pair.scored].mean(axis=1)
     by_seed = [float(means[len(here[0]) + i] - means[i]) for i in range(min(map(len, here)))]
     return Change(
         task,
         (value, *interval(drawn)),
-        *((share, *interval(of)) for share, of in pair.right_with_one()),
+        only_new,
+        only_old,
         p=min(1.0, 2 * (1 + beyond) / (1 + drawn.size)),
         n=pair.counts[0],
         by_seed=tuple(by_seed),
