@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -73,13 +74,13 @@ def test_slurm_runs_the_stages_in_order_and_a_requeued_training_goes_on(
 
 @needs_slurm
 def test_a_failed_stage_cancels_what_waits_for_it(tiny_study: Path, quick: list[str], tmp_path: Path) -> None:
-    shutil.copytree(tiny_study.parent / "data", tmp_path / "data")
-    study = load_study(tiny_study, [*quick, f"data.finetune=[{tmp_path / 'data'}]"])
+    rows = [{"id": 0, "conversations": [{"from": "human", "value": "What?"}, {"from": "gpt", "value": " "}]}]
+    (tmp_path / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
+    study = load_study(tiny_study, [*quick, f"data.finetune=[{tmp_path / 'rows.json'}]"])
     jobs = submit_study(study, tmp_path / "out", "slurm", {"time": "20", "cpus_per_task": "1"})
-    shutil.rmtree(tmp_path / "data" / "vqa_scene")
     wait_for(lambda: not job_states(tmp_path / "out"), "the end of all jobs")
     log = (tmp_path / "out" / "jobs" / f"{jobs['check']}_0_log.out").read_text(encoding="utf-8")
-    assert "vqa_scene" in log
+    assert "rows.json row 0: the answer is empty" in log
     assert not (tmp_path / "out" / "report.html").exists()
     assert "to do" in status(tmp_path / "out")
 
