@@ -81,10 +81,13 @@ def _metadata(name: str, record: dict[str, Any], scores: list[dict[str, Any]]) -
 
 def _summary(record: dict[str, Any]) -> str:
     study = record["study"]
+    chat_format = study["chat_format"]
+    if isinstance(chat_format, dict):
+        chat_format = chat_format.get(record["backbone"], "native")
     return (
         f"A vision-language model trained by vlm-backbones: study `{study['name']}`, backbone `{record['backbone']}`, "
         f"vision tower `{study['vision_tower']}`, recipe `{study['recipe']['name']}`, chat format "
-        f"`{study['chat_format']}`, seed {record['seed']}."
+        f"`{chat_format}`, seed {record['seed']}."
     )
 
 

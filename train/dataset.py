@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+from vlm_backbones.data.chat_format import get_chat_template
 from vlm_backbones.data.collation import collate
 from vlm_backbones.data.conversations import Example
-from vlm_backbones.data.order import build_order, count_steps
+from vlm_backbones.data.order import order_examples
 from vlm_backbones.data.packing import PackedExample, pack_examples
+from vlm_backbones.errors import ConfigError
 from vlm_backbones.recipe import StageRecipe
 from vlm_backbones.train.features import Features
 
@@ -39,14 +41,15 @@ def build_stage_data(
 ) -> StageData:
     """Tokenise the examples for one backbone and fix the order of its steps, which no tokenizer influences."""
     context = int(model.config.text_config.max_position_embeddings)
-    steps = count_steps(len(examples), recipe.batch_size, recipe.steps, recipe.epochs)
-    lengths = [example.length for example in examples]
-    order = build_order(lengths, batch_size=recipe.batch_size, steps=steps, seed=recipe.data_seed)
+    order = order_examples(examples, recipe)
     used = {index: examples[index] for index in sorted({index for step in order for index in step})}
+    template = processor.chat_template
+    if recipe.chat_format is not None:
+        template = get_chat_template(recipe.chat_format, processor.tokenizer)
     packed = pack_examples(
         list(used.values()),
         processor.tokenizer,
-        processor.chat_template,
+        template,
         image_token_id=model.config.image_token_id,
         image_tokens=model.config.image_seq_length,
         max_length_tokens=min(recipe.max_length_tokens, context),
@@ -60,16 +63,27 @@ class MicroBatches(Dataset[dict[str, Any]]):
 
     def __init__(self, data: StageData, features: Features, recipe: StageRecipe, *, world_size: int = 1) -> None:
         self._data, self._features, self._weighting = data, features, recipe.answer_weighting
-        self.parts = self._count_parts(recipe.batch_size, world_size)
+        self.parts = self._count_parts(recipe, world_size)
         self.world_size = world_size
 
-    def _count_parts(self, batch_size: int, world_size: int) -> int:
+    def _count_parts(self, recipe: StageRecipe, world_size: int) -> int:
         """Return the fewest equal parts of a step that fit the devices and the memory bound."""
+        size = recipe.batch_size
+        if size % world_size:
+            raise ConfigError(f"batch_size {size} cannot be divided over {world_size} devices.")
+        if recipe.micro_batch_size is not None:
+            parts = size // recipe.micro_batch_size
+            if parts % world_size:
+                raise ConfigError(
+                    f"batch_size {size} has {parts} parts of micro_batch_size {recipe.micro_batch_size}, which cannot "
+                    f"be shared by {world_size} devices: lower micro_batch_size to {size // world_size}."
+                )
+            return parts
         tokens = sum(len(example.ids) for example in self._data.packed.values()) / len(self._data.packed)
-        for parts in range(world_size, batch_size + 1, world_size):
-            if batch_size % parts == 0 and batch_size / parts * tokens <= _FLAT_TOKENS:
+        for parts in range(world_size, size + 1, world_size):
+            if size % parts == 0 and size / parts * tokens <= _FLAT_TOKENS:
                 return parts
-        return batch_size
+        return size
 
     def __len__(self) -> int:
         return len(self._data.order) * self.parts

@@ -9,14 +9,14 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from vlm_backbones.data.conversations import Example, ImageSource, load_stage_examples
+from vlm_backbones.data.conversations import Example, ImageSource, load_training_examples
 from vlm_backbones.data.feature_cache import (
     FeatureCache,
     FeatureSpec,
@@ -28,7 +28,7 @@ from vlm_backbones.errors import ConfigError, VlmBackbonesError
 from vlm_backbones.study import Study, load_study
 from vlm_backbones.train.processes import processes
 from vlm_backbones.train.progress import Progress, quieten
-from vlm_backbones.vision import get_vision_tower
+from vlm_backbones.vision import VisionTower, get_vision_tower
 from vlm_backbones.vision.preprocessing import build_image_processor, preprocess_images
 from vlm_backbones.vlm.composition import load_vision_tower
 from vlm_backbones.vlm.passthrough import PassthroughTower, StandardizedTower
@@ -65,29 +65,43 @@ class Features:
         return preprocess_images(self.spec.image_processor, images)
 
 
-def load_training_examples(study: Study) -> dict[str, list[Example]]:
-    """Return the examples of each stage of a study's recipe."""
-    stages = ["finetune"] if study.recipe.align is None else ["align", "finetune"]
-    return {stage: load_stage_examples(study.data.align, study.data.finetune, stage) for stage in stages}
+def load_features(study: Study, out: Path, examples: dict[str, list[Example]]) -> dict[str, Features]:
+    """Return the features of each stage's pictures, from the cache under `out` where they fit.
 
-
-def load_features(study: Study, out: Path, examples: dict[str, list[Example]]) -> Features:
-    """Return the features of all training pictures of a study, from the cache under `out` where it fits."""
+    Stages whose pictures are preprocessed alike share one cache. All stages are standardised by the last one's mean
+    and deviation, since one projector goes through them all; where the recipe says not to, by 0 and 1.
+    """
     row = get_vision_tower(study.vision_tower)
     tower: Any = load_vision_tower(row)
     if torch.cuda.is_available():
         tower = tower.to(processes().device)
-    spec = FeatureSpec(tower, build_image_processor(row), row.feature_layers, row.select_strategy)
-    images = unique_images(example for rows in examples.values() for example in rows)
-    width = tower.config.hidden_size * len(row.feature_layers)
-    as_it_is = torch.zeros(width), torch.ones(width)
+    by_aspect: dict[str | None, Features] = {}
+    stages = study.recipe.stages
+    for aspect in {stage.image_aspect_ratio for stage in stages.values()}:
+        rows = [examples[name] for name, stage in stages.items() if stage.image_aspect_ratio == aspect]
+        processor = build_image_processor(tower_for(row, aspect))
+        spec = FeatureSpec(tower, processor, row.feature_layers, row.select_strategy)
+        by_aspect[aspect] = _features_of(spec, out, unique_images(example for each in rows for example in each))
+    last = by_aspect[list(stages.values())[-1].image_aspect_ratio]
+    mean, std = last.mean, last.std
+    # before VipLlava's projector stands its own norm, into which nothing could be folded
+    if row.is_multi_layer or not study.recipe.standardize_features:
+        mean, std = torch.zeros_like(mean), torch.ones_like(std)
+    return {name: replace(by_aspect[stage.image_aspect_ratio], mean=mean, std=std) for name, stage in stages.items()}
+
+
+def tower_for(row: VisionTower, aspect: str | None) -> VisionTower:
+    """Return the tower's row with the way in which a stage makes its pictures square."""
+    return row if aspect is None else replace(row, pad_to_square=aspect == "pad")
+
+
+def _features_of(spec: FeatureSpec, out: Path, images: dict[bytes, ImageSource]) -> Features:
     if not images:  # text only: the projector sees no features
-        return Features(spec, None, *as_it_is)
+        width = int(spec.tower.config.hidden_size) * len(spec.layers)  # type: ignore[union-attr]
+        return Features(spec, None, torch.zeros(width), torch.ones(width))
     budget = _budget_gb() * 2**30
     progress = Progress(out / "progress.json", "features")
     cache = build_feature_cache(out / "features", images, spec, budget_bytes=int(budget), progress=progress.update)
-    if row.is_multi_layer:  # VipLlava's own norm stands before the projector, which could not be folded
-        return Features(spec, cache, *as_it_is)
     if cache is not None:
         return Features(spec, cache, cache.mean, cache.std)
     mean, std = feature_statistics(images, spec)
@@ -117,12 +131,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         torch.set_num_threads(arguments.threads)
     try:
         study = load_study(arguments.study)
-        features = load_features(study, arguments.out, load_training_examples(study))
+        features = load_features(study, arguments.out, load_training_examples(study.data, study.recipe.stages))
     except VlmBackbonesError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    count = "larger than the budget: they stream" if features.cache is None else f"{len(features.cache.rows)} cached"
-    print(f"features of the training pictures: {count}")
+    for name, stage in features.items():
+        count = "larger than the budget: they stream" if stage.cache is None else f"{len(stage.cache.rows)} cached"
+        print(f"features of the pictures of {name}: {count}")
     return 0
 
 

@@ -18,13 +18,13 @@ from transformers import set_seed
 from vlm_backbones._outputs import missing_outputs
 from vlm_backbones.backbones import get_backbone
 from vlm_backbones.cache import disk_is_full
-from vlm_backbones.data.conversations import Example, examples_digest
+from vlm_backbones.data.conversations import Example, examples_digest, load_training_examples
 from vlm_backbones.errors import VlmBackbonesError
 from vlm_backbones.recipe import Recipe, StageRecipe
 from vlm_backbones.study import Study, load_study
 from vlm_backbones.train.card import model_card
 from vlm_backbones.train.dataset import StageData, build_stage_data, parameter_dtype
-from vlm_backbones.train.features import Features, load_features, load_training_examples
+from vlm_backbones.train.features import Features, load_features
 from vlm_backbones.train.processes import processes
 from vlm_backbones.train.progress import quieten
 from vlm_backbones.train.run_record import (
@@ -96,7 +96,7 @@ def train(study: Study, backbone: str, seed: int, out: Path) -> Path:
 
     # 1. what was trained before decides whether there is anything to do
     refuse_other_version(run_dir, VERSION)
-    examples = load_training_examples(study)
+    examples = load_training_examples(study.data, recipe.stages)
     facts = _run_facts(study, backbone, seed, recipe, examples)
     fingerprint = hash_json(facts)
     if _is_finished(run_dir, fingerprint):
@@ -120,30 +120,25 @@ def _train(study: Study, record: RunRecord, recipe: Recipe, examples: dict[str, 
     model, processor = compose(
         backbone,
         study.vision_tower,
-        chat_format=study.chat_format,
+        chat_format=study.chat_format_for(backbone),
         seed=seed,
         trust_remote_code=study.trust_remote_code,
     )
     features = load_features(study, out, examples)
 
     # 3. the stages in order, each continued where it was interrupted
-    for name, stage_recipe in _stages(recipe):
-        rows = examples["align" if name == "align" else "finetune"]
-        model = _train_stage(study, record, name, stage_recipe, rows, features, model, processor)
+    for name, stage_recipe in recipe.stages.items():
+        model = _train_stage(study, record, name, stage_recipe, examples[name], features[name], model, processor)
 
-    # 4. the checkpoint, in transformers' format, reading the tower's own features
-    fold_standardization(model, features.mean, features.std)
-    model.to(parameter_dtype(_stages(recipe)[-1][1].precision))
+    # 4. the checkpoint, in transformers' format, reading the tower's own features as the last stage made its pictures
+    last, last_recipe = list(recipe.stages.items())[-1]
+    fold_standardization(model, features[last].mean, features[last].std)
+    processor.image_processor = features[last].spec.image_processor
+    model.to(parameter_dtype(last_recipe.precision))
     if processes().is_main_process:
         save(model, processor, record.run_dir / "checkpoint", card=model_card(record.run_dir))
     record.write(state="finished", parameters=sum(parameter.numel() for parameter in model.parameters()))
     processes().wait_for_everyone()
-
-
-def _stages(recipe: Recipe) -> list[tuple[str, StageRecipe]]:
-    stages = [] if recipe.align is None else [("align", recipe.align)]
-    names = ["finetune", *(f"finetune-{number}" for number in range(2, len(recipe.finetune_stages) + 1))]
-    return [*stages, *zip(names, recipe.finetune_stages, strict=True)]
 
 
 def _run_facts(
@@ -157,7 +152,7 @@ def _run_facts(
         "vision_tower": part_fingerprint(tower.source, tower.revision),
         "image_features": [tower.feature_layers, tower.select_strategy, tower.image_size, tower.pad_to_square],
         "recipe": recipe.model_dump(mode="json"),
-        "chat_format": study.chat_format,
+        "chat_format": [study.chat_format_for(backbone), row.chat_format],
         "seed": seed,
         "examples": {
             stage: examples_digest(rows, [list(range(len(rows)))]) for stage, rows in sorted(examples.items())

@@ -10,19 +10,31 @@ from typing import Any
 import numpy as np
 
 from vlm_backbones.backbones import get_backbone
-from vlm_backbones.data.chat_format import get_chat_template
+from vlm_backbones.data._bad_rows import BadRows
+from vlm_backbones.data.chat_format import get_chat_template, stop_token_ids
 from vlm_backbones.data.conversations import Example
 from vlm_backbones.data.packing import PackedExample, pack_examples
 from vlm_backbones.errors import CheckpointError, DataError
 from vlm_backbones.recipe import StageRecipe
 from vlm_backbones.vision import VisionTower
 
-__all__ = ["BackboneFacts", "StageFacts", "TextParts", "collect_facts", "open_tokenizer"]
+__all__ = ["BackboneFacts", "BackboneView", "StageFacts", "StageInput", "TextParts", "open_tokenizer", "view_data"]
 
 _DIGITS = ("36.12", "142.86", "7.3")
 _IMAGE_TOKEN = "<image>"
 
-StageInput = tuple[str, Sequence[Example], Sequence[Sequence[int]], StageRecipe]
+_SHOWN_EXAMPLES = 3
+_SHOWN_CHARACTERS = 600
+
+
+@dataclass(frozen=True)
+class StageInput:
+    """One training stage as its data is about to be read."""
+
+    name: str
+    examples: Sequence[Example]
+    order: Sequence[Sequence[int]]
+    recipe: StageRecipe
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,17 @@ class BackboneFacts:
 
 
 @dataclass(frozen=True)
+class BackboneView:
+    """The training data as one backbone sees it."""
+
+    facts: BackboneFacts
+    supervised_text: dict[str, list[str]]
+    """By stage, the first three examples, decoded; what is supervised stands in double brackets."""
+    cut_places: dict[str, frozenset[str]]
+    """By stage, file and row of the examples that are cut."""
+
+
+@dataclass(frozen=True)
 class TextParts:
     """A backbone without its weights."""
 
@@ -81,54 +104,69 @@ def open_tokenizer(backbone: str, chat_format: str, *, trust_remote_code: bool =
         ) from error
     if _IMAGE_TOKEN not in tokenizer.get_vocab():
         tokenizer.add_tokens([_IMAGE_TOKEN], special_tokens=True)
-    return TextParts(row.id, tokenizer, get_chat_template(chat_format, tokenizer), config)
+    template = get_chat_template(chat_format, tokenizer, native=row.chat_format)
+    stop_token_ids(tokenizer, template, row.stop_tokens)  # refuses what could never end an answer
+    return TextParts(row.id, tokenizer, template, config)
 
 
-def collect_facts(parts: TextParts, tower: VisionTower, stages: Sequence[StageInput]) -> BackboneFacts:
+def view_data(parts: TextParts, tower: VisionTower, stages: Sequence[StageInput], bad: BadRows) -> BackboneView:
     """Tokenise every stage's examples as training does, check the labels, and count.
 
-    Raises
-    ------
-    DataError
-        Where the supervised tokens of an answer do not decode to its text.
+    Rows that cannot be packed, or whose supervised tokens do not decode to their answers, are gathered in `bad`;
+    then the view is of the others.
     """
-    found = {name: _stage_facts(parts, tower, examples, order, recipe) for name, examples, order, recipe in stages}
+    packed = {stage.name: _pack(parts, tower, stage, bad) for stage in stages}
     pieces = {
         text: [parts.tokenizer.decode([token]) for token in parts.tokenizer.encode(text, add_special_tokens=False)]
         for text in _DIGITS
     }
-    return BackboneFacts(
+    facts = BackboneFacts(
         context_tokens=getattr(parts.config, "max_position_embeddings", None),
         digits=pieces,
-        trained_parameters={name: _trained_parameters(parts, tower, recipe) for name, _, _, recipe in stages},
+        trained_parameters={stage.name: _trained_parameters(parts, tower, stage.recipe) for stage in stages},
         chat_template=hashlib.sha256(parts.template.encode()).hexdigest(),
-        stages=found,
+        stages={stage.name: _stage_facts(tower, stage, packed[stage.name]) for stage in stages},
     )
+    shown = {stage.name: [_shown(parts, row) for row in packed[stage.name][:_SHOWN_EXAMPLES]] for stage in stages}
+    cut = {
+        stage.name: frozenset(
+            example.turns[turn].place
+            for example, row in zip(stage.examples, packed[stage.name], strict=False)
+            for turn in row.cut_turns
+        )
+        for stage in stages
+    }
+    return BackboneView(facts, shown, cut)
 
 
-def _stage_facts(
-    parts: TextParts,
-    tower: VisionTower,
-    examples: Sequence[Example],
-    order: Sequence[Sequence[int]],
-    recipe: StageRecipe,
-) -> StageFacts:
+def _pack(parts: TextParts, tower: VisionTower, stage: StageInput, bad: BadRows) -> list[PackedExample]:
+    template = parts.template
+    if stage.recipe.chat_format is not None:
+        template = get_chat_template(stage.recipe.chat_format, parts.tokenizer)
     packed = pack_examples(
-        examples,
+        stage.examples,
         parts.tokenizer,
-        parts.template,
+        template,
         image_token_id=parts.tokenizer.convert_tokens_to_ids(_IMAGE_TOKEN),
         image_tokens=tower.image_tokens,
-        max_length_tokens=recipe.max_length_tokens,
+        max_length_tokens=stage.recipe.max_length_tokens,
+        bad=bad,
     )
-    _check_labels(parts, examples, packed)
+    if len(packed) == len(stage.examples):
+        _check_labels(parts, stage.examples, packed, bad)
+    return packed
+
+
+def _stage_facts(tower: VisionTower, stage: StageInput, packed: Sequence[PackedExample]) -> StageFacts:
+    if len(packed) < len(stage.examples):  # the caller refuses the study: only the bad rows matter
+        return StageFacts(0, 0, 0, 0, 0.0, 0, 0, "", 0, 0)
     supervised = np.array([len(row.targets) for row in packed])
     with_image = np.array([row.has_image for row in packed])
-    seen = np.fromiter((index for step in order for index in step), dtype=np.int64)
-    answers = sum(len(example.turns) for example in examples)
+    seen = np.fromiter((index for step in stage.order for index in step), dtype=np.int64)
+    answers = sum(len(example.turns) for example in stage.examples)
     cut = [index for index, row in enumerate(packed) if row.truncated]
     return StageFacts(
-        optimizer_steps=len(order),
+        optimizer_steps=len(stage.order),
         examples_seen=len(seen),
         supervised_tokens=int(supervised.sum()),
         supervised_tokens_seen=int(supervised[seen].sum()),
@@ -141,8 +179,28 @@ def _stage_facts(
     )
 
 
-def _check_labels(parts: TextParts, examples: Sequence[Example], packed: Sequence[PackedExample]) -> None:
-    """Decode the supervised tokens of every answer and compare them with its text."""
+def _shown(parts: TextParts, row: PackedExample) -> str:
+    """Return an example as text: the image as one token, what is supervised in brackets, line breaks as \\n."""
+    image = parts.tokenizer.convert_tokens_to_ids(_IMAGE_TOKEN)
+    supervised = set((row.predict_at + 1).tolist())
+    ids, marks = [], []
+    for index, token in enumerate(row.ids.tolist()):
+        if token != image or not ids or ids[-1] != image:
+            ids.append(token)
+            marks.append(index in supervised)
+    text, done = "", ""
+    for end in range(1, len(ids) + 1):
+        if end == len(ids) or marks[end] != marks[end - 1]:
+            # only a text decoded from its start shows the space that a word carries
+            whole = str(parts.tokenizer.decode(ids[:end]))
+            text += f"\u27e6{whole[len(done) :]}\u27e7" if marks[end - 1] else whole[len(done) :]
+            done = whole
+    text = text.replace("\n", "\\n")
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
+
+
+def _check_labels(parts: TextParts, examples: Sequence[Example], packed: Sequence[PackedExample], bad: BadRows) -> None:
+    """Decode the supervised tokens of every answer and compare them with its text; `bad` gathers what differs."""
     wanted: dict[tuple[str, tuple[int, ...]], str] = {}
     for example, row in zip(examples, packed, strict=True):
         if row.truncated:
@@ -162,12 +220,17 @@ def _check_labels(parts: TextParts, examples: Sequence[Example], packed: Sequenc
         [list(ids) for _, ids in keys], skip_special_tokens=True, clean_up_tokenization_spaces=False
     )
     for (answer, ids), text in zip(keys, texts, strict=True):
-        if "".join(text.split()) != "".join(answer.split()):
-            place = wanted[answer, ids]
-            raise DataError(
-                f"{place}: the labels of {parts.name} decode to {text!r}, the answer is {answer!r}. "
-                "The chat format does not mark answers rightly for this tokenizer."
-            )
+        with bad.gather():
+            if "".join(text.split()) != "".join(answer.split()):
+                raise DataError(
+                    f"{wanted[answer, ids]}: the labels of {parts.name} decode to {_short(text)}, the answer is "
+                    f"{_short(answer)}. Either the chat format does not mark answers rightly for this tokenizer, or "
+                    "the answer holds text that it reads as a special token: drop the row."
+                )
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 120 else f"{text[:60]} ... {text[-60:]}")
 
 
 def _trained_parameters(parts: TextParts, tower: VisionTower, recipe: StageRecipe) -> int:

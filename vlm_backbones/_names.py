@@ -24,6 +24,11 @@ def known_vision_towers() -> list[str]:
     return _registry_ids("vlm_backbones.vision", "VISION_TOWERS")
 
 
+def known_chat_formats() -> list[str]:
+    """Return the names of the chat templates that this package ships."""
+    return sorted(path.stem for path in (_folder("vlm_backbones") / "data" / "chat_formats").glob("*.jinja"))
+
+
 def _registry_ids(module: str, attribute: str) -> list[str]:
     registry: Any = getattr(importlib.import_module(module), attribute, ())
     return sorted(registry)

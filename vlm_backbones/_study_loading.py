@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -56,7 +56,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def read_study(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
     """Return the study's raw mapping: recipe looked up, overrides applied, paths made absolute."""
-    content = _anchor(read_yaml(path), path.parent.resolve())
+    # a shipped study's data lies where it is run, not inside the installed package
+    content = _anchor(read_yaml(path), Path.cwd() if path.parent == STUDIES else path.parent.resolve())
     pairs = [_split_override(override) for override in overrides]
     for value in [value for key, value in pairs if key == "recipe"]:
         content["recipe"] = _parse_value(value)
@@ -121,11 +122,17 @@ def _anchor(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     if isinstance(anchored.get("task_paths"), list):
         anchored["task_paths"] = [absolute(value) for value in anchored["task_paths"]]
     if isinstance(anchored.get("data"), dict):
-        data = anchored["data"]
-        anchored["data"] = {
-            key: [absolute(item) for item in value] if isinstance(value, list) else absolute(value)
-            for key, value in data.items()
-        }
+        anchored["data"] = _anchor_data(anchored["data"], absolute)
+    return anchored
+
+
+def _anchor_data(data: dict[str, Any], absolute: Callable[[Any], Any]) -> dict[str, Any]:
+    def each(value: Any) -> Any:
+        return [absolute(item) for item in value] if isinstance(value, list) else absolute(value)
+
+    anchored = {key: each(value) for key, value in data.items()}
+    if isinstance(anchored.get("stages"), dict):
+        anchored["stages"] = {stage: each(value) for stage, value in anchored["stages"].items()}
     return anchored
 
 

@@ -78,7 +78,8 @@ def study_run(study: StudyArgument = "pocket", overrides: SetOption = None, out:
 @study_app.command("check")
 def study_check(study: StudyArgument = "pocket", overrides: SetOption = None, out: OutOption = None) -> None:
     """Write the certificate and run the preflight, without training; nonzero where a confound is found."""
-    from vlm_backbones.control import check_study, render_check
+    from vlm_backbones._check_display import render_check
+    from vlm_backbones.control import check_study
     from vlm_backbones.pipeline import own_out
     from vlm_backbones.study import load_study
 
@@ -414,11 +415,14 @@ def compose(
     backbone: Annotated[str, typer.Argument(help="Registry id or folder.")],
     vision_tower: Annotated[str, typer.Argument(help="Registry id or folder.")],
     out: Annotated[Path, typer.Argument(help="The new checkpoint's folder.")],
-    chat_format: Annotated[str, typer.Option("--chat-format", help="native or shared.")] = "native",
+    chat_format: Annotated[str, typer.Option("--chat-format", help="native, shared or a format's name.")] = "native",
 ) -> None:
     """Put a VLM together from parts, its projector untrained, and save it in transformers' format."""
-    if chat_format not in {"native", "shared"}:
-        raise ConfigError(f"--chat-format {chat_format!r} is neither 'native' nor 'shared'.")
+    from vlm_backbones._names import known_chat_formats
+
+    formats = ["native", *(name for name in known_chat_formats() if name != "plain")]
+    if chat_format not in formats:
+        raise ConfigError(f"--chat-format: unknown chat format {chat_format!r}.{nearest(chat_format, formats)}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} exists and is no empty folder. Choose a new one.")
     from vlm_backbones.backbones import get_backbone

@@ -120,7 +120,7 @@ def _data_stage(out: Path) -> Stage:
 
 def _inputs(study: Study, out: Path) -> list[object]:
     """Return what all training stages depend on, one JSON value."""
-    paths = [path for path in (study.data.align, *study.data.finetune, study.data.eval) if path is not None]
+    paths = [*study.data.training_files, *([study.data.eval] if study.data.eval else [])]
     if folder := os.environ.get("VLM_BACKBONES_DATA"):
         paths.append(Path(folder))
     missing = [str(path) for path in paths if not path.exists()]
@@ -167,7 +167,8 @@ def _check_stage(study: Study, out: Path, needs: Sequence[Stage]) -> Stage:
 
 
 def _features_stage(study: Study, out: Path, needs: Sequence[Stage]) -> Stage:
-    facts = ["features", stage_version(_FEATURES), _inputs(study, out)]
+    aspects = [stage.image_aspect_ratio for stage in study.recipe.stages.values()]
+    facts = ["features", stage_version(_FEATURES), _inputs(study, out), aspects]
     job = Job(
         "features",
         _FEATURES,
@@ -188,7 +189,7 @@ def _train_stage(study: Study, out: Path, run: tuple[str, int], needs: Sequence[
         stage_version(_TRAIN),
         needs[-1].fingerprint,
         study.recipe_for(backbone).model_dump(mode="json"),
-        [backbone, _part_fingerprint(backbone), seed, study.chat_format, study.trust_remote_code],
+        [backbone, _part_fingerprint(backbone), seed, study.chat_format_for(backbone), study.trust_remote_code],
     ]
     job = Job(
         f"train {name}",

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from vlm_backbones._names import known_chat_formats
+from vlm_backbones.errors import nearest
 
 __all__ = ["Lora", "Recipe", "StageRecipe", "Strict"]
 
@@ -33,7 +36,12 @@ class StageRecipe(Strict):
     epochs: float | None = Field(default=None, gt=0)
     batch_size: int = Field(ge=1)
     """Examples an optimizer step, over all devices."""
+    micro_batch_size: int | None = Field(default=None, ge=1)
+    """Examples a forward pass of one device; left out, as many as memory is known to hold. The loss does not depend
+    on it: every supervised token of a step counts alike, however the step is divided."""
     learning_rate: float = Field(gt=0)
+    projector_learning_rate: float | None = Field(default=None, gt=0)
+    """Of the projector where it differs (LLaVA's mm_projector_lr)."""
     warmup_ratio: float = Field(default=0.0, ge=0, le=1)
     warmup_steps: int | None = Field(default=None, ge=0)
     """Overrides `warmup_ratio` where given."""
@@ -48,6 +56,18 @@ class StageRecipe(Strict):
     """Longest sequence after the image is expanded into its tokens; longer ones are cut and counted."""
     trainable: Annotated[list[Literal["projector", "llm"]], Field(min_length=1)] = ["projector", "llm"]
     lora: Lora | None = None
+    quantization: Literal["nf4"] | None = None
+    """Holds the frozen LLM in 4 bits under its adapters (QLoRA: NF4, double quantisation, bf16 products)."""
+    gradient_checkpointing: bool = False
+    """Recompute each layer in the backward pass instead of keeping its activations."""
+    chat_format: str | None = None
+    """Name of a template of this stage alone, as `plain` in LLaVA's pretraining; left out, the study's."""
+    image_aspect_ratio: Literal["pad", "crop"] | None = None
+    """`pad` to a square on the mean colour, or `crop` the centre (CLIP's own, LLaVA's "square"); left out, the
+    vision tower's."""
+    batch_grouping: Literal["length", "modality", "none"] = "length"
+    """Which examples share a step: of similar length, with or without image (LLaVA's group_by_modality_length), or
+    any. No tokenizer has a say in it."""
     answer_weighting: Literal["token", "inverse_sqrt_length"] = "token"
     """`token`: every supervised token counts alike; `inverse_sqrt_length`: an answer of n tokens weighs n^0.5."""
     precision: Literal["float32", "bf16"] = "float32"
@@ -60,7 +80,21 @@ class StageRecipe(Strict):
             raise ValueError("give exactly one of 'steps' and 'epochs'")
         if self.lora is not None and "llm" not in self.trainable:
             raise ValueError("'lora' adapts the llm, which 'trainable' does not name: add llm or leave lora out")
+        if self.quantization is not None and self.lora is None:
+            raise ValueError("'quantization' freezes the llm in 4 bits: add 'lora', whose adapters are trained")
+        if self.projector_learning_rate is not None and "projector" not in self.trainable:
+            raise ValueError("'projector_learning_rate' is given, but 'trainable' does not name the projector")
+        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
+            raise ValueError(f"'micro_batch_size' {self.micro_batch_size} does not divide 'batch_size'")
         return self
+
+    @field_validator("chat_format")
+    @classmethod
+    def _known_format(cls, value: str | None) -> str | None:
+        known = known_chat_formats()
+        if value is not None and value not in known:
+            raise ValueError(f"unknown chat format {value!r}.{nearest(value, known)}")
+        return value
 
 
 class Recipe(Strict):
@@ -69,8 +103,24 @@ class Recipe(Strict):
     name: str = "custom"
     align: StageRecipe | None = None
     finetune: StageRecipe | Annotated[list[StageRecipe], Field(min_length=1)]
+    standardize_features: bool = True
+    """Train the projector on features of zero mean and unit variance, folded into its weights at the end; the
+    published recipes did not."""
 
     @property
     def finetune_stages(self) -> list[StageRecipe]:
         """The finetuning stages in order, one or many."""
         return self.finetune if isinstance(self.finetune, list) else [self.finetune]
+
+    @property
+    def stages(self) -> dict[str, StageRecipe]:
+        """Every stage in order by name: align, finetune, finetune-2, ..."""
+        align = {} if self.align is None else {"align": self.align}
+        names = ["finetune", *(f"finetune-{number}" for number in range(2, len(self.finetune_stages) + 1))]
+        return align | dict(zip(names, self.finetune_stages, strict=True))
+
+    @model_validator(mode="after")
+    def _kept_format(self) -> Self:
+        if self.finetune_stages[-1].chat_format == "plain":
+            raise ValueError("the last stage cannot use chat_format 'plain', which knows no questions and no end")
+        return self

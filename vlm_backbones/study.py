@@ -12,10 +12,22 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from vlm_backbones._names import known_chat_formats
+from vlm_backbones.errors import nearest
 from vlm_backbones.recipe import Lora, Recipe, StageRecipe, Strict
 
 Condition = Literal["clean", "jpeg40", "noise05", "shift4", "paraphrase", "swap"]
 Ids = Annotated[list[str], Field(min_length=1)]
+
+
+class ExpectedData(Strict):
+    """What a stage's training data holds, as published."""
+
+    examples: int = Field(ge=1)
+    text_tokens: int = Field(ge=1)
+    """Tokens of question and answer an example, on average, without the image."""
+    with_image: float = Field(default=1.0, ge=0, le=1)
+    """Share of the examples that have an image."""
 
 
 class Data(Strict):
@@ -23,12 +35,30 @@ class Data(Strict):
 
     align: Path | None = None
     finetune: list[Path] = Field(default=[])
+    stages: dict[str, Annotated[list[Path], Field(min_length=1)]] = Field(default={})
+    """Files of single stages, by the stage's name, where they differ: finetune-2 is the second finetuning stage."""
+    leave_out: Path | None = None
+    """A list of rows that no backbone is trained on; `study check` writes one of the rows that do not fit all."""
+    expected: dict[str, ExpectedData] = Field(default={})
+    """By stage, what its files hold as published: for estimates before they are there, and compared with them."""
     eval: Path | None = None
 
     @field_validator("finetune", mode="before")
     @classmethod
     def _one_path_is_a_list(cls, value: object) -> object:
         return [value] if isinstance(value, str | Path) else value
+
+    def files_for(self, stage: str) -> list[Path]:
+        """Return the files of a stage; empty means the pocket data."""
+        if stage in self.stages:
+            return self.stages[stage]
+        return [self.align] if stage == "align" and self.align is not None else self.finetune
+
+    @property
+    def training_files(self) -> list[Path]:
+        """Every file and folder that training reads."""
+        listed = [self.align, *self.finetune, *(path for paths in self.stages.values() for path in paths)]
+        return [path for path in (*listed, self.leave_out) if path is not None]
 
 
 class Evaluation(Strict):
@@ -63,7 +93,9 @@ class Study(Strict):
     """Registry ids or folders, oldest generation first; the only thing that varies."""
     vision_tower: str
     recipe: Recipe
-    chat_format: Literal["shared", "native"] = "shared"
+    chat_format: str | dict[str, str] = "shared"
+    """`shared`: one text for all; `native`: each backbone's own; a format's name; or backbone -> name, where a backbone
+    that is left out has its own."""
     sweep: dict[Literal["learning_rate"], Annotated[list[float], Field(min_length=1)]] = Field(default={})
     data: Data = Data()
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = Field(default=[0])
@@ -83,6 +115,9 @@ class Study(Strict):
         problems = [f"'{key}' names {word!r} twice" for key, word in self._repeated()]
         slugs = [_slug(backbone) for backbone in self.backbones]
         problems += [f"two backbones share the run name {slug!r}" for slug in _repeats(slugs)]
+        problems += _format_problems(self)
+        unknown = [stage for stage in (*self.data.stages, *self.data.expected) if stage not in self.recipe.stages]
+        problems += [f"'data' names the stage {stage!r}.{nearest(stage, self.recipe.stages)}" for stage in unknown]
         if self.sweep:
             problems.append("'sweep' needs a later version; put the learning rate into the recipe")
         problems += _deviation_problems(self)
@@ -97,6 +132,10 @@ class Study(Strict):
     def run_name(self, backbone: str, seed: int = 0) -> str:
         """Return the run's folder name: a slug of the backbone, with the seed where it is not 0."""
         return _slug(backbone) + (f"-seed{seed}" if seed else "")
+
+    def chat_format_for(self, backbone: str) -> str:
+        """Return the name of a backbone's chat format: `native` is what its registry row or tokenizer says."""
+        return self.chat_format if isinstance(self.chat_format, str) else self.chat_format.get(backbone, "native")
 
     def runs(self) -> list[tuple[str, int]]:
         """Return every (backbone, seed), seeds outermost, so that a whole comparison exists early."""
@@ -133,6 +172,22 @@ def _slug(backbone: str) -> str:
 
 def _repeats(words: Sequence[str]) -> list[str]:
     return sorted({word for word in words if words.count(word) > 1})
+
+
+def _format_problems(study: Study) -> list[str]:
+    known = ["native", *(name for name in known_chat_formats() if name != "plain")]
+    given = {"": study.chat_format} if isinstance(study.chat_format, str) else study.chat_format
+    problems = [
+        f"'chat_format' names {backbone!r}, which is not one of 'backbones'"
+        for backbone in given
+        if backbone and backbone not in study.backbones
+    ]
+    for name in sorted(set(given.values())):
+        if name == "plain":
+            problems.append("'chat_format' plain knows no questions: give it to the recipe's align stage")
+        elif name not in known:
+            problems.append(f"unknown chat format {name!r}.{nearest(name, known)}")
+    return problems
 
 
 def _deviation_problems(study: Study) -> list[str]:

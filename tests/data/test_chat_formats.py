@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from vlm_backbones.data.chat_format import chat_messages, encode_chats, get_chat_template
+from vlm_backbones.backbones import get_backbone
+from vlm_backbones.data.chat_format import chat_messages, encode_chats, get_chat_template, stop_token_ids
+from vlm_backbones.errors import CheckpointError, ConfigError
 
 SYS_U = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
@@ -38,6 +41,9 @@ def sentencepiece() -> PreTrainedTokenizerFast:
     tokenizer.train_from_iterator(
         [f"{SYS_U} {SYS_2} USER: ASSISTANT: What is it? And now? A dot. No. [INST]"] * 5, trainer
     )
+    content = json.loads(tokenizer.to_str())
+    content["added_tokens"] = content["added_tokens"][:3]  # bytes are part of the vocabulary, not special tokens
+    tokenizer = Tokenizer.from_str(json.dumps(content))
     fast = _fast(tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
     fast.add_tokens(["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"], special_tokens=True)
     return fast
@@ -160,3 +166,123 @@ def test_vip_llava_says_human(sentencepiece: PreTrainedTokenizerFast) -> None:
     assert "curious human and an" in said
     assert "to the human's questions" in said
     assert "user's" not in said
+
+
+@pytest.fixture(scope="module")
+def legacy_sentencepiece(sentencepiece: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """As LLaMA-1's files set it (`legacy`): every piece of text between special tokens starts with a space."""
+    tokenizer = Tokenizer.from_str(sentencepiece.backend_tokenizer.to_str())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.pre_tokenizer = None
+    return _fast(tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+
+
+def test_legacy_tokenizers_start_every_piece_with_a_space_and_the_labels_still_fit(
+    sentencepiece: PreTrainedTokenizerFast, legacy_sentencepiece: PreTrainedTokenizerFast
+) -> None:
+    """The original code tokenised the text after `<image>` alone, so a space stood before its line break."""
+    shapes = {}
+    for kind, tokenizer in (("new", sentencepiece), ("legacy", legacy_sentencepiece)):
+        ids, (first, _) = encoded(tokenizer, "vicuna_v1")
+        image = ids.index(tokenizer.convert_tokens_to_ids("<image>"))
+        after_answer = ids.index(tokenizer.eos_token_id) + 1
+        shapes[kind] = tokenizer.convert_ids_to_tokens([ids[image + 1], ids[after_answer]])
+        assert tokenizer.convert_ids_to_tokens(first[0]).startswith("▁A")
+        assert first[-1] == tokenizer.eos_token_id
+    assert shapes["new"] == ["<0x0A>", "USER"]
+    assert shapes["legacy"] == ["▁", "▁USER:"]
+
+
+@pytest.mark.parametrize("kind", ["sentencepiece", "byte_level"])
+def test_a_tokenizer_that_adds_its_start_token_does_not_make_two(kind: str, request: pytest.FixtureRequest) -> None:
+    plain = request.getfixturevalue(kind)
+    tokenizer = Tokenizer.from_str(plain.backend_tokenizer.to_str())
+    bos = plain.bos_token
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, plain.bos_token_id)]
+    )
+    adding = _fast(tokenizer, bos_token=bos, eos_token=plain.eos_token)
+    assert adding("A")["input_ids"][0] == plain.bos_token_id
+    name = "vicuna_v1" if kind == "sentencepiece" else "llava_llama_3"
+    assert encoded(adding, name)[0].count(plain.bos_token_id) == 1
+    assert encoded(adding, name) == encoded(plain, name)
+
+
+def test_an_answer_that_starts_with_a_digit_keeps_the_space_of_its_tokenizer(
+    sentencepiece: PreTrainedTokenizerFast, byte_level: PreTrainedTokenizerFast
+) -> None:
+    _, (answer,) = encoded(sentencepiece, "vicuna_v1", [("How many?", "36.125")])
+    assert sentencepiece.convert_ids_to_tokens(answer) == [
+        "▁",
+        "<0x33>",
+        "<0x36>",
+        ".",
+        *["<0x31>", "<0x32>", "<0x35>"],
+        "</s>",
+    ]
+    _, (answer,) = encoded(byte_level, "shared", [("How many?", "36.125")])
+    pieces = byte_level.convert_ids_to_tokens(answer)
+    assert pieces[0] == "Ġ"  # a space never joins digits in Llama-3's pattern
+    assert byte_level.decode(answer) == " 36.125<|end_of_text|>"
+
+
+def test_native_is_what_the_registry_row_says(sentencepiece: PreTrainedTokenizerFast) -> None:
+    for backbone, name in (
+        ("vicuna-1.5-7b", "vicuna_v1"),
+        ("llama-2-7b-chat", "llava_llama_2"),
+        ("llama-3-8b-instruct", "llava_llama_3"),
+        ("phi-3-mini", "llava_phi_3"),
+    ):
+        native = get_backbone(backbone).chat_format
+        found = get_chat_template("native", sentencepiece, native=native)
+        assert found == get_chat_template(name, sentencepiece)
+    with pytest.raises(
+        ConfigError, match=r"this tokenizer has no template\. Use chat_format: shared, or name .*vicuna_v1"
+    ):
+        get_chat_template("native", sentencepiece, native=get_backbone("llama-3-8b").chat_format)
+
+
+def test_an_own_template_without_marks_is_refused(byte_level: PreTrainedTokenizerFast) -> None:
+    byte_level.chat_template = "{{ messages[0]['content'] }}"
+    try:
+        with pytest.raises(ConfigError, match="its template has no such mark"):
+            get_chat_template("native", byte_level)
+    finally:
+        byte_level.chat_template = None
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "row", "stops"),
+    [
+        ("sentencepiece", "vicuna_v1", ["</s>"], ["</s>"]),
+        ("sentencepiece", "llava_llama_2", [], ["</s>"]),
+        ("sentencepiece", "llava_phi_3", [], ["</s>", "<|end|>"]),
+        ("byte_level", "llava_llama_3", ["<|end_of_text|>"], ["<|end_of_text|>", "<|eot_id|>"]),
+        ("byte_level", "shared", [], ["<|end_of_text|>"]),
+    ],
+)
+def test_an_answer_stops_at_the_models_end_and_at_the_formats(
+    kind: str, name: str, row: list[str], stops: list[str], request: pytest.FixtureRequest
+) -> None:
+    tokenizer = request.getfixturevalue(kind)
+    found = stop_token_ids(tokenizer, get_chat_template(name, tokenizer), row)
+    assert tokenizer.convert_ids_to_tokens(found) == stops
+
+
+def test_a_format_that_does_not_fit_the_tokenizer_is_refused(
+    sentencepiece: PreTrainedTokenizerFast, byte_level: PreTrainedTokenizerFast
+) -> None:
+    with pytest.raises(ConfigError, match=r"ends an answer as '.*<\|eot_id\|>'.* no answer would ever end"):
+        stop_token_ids(sentencepiece, get_chat_template("llava_llama_3", sentencepiece))
+    with pytest.raises(CheckpointError, match=r"does not know the stop token <\|end\|>"):
+        stop_token_ids(byte_level, get_chat_template("shared", byte_level), ["<|end|>"])
+    nameless = PreTrainedTokenizerFast(tokenizer_object=byte_level.backend_tokenizer)
+    with pytest.raises(ConfigError, match="eos_token"):
+        stop_token_ids(nameless, get_chat_template("vicuna_v1", nameless))
+
+
+def test_a_format_works_without_a_start_token(byte_level: PreTrainedTokenizerFast) -> None:
+    """Qwen has none: the format's text then begins at once."""
+    startless = PreTrainedTokenizerFast(tokenizer_object=byte_level.backend_tokenizer, eos_token="<|end_of_text|>")
+    ids, _ = encoded(startless, "vicuna_v1")
+    assert startless.decode(ids).startswith("A chat between")

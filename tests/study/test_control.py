@@ -11,6 +11,7 @@ import datasets
 import pytest
 from transformers.integrations import integration_utils
 
+from vlm_backbones._check_display import render_check
 from vlm_backbones._reporters import _CHECKED_AS
 from vlm_backbones.control import check_study
 from vlm_backbones.errors import ConfigError, DataError, VlmBackbonesError
@@ -62,8 +63,35 @@ def test_truncation_that_differs_is_a_confound(tiny_study: Path, tmp_path: Path)
     }
     assert longest["tiny-1"] != longest["tiny-2"]
     cut = [f"recipe.{stage}.max_length_tokens={min(longest.values())}" for stage in ("align", "finetune")]
-    (confound, *_) = check_study(load_study(tiny_study, cut), tmp_path)["confounds"]
+    (confound,) = check_study(load_study(tiny_study, cut), tmp_path)["confounds"]
     assert "not the same ones" in confound
+    leave_out = f"data.leave_out={tmp_path / 'leave_out.txt'}"
+    assert confound.endswith(f"--set {leave_out}")
+    fair = check_study(load_study(tiny_study, [*cut, leave_out]), tmp_path)
+    assert fair["confounds"] == []
+    # 32 questions, 32 descriptions with a short question each, and none of the 32 coordinates
+    assert fair["data"]["finetune"]["turns"] == 32 + 2 * 32
+
+
+def test_a_list_of_rows_that_belongs_to_other_data_is_refused(tiny_study: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.txt").write_text("elsewhere.json row 7\n")
+    with pytest.raises(DataError, match=r"1 of its rows are not in the training data.*'elsewhere.json row 7'"):
+        check_study(load_study(tiny_study, [f"data.leave_out={tmp_path / 'rows.txt'}"]), tmp_path)
+    with pytest.raises(DataError, match=r"data\.leave_out: .* cannot be read"):
+        check_study(load_study(tiny_study, [f"data.leave_out={tmp_path / 'none.txt'}"]), tmp_path)
+
+
+def test_the_supervised_text_of_three_examples_is_shown(
+    certificate: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = certificate["supervised_text"]["tiny-1"]
+    assert {name: len(texts) for name, texts in shown.items()} == {"align": 3, "finetune": 3}
+    assert shown["finetune"][0].startswith("<s>[Q] <image>\\nWhat colour is it 0?")
+    assert "[A]\\n\u27e6red</s>\u27e7" in shown["finetune"][0]
+    render_check(certificate)
+    printed = capsys.readouterr().out
+    assert all(text in printed for stages in certificate["supervised_text"].values() for text in stages["finetune"])
+    assert "tiny-2, finetune" in printed
 
 
 def test_every_bad_row_and_image_is_named(tiny_study: Path, tmp_path: Path) -> None:
@@ -84,13 +112,20 @@ def test_every_bad_row_and_image_is_named(tiny_study: Path, tmp_path: Path) -> N
         check_study(study, tmp_path / "out")
     message = str(caught.value)
     assert message.startswith("4 bad rows:\n")
-    assert [line.split("seismic_coords/train ")[1].split(" (")[0] for line in message.splitlines()[1:]] == [
+    assert [line.split("seismic_coords/train ")[1].split(" (")[0] for line in message.splitlines()[1:-1]] == [
         "row 8: latitude is None, which is no number. Mend or drop the row.",
         "row 9: the image is missing.",
         "row 3: the image is corrupt",
         "row 5: the image is corrupt",
     ]
-    assert not (tmp_path / "out").exists()
+    listed = tmp_path / "out" / "leave_out.txt"
+    assert [path.name for path in listed.parent.iterdir()] == [listed.name]
+    assert message.splitlines()[-1].endswith(f"--set data.leave_out={listed}")
+    # without them the study is whole: 32 events less four
+    overrides = [f"data.finetune=[{data}]", "recipe.align=null", f"data.leave_out={listed}"]
+    certificate = check_study(load_study(tiny_study, overrides), tmp_path / "out")
+    assert certificate["equal"]["examples"] == {"finetune": 28}
+    assert certificate["confounds"] == []
 
 
 def test_an_order_that_another_seed_makes_has_another_hash(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,35 +12,93 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from vlm_backbones.errors import ConfigError, DataError, nearest
+from vlm_backbones.errors import CheckpointError, ConfigError, nearest
 
-__all__ = ["EncodedChat", "chat_messages", "encode_chats", "get_chat_template"]
+__all__ = ["EncodedChat", "chat_messages", "encode_chats", "get_chat_template", "stop_token_ids"]
 
 _FOLDER = Path(__file__).parent / "chat_formats"
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
-def get_chat_template(chat_format: str, tokenizer: Any) -> str:
-    """Return the template text of a chat format: `native` is the tokenizer's own, others are files of this package.
+def get_chat_template(chat_format: str, tokenizer: Any, *, native: str | None = None) -> str:
+    """Return the template text of a chat format.
+
+    Parameters
+    ----------
+    chat_format
+        `native`, or the name of a template of this package.
+    native
+        What `native` means for this backbone: a name of its registry row; left out, the tokenizer's own template.
 
     Raises
     ------
     ConfigError
         If the format is unknown, or the tokenizer has no template with generation marks to train on.
     """
-    if chat_format == "native":
-        template = tokenizer.chat_template
-        if not isinstance(template, str) or not _GENERATION.search(template):
-            raise ConfigError(
-                f"{tokenizer.name_or_path}: chat_format native needs a chat template that marks the answer with "
-                "{% generation %}, and this tokenizer has none. Use chat_format: shared."
-            )
+    name = (native or "native") if chat_format == "native" else chat_format
+    ours = sorted(file.stem for file in _FOLDER.glob("*.jinja"))
+    if name == "native":
+        return _own_template(tokenizer, ours)
+    if name not in ours:
+        raise ConfigError(f"unknown chat format {name!r}.{nearest(name, ['native', *ours])}")
+    return (_FOLDER / f"{name}.jinja").read_text(encoding="utf-8")
+
+
+def _own_template(tokenizer: Any, ours: Sequence[str]) -> str:
+    template = tokenizer.chat_template
+    if isinstance(template, str) and _GENERATION.search(template):
         return template
-    path = _FOLDER / f"{chat_format}.jinja"
-    if not path.is_file():
-        known = ["native", *(file.stem for file in _FOLDER.glob("*.jinja"))]
-        raise ConfigError(f"unknown chat format {chat_format!r}.{nearest(chat_format, known)}")
-    return path.read_text(encoding="utf-8")
+    found = "its template has no such mark" if template else "this tokenizer has no template"
+    raise ConfigError(
+        f"{tokenizer.name_or_path}: chat_format native needs a chat template that marks the answer with "
+        f"{{% generation %}}, and {found}. Use chat_format: shared, or name the format that the model was tuned with: "
+        f"{', '.join(name for name in ours if name not in {'plain', 'shared'})}."
+    )
+
+
+def stop_token_ids(tokenizer: Any, template: str, stop_tokens: Sequence[str] = ()) -> list[int]:
+    """Return the ids that end an answer: the tokenizer's own, the given ones, and the chat format's end of turn.
+
+    Parameters
+    ----------
+    stop_tokens
+        Texts of further stop tokens, as a registry row names them.
+
+    Raises
+    ------
+    ConfigError
+        If the template ends an answer with text that is no token of the tokenizer, so that no answer would end.
+    CheckpointError
+        If a stop token is unknown to the tokenizer.
+    """
+    known = tokenizer.get_vocab()
+    missing = [token for token in stop_tokens if token not in known]
+    if missing:
+        raise CheckpointError(
+            f"{tokenizer.name_or_path}: the tokenizer does not know the stop token {', '.join(missing)} of the "
+            "backbone's registry row. Is this another model's tokenizer? Give a folder that holds the row's own."
+        )
+    own = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
+    found = [*own, *(int(known[token]) for token in stop_tokens), _end_of_turn(tokenizer, template)]
+    return list(dict.fromkeys(found))
+
+
+def _end_of_turn(tokenizer: Any, template: str) -> int:
+    """Return the special token with which the template ends an answer."""
+    (chat,) = encode_chats(tokenizer, template, [chat_messages([("Why?", "So.")], with_image=True)])
+    answer = [token for token, supervised in zip(chat.ids, chat.supervised, strict=True) if supervised]
+    last = next((token for token in reversed(answer) if str(tokenizer.decode([token])).strip()), None)
+    if last is None or last == tokenizer.unk_token_id or not _is_special(tokenizer, last):
+        raise ConfigError(
+            f"{tokenizer.name_or_path}: the chat template ends an answer as {tokenizer.decode(answer)!r}, and the "
+            "tokenizer has no special token there, so no answer would ever end. Name a chat_format that fits it."
+        )
+    return last
+
+
+def _is_special(tokenizer: Any, token: int) -> bool:
+    added = getattr(tokenizer, "added_tokens_decoder", {}).get(token)
+    return token in tokenizer.all_special_ids or bool(added is not None and added.special)
 
 
 @dataclass(frozen=True)
@@ -49,6 +108,9 @@ class EncodedChat:
     ids: list[int]
     supervised: list[bool]
     """Per token, whether it belongs to an answer or its end of turn."""
+    problem: str | None = None
+    """Why the mask cannot be used: a token over the edge of an answer would make the prompt alone, in evaluation,
+    other ids than in training."""
 
 
 def chat_messages(turns: Sequence[tuple[str, str]], *, with_image: bool) -> list[dict[str, Any]]:
@@ -64,13 +126,12 @@ def chat_messages(turns: Sequence[tuple[str, str]], *, with_image: bool) -> list
 def encode_chats(tokenizer: Any, template: str, chats: Sequence[list[dict[str, Any]]]) -> list[EncodedChat]:
     """Render conversations and return their ids and label masks, from the template's generation marks.
 
+    The template writes the start token where the format has one; the tokenizer never adds another.
+
     Raises
     ------
     ConfigError
         If the template cannot be rendered.
-    DataError
-        If a token straddles the start or the end of an answer: the prompt alone would then get other ids in
-        evaluation than in training, and the mask would be wrong.
     """
     if not chats:
         return []
@@ -83,29 +144,29 @@ def encode_chats(tokenizer: Any, template: str, chats: Sequence[list[dict[str, A
         )
     except (TemplateError, TypeError) as error:
         raise ConfigError(
-            f"{tokenizer.name_or_path}: the chat template cannot be rendered ({error}). Mend it, or use "
-            "chat_format: shared."
+            f"{tokenizer.name_or_path}: the chat template cannot be rendered ({error}). Does the tokenizer have "
+            "an eos_token? Mend it, or use chat_format: shared."
         ) from error
     texts, spans = rendered
     encoded = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
     return [
-        EncodedChat(ids, _supervised(offsets, answer_spans, text))
+        _encoded(ids, offsets, answer_spans, text)
         for ids, offsets, answer_spans, text in zip(
             encoded["input_ids"], encoded["offset_mapping"], spans, texts, strict=True
         )
     ]
 
 
-def _supervised(offsets: list[tuple[int, int]], spans: Sequence[tuple[int, int]], text: str) -> list[bool]:
+def _encoded(
+    ids: list[int], offsets: list[tuple[int, int]], spans: Sequence[tuple[int, int]], text: str
+) -> EncodedChat:
+    starts, ends = [start for start, _ in offsets], [end for _, end in offsets]
     mask = [False] * len(offsets)
+    problem = None
     for low, high in spans:
-        for index, (start, end) in enumerate(offsets):
-            if end <= low or start >= high:
-                continue
+        first, last = bisect_right(ends, low), bisect_left(starts, high)
+        mask[first:last] = [True] * (last - first)
+        for start, end in offsets[first:last][:1] + offsets[first:last][-1:]:
             if start < low or end > high:
-                raise DataError(
-                    f"the token {text[start:end]!r} lies across the edge of the answer {text[low:high]!r}: labels "
-                    "would not match the answer's text. Use another chat format."
-                )
-            mask[index] = True
-    return mask
+                problem = f"the token {text[start:end]!r} lies across the edge of the answer {text[low:high]!r}"
+    return EncodedChat(ids, mask, problem)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -13,8 +13,9 @@ from PIL import Image
 from vlm_backbones.data._bad_rows import BadRows
 from vlm_backbones.errors import DataError
 from vlm_backbones.pictures import open_rgb
+from vlm_backbones.study import Data
 
-__all__ = ["Example", "ImageSource", "Turn", "examples_digest", "load_examples", "load_stage_examples"]
+__all__ = ["Example", "ImageSource", "Turn", "examples_digest", "load_examples", "load_training_examples"]
 
 IMAGE_TOKEN = "<image>"
 
@@ -27,6 +28,8 @@ class ImageSource:
     """Where it came from, for messages."""
     data: bytes | None = None
     path: Path | None = None
+    renamed: bool = False
+    """Whether the row names it with another ending."""
 
     def read(self) -> bytes:
         """Return the encoded bytes; `DataError` where the file is missing."""
@@ -82,6 +85,8 @@ class Example:
     image: ImageSource | None
     turns: tuple[Turn, ...]
     independent: bool = True
+    region: str | None = None
+    """Which of ViP-LLaVA's region data it belongs to; None for ordinary rows."""
 
     @property
     def length(self) -> int:
@@ -134,17 +139,66 @@ def load_examples(
     return examples
 
 
-def load_stage_examples(
-    align: Path | None, finetune: Sequence[Path], stage: str, bad: BadRows | None = None
-) -> list[Example]:
-    """Return the examples of a study's stage, `align` or `finetune`; nothing given means the pocket data."""
-    if not finetune:
-        from vlm_backbones.pocket.datasets import data_dir
+def load_training_examples(data: Data, stages: Iterable[str], bad: BadRows | None = None) -> dict[str, list[Example]]:
+    """Return the examples of a study's stages by the stage's name; nothing given means the pocket data.
 
-        finetune = [data_dir()]
-    if stage == "align":
-        return load_examples([align] if align is not None else finetune, captions=True, bad=bad)
-    return load_examples(finetune, bad=bad)
+    Stages that name the same files share their examples. `bad` is as in `load_examples`.
+
+    Raises
+    ------
+    DataError
+        As `load_examples`, and for a row of `leave_out` that the data does not hold.
+    """
+    rows = BadRows() if bad is None else bad
+    rows.left_out |= _read_left_out(data.leave_out)
+    read: dict[tuple[object, ...], list[Example]] = {}
+    found: dict[str, list[Example]] = {}
+    for stage in stages:
+        files, captions = data.files_for(stage) or [_pocket_data()], stage == "align"
+        key = (*files, captions)
+        if key not in read:
+            read[key] = load_examples(files, captions=captions, bad=rows)
+        found[stage] = read[key]
+    _refuse_unknown(data.leave_out, rows, found)
+    if bad is None:
+        rows.refuse()
+    return {stage: _without(examples, rows.left_out) for stage, examples in found.items()} if rows.left_out else found
+
+
+def _refuse_unknown(path: Path | None, rows: BadRows, found: Mapping[str, Sequence[Example]]) -> None:
+    if not rows.left_out or rows:
+        return
+    places = {turn.place for examples in found.values() for example in examples for turn in example.turns}
+    unknown = sorted(rows.left_out - places - rows.ignored)
+    if unknown:
+        raise DataError(
+            f"{path}: {len(unknown)} of its rows are not in the training data, the first is {unknown[0]!r}. "
+            "The list belongs to other files or folders: run `study check` without it again."
+        )
+
+
+def _pocket_data() -> Path:
+    from vlm_backbones.pocket.datasets import data_dir
+
+    return data_dir()
+
+
+def _read_left_out(path: Path | None) -> set[str]:
+    if path is None:
+        return set()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"data.leave_out: {path} cannot be read ({error}).") from error
+    return {line for line in lines if line.strip()}
+
+
+def _without(examples: Sequence[Example], left_out: set[str]) -> list[Example]:
+    kept = [
+        replace(example, turns=tuple(turn for turn in example.turns if turn.place not in left_out))
+        for example in examples
+    ]
+    return [example for example in kept if example.turns]
 
 
 def _check_turn(turn: Turn) -> None:

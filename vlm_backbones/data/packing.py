@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vlm_backbones.data._bad_rows import BadRows
 from vlm_backbones.data.chat_format import EncodedChat, chat_messages, encode_chats
 from vlm_backbones.data.conversations import Example
 from vlm_backbones.errors import DataError
@@ -20,6 +21,9 @@ from vlm_backbones.errors import DataError
 __all__ = ["PackedExample", "pack_examples"]
 
 IntArray = npt.NDArray[np.int64]
+
+_ENCODED_AT_ONCE = 8192
+"""Examples whose tokens exist as Python lists at the same time: lists take ten times an array's memory."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,13 @@ class PackedExample:
     targets: IntArray  # (supervised,)
     answer_sizes: IntArray  # (supervised,), supervised tokens of the same turn
     has_image: bool
-    truncated: int
-    """Turns that were cut at the longest length."""
+    cut_turns: tuple[int, ...]
+    """Which turns (of a chain: 0 for the whole) were cut at the longest length."""
+
+    @property
+    def truncated(self) -> int:
+        """How many were cut."""
+        return len(self.cut_turns)
 
 
 def pack_examples(
@@ -46,6 +55,7 @@ def pack_examples(
     image_token_id: int,
     image_tokens: int,
     max_length_tokens: int,
+    bad: BadRows | None = None,
 ) -> list[PackedExample]:
     """Tokenise and pack all examples.
 
@@ -55,24 +65,36 @@ def pack_examples(
         Tokens that one image takes after it is expanded.
     max_length_tokens
         Longest prefix + turn; longer ones lose the end of their answer and are counted.
+    bad
+        Gathers the rows that cannot be packed, for a caller who has more to check; they are left out.
 
     Raises
     ------
     DataError
-        If a question alone is longer than `max_length_tokens`, or an image's place is not in the rendered text.
+        If a question alone is longer than `max_length_tokens`, an image's place is not in the rendered text, or a
+        token lies across the edge of an answer.
     """
-    chats, counts = [], []
-    for example in examples:
-        pairs = [(turn.question, turn.answer) for turn in example.turns]
-        groups = [[pair] for pair in pairs] if example.independent else [pairs]
-        chats += [chat_messages(group, with_image=example.image is not None) for group in groups]
-        counts.append(len(groups))
-    encoded = iter(_encode_each_once(tokenizer, template, chats))
+    rows = BadRows() if bad is None else bad
     packer = _Packer(image_token_id, image_tokens, max_length_tokens)
-    return [
-        packer.pack(example, [next(encoded) for _ in range(count)])
-        for example, count in zip(examples, counts, strict=True)
-    ]
+    packed: list[PackedExample] = []
+    for start in range(0, len(examples), _ENCODED_AT_ONCE):
+        chunk = examples[start : start + _ENCODED_AT_ONCE]
+        groups = [_chats(example) for example in chunk]
+        encoded = iter(_encode_each_once(tokenizer, template, [chat for group in groups for chat in group]))
+        for example, group in zip(chunk, groups, strict=True):
+            chats = [next(encoded) for _ in group]
+            with rows.gather():
+                packed.append(packer.pack(example, chats))
+    if bad is None:
+        rows.refuse()
+    return packed
+
+
+def _chats(example: Example) -> list[list[dict[str, Any]]]:
+    """Return the conversations of an example: one a turn where the turns are independent, else one."""
+    pairs = [(turn.question, turn.answer) for turn in example.turns]
+    groups = [[pair] for pair in pairs] if example.independent else [pairs]
+    return [chat_messages(group, with_image=example.image is not None) for group in groups]
 
 
 def _encode_each_once(tokenizer: Any, template: str, chats: list[list[dict[str, Any]]]) -> list[EncodedChat]:
@@ -97,8 +119,10 @@ class _Packer:
         predict_at: list[int] = []
         targets: list[int] = []
         sizes: list[int] = []
-        truncated = 0
+        cut_turns: list[int] = []
         for number, chat in enumerate(chats):
+            if chat.problem is not None:
+                raise DataError(f"{example.turns[number].place}: {chat.problem}. Trim the answer or drop the row.")
             if self._prefix(example, chat) != prefix:
                 raise DataError(f"{example.turns[number].place}: the chat format's text before the image varies.")
             room = self.max_length_tokens - len(prefix)
@@ -109,7 +133,7 @@ class _Packer:
                     f"{example.turns[number].place}: the question takes {needed} tokens and leaves no room for its "
                     f"answer in {self.max_length_tokens}. Shorten it."
                 )
-            truncated += len(chat.ids) - cut > room
+            cut_turns += [number] if len(chat.ids) - cut > room else []
             answer = [index for index, supervised in enumerate(mask) if supervised]
             predict_at += [len(ids) + index - 1 if index else len(prefix) - 1 for index in answer]
             targets += [turn[index] for index in answer]
@@ -125,7 +149,7 @@ class _Packer:
             targets=np.asarray(targets, dtype=np.int64),
             answer_sizes=np.asarray(sizes, dtype=np.int64),
             has_image=example.image is not None,
-            truncated=truncated,
+            cut_turns=tuple(cut_turns),
         )
 
     def _prefix(self, example: Example, chat: EncodedChat) -> list[int]:

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from vlm_backbones.backbones import Backbone, get_backbone
-from vlm_backbones.data.chat_format import get_chat_template
+from vlm_backbones.data.chat_format import get_chat_template, stop_token_ids
 from vlm_backbones.errors import CheckpointError
 from vlm_backbones.vision import VisionTower, get_vision_tower
 from vlm_backbones.vision.preprocessing import build_image_processor
@@ -47,7 +47,8 @@ def compose(
     backbone, vision_tower
         Registry ids or local folders.
     chat_format
-        `native` (the tokenizer's own template) or `shared` (one text for all backbones); kept in the processor.
+        `native` (the registry row's format, else the tokenizer's own template), `shared` (one text for all
+        backbones) or a format's name; kept in the processor.
     dtype
         Type of all weights, float32 by default.
     seed
@@ -70,8 +71,9 @@ def compose(
     llm, tokenizer = _load_backbone(backbone_row, dtype, trust_remote_code)
     add_image_token(llm, tokenizer, image_token)
     model = _assemble(llm, tower, tower_row, int(tokenizer.convert_tokens_to_ids(image_token)), seed)
-    model.generation_config = _build_generation_config(llm, tokenizer)
-    template = get_chat_template(chat_format, tokenizer)
+    template = get_chat_template(chat_format, tokenizer, native=backbone_row.chat_format)
+    stops = stop_token_ids(tokenizer, template, backbone_row.stop_tokens)
+    model.generation_config = _build_generation_config(llm, tokenizer, stops)
     return model, build_processor(tower_row, build_image_processor(tower_row), tokenizer, template, image_token)
 
 
@@ -178,12 +180,11 @@ def _start_projector(projector: Any, embeddings: torch.Tensor, seed: int) -> Non
             projector.projector_layernorm.reset_parameters()
 
 
-def _build_generation_config(llm: Any, tokenizer: Any) -> Any:
+def _build_generation_config(llm: Any, tokenizer: Any, chat_stops: list[int]) -> Any:
     """Return greedy defaults that stop at the end of turn as well as at the model's own stop tokens."""
     own = getattr(llm.generation_config, "eos_token_id", None)
-    stops = [own] if isinstance(own, int) else list(own or [])
-    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in stops:
-        stops.append(tokenizer.eos_token_id)
+    own = [own] if isinstance(own, int) else list(own or [])
+    stops = list(dict.fromkeys([*own, *chat_stops]))
     build: Any = GenerationConfig
     return build(
         bos_token_id=tokenizer.bos_token_id,

@@ -112,7 +112,7 @@ class _PackedTurns:
             for values in (prefix + self.tokens, self.positions, self.predict_at, self.targets, self.sizes)
         )
         return PackedExample(
-            ids, positions, tuple(self.lengths), predict_at, targets, sizes, has_image=False, truncated=0
+            ids, positions, tuple(self.lengths), predict_at, targets, sizes, has_image=False, cut_turns=()
         )
 
 
