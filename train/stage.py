@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,12 @@ from transformers import PrinterCallback, TrainingArguments
 from vlm_backbones.cache import atomic_write_text, staged_path
 from vlm_backbones.data.packed_attention import use_packed_attention
 from vlm_backbones.recipe import StageRecipe
-from vlm_backbones.train.dataset import MicroBatches, StageData, first
+from vlm_backbones.train.dataset import MicroBatches, StageData, first, parameter_dtype
 from vlm_backbones.train.fast_llama import use_fast_layers, use_own_layers
 from vlm_backbones.train.features import Features
 from vlm_backbones.train.lora import add_lora, merge_lora
 from vlm_backbones.train.processes import processes
+from vlm_backbones.train.quantization import quantize_layers
 from vlm_backbones.train.trainer import (
     TRAINABLE_FILE,
     BackboneTrainer,
@@ -67,14 +69,19 @@ def run_stage(stage: Stage, model: Any) -> Any:
     tower = model.model.vision_tower
     model.model.vision_tower = stage.features.tower().to(model.device)
     use_packed_attention(model.model.language_model)
+    originals = None
+    if stage.recipe.quantization is not None:
+        originals = quantize_layers(model.model.language_model, parameter_dtype(stage.recipe.precision))
     if stage.recipe.lora is not None:
-        model = add_lora(model, stage.recipe.lora)
+        model = add_lora(model, stage.recipe.lora, quantized=originals is not None)
         _train_projector_too(model, stage.recipe)
     elif stage.recipe.precision == "float32":
         use_fast_layers(model.model.language_model)
     _train(stage, model)
-    model = merge_lora(model)
+    model = merge_lora(model, originals)
     use_own_layers(model.model.language_model)
+    if stage.recipe.gradient_checkpointing:
+        model.gradient_checkpointing_disable()
     model.model.language_model.set_attn_implementation("sdpa")
     model.model.vision_tower = tower
     if processes().is_main_process:
@@ -107,6 +114,7 @@ def _train(stage: Stage, model: Any) -> None:
         train_dataset=batches,
         data_collator=first,
         callbacks=[RunCallback(stage.run_dir, stage.name, sizes), StopOnSigterm()],
+        projector_learning_rate=stage.recipe.projector_learning_rate,
     )
     trainer.remove_callback(PrinterCallback)  # metrics.jsonl and progress.json say it all
     resume = last_sealed(stage.folder)
@@ -118,13 +126,16 @@ def _train(stage: Stage, model: Any) -> None:
 def build_arguments(stage: Stage, *, accumulation: int) -> TrainingArguments:
     """Return the Trainer's arguments of a stage."""
     recipe, steps = stage.recipe, len(stage.data.order)
-    warmup = recipe.warmup_steps if recipe.warmup_steps is not None else round(recipe.warmup_ratio * steps)
+    warmup = recipe.warmup_steps if recipe.warmup_steps is not None else math.ceil(recipe.warmup_ratio * steps)
     schedule: dict[str, Any] = {"lr_scheduler_type": recipe.schedule}
     if recipe.schedule == "cosine":
         rate = {"min_lr_rate": recipe.min_lr_ratio}
         schedule = {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": rate}
     elif recipe.schedule == "constant":
         schedule = {"lr_scheduler_type": "constant_with_warmup"}
+    memory: dict[str, Any] = {}
+    if recipe.gradient_checkpointing:
+        memory = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
     return TrainingArguments(
         output_dir=str(stage.folder),
         max_steps=steps,
@@ -138,6 +149,7 @@ def build_arguments(stage: Stage, *, accumulation: int) -> TrainingArguments:
         warmup_steps=warmup,
         optim="adamw_torch_fused",
         bf16=recipe.precision == "bf16",
+        tf32=True if recipe.precision == "bf16" and _has_tf32() else None,
         train_sampling_strategy="sequential",
         remove_unused_columns=False,
         dataloader_num_workers=0,
@@ -153,7 +165,12 @@ def build_arguments(stage: Stage, *, accumulation: int) -> TrainingArguments:
         disable_tqdm=True,
         use_cpu=not torch.cuda.is_available(),
         **schedule,
+        **memory,
     )
+
+
+def _has_tf32() -> bool:
+    return torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
 
 
 def _is_finished(stage: Stage) -> bool:

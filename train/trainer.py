@@ -26,9 +26,20 @@ _SEAL = "seal.json"
 class BackboneTrainer(Trainer):
     """Trainer over micro-batches that are collated already; each item of the dataset is one micro-batch."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, projector_learning_rate: float | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.loss_is_scaled_for_ga = True
+        self._projector_learning_rate = projector_learning_rate
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Return Trainer's optimizer, the projector in groups of its own where it has a learning rate of its own."""
+        is_new = self.optimizer is None
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        if is_new and self._projector_learning_rate is not None:
+            named = (model or self.model).named_parameters()
+            projector = {id(parameter) for name, parameter in named if "multi_modal_projector" in name}
+            _give_own_rate(optimizer, projector, self._projector_learning_rate)
+        return optimizer
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor:
         """Return the sum of the answers' weights over the step, on all devices."""
@@ -84,6 +95,15 @@ class BackboneTrainer(Trainer):
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
             seal(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}")
+
+
+def _give_own_rate(optimizer: torch.optim.Optimizer, chosen: set[int], rate: float) -> None:
+    """Move the chosen parameters, by id, out of their groups into copies of these with another learning rate."""
+    for group in list(optimizer.param_groups):
+        moved = [parameter for parameter in group["params"] if id(parameter) in chosen]
+        if moved:
+            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in chosen]
+            optimizer.add_param_group({**group, "params": moved, "lr": rate})
 
 
 def _projector_anchor(model: nn.Module) -> torch.Tensor:

@@ -119,6 +119,9 @@ def _anchor(content: dict[str, Any], folder: Path) -> dict[str, Any]:
         anchored["vision_tower"] = absolute(anchored["vision_tower"])
     if isinstance(anchored.get("backbones"), list):
         anchored["backbones"] = [absolute(name) if _is_path(name) else name for name in anchored["backbones"]]
+    if isinstance(anchored.get("chat_format"), dict):
+        formats = anchored["chat_format"].items()
+        anchored["chat_format"] = {absolute(name) if _is_path(name) else name: value for name, value in formats}
     if isinstance(anchored.get("task_paths"), list):
         anchored["task_paths"] = [absolute(value) for value in anchored["task_paths"]]
     if isinstance(anchored.get("data"), dict):

@@ -48,6 +48,13 @@ class Data(Strict):
     def _one_path_is_a_list(cls, value: object) -> object:
         return [value] if isinstance(value, str | Path) else value
 
+    @field_validator("stages", mode="before")
+    @classmethod
+    def _one_path_of_a_stage_is_a_list(cls, value: object) -> object:
+        if not isinstance(value, Mapping):
+            return value
+        return {name: [paths] if isinstance(paths, str | Path) else paths for name, paths in value.items()}
+
     def files_for(self, stage: str) -> list[Path]:
         """Return the files of a stage; empty means the pocket data."""
         if stage in self.stages:

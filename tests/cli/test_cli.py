@@ -82,7 +82,7 @@ def test_help_is_fast_and_loads_no_torch() -> None:
         (("tasks", "describe", "vqa_sceen"), "Did you mean 'vqa_scene'?"),
         (("data", "import", "earthquakes", "nowhere.csv", "out"), "no file nowhere.csv"),
         (("compose", "pocket-lama-3", "pocket-vision", "out"), "Did you mean 'pocket-llama-3'?"),
-        (("compose", "pocket-llama-3", "pocket-vision", "out", "--chat-format", "x"), "neither 'native' nor 'shared'"),
+        (("compose", "pocket-llama-3", "pocket-vision", "out", "--chat-format", "x"), "unknown chat format 'x'"),
         (("convert", "nowhere", "out"), "no config.json in nowhere"),
         (("push", "nowhere", "someone/name"), "no folder nowhere"),
     ],

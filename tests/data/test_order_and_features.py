@@ -38,6 +38,25 @@ def test_steps_follow_from_epochs() -> None:
     assert count_steps(100, 8, 7, None) == 7
 
 
+def test_steps_in_epochs_are_those_of_the_published_runs() -> None:
+    assert count_steps(558_128, 256, None, 1.0) == 2181
+    assert count_steps(665_298, 128, None, 1.0) == 5198
+
+
+def test_batches_by_modality_mix_only_in_what_is_left_over() -> None:
+    with_image = [index % 3 > 0 for index in range(100)]  # 66 with, 34 without
+    options = {"batch_size": 8, "steps": 12, "seed": 0, "with_image": with_image}
+    order = build_order([1] * 100, grouping="modality", **options)
+    kinds = [{with_image[index] for index in step} for step in order]
+    # the 96 first examples fill 12 batches, of which at most two are made of leftovers
+    assert sum(len(kind) == 2 for kind in kinds) <= 2
+    assert [{True} in kinds, {False} in kinds] == [True, True]
+    assert len({index for step in order for index in step}) == 96
+    assert kinds != sorted(kinds, key=str)  # the two kinds take turns
+    mixed = build_order([1] * 100, grouping="none", **options)
+    assert sum(len({with_image[index] for index in step}) == 2 for step in mixed) > 6
+
+
 @pytest.fixture
 def spec(parts: Path) -> FeatureSpec:
     row = get_vision_tower(parts / "tower")

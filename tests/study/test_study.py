@@ -37,7 +37,7 @@ def test_every_shipped_study_is_valid() -> None:
     from vlm_backbones._study_loading import STUDIES
 
     files = sorted(STUDIES.glob("*.yaml"))
-    assert files
+    assert {file.stem for file in files} == {"pocket", "pocket-seeds", "barn", "llava-1.5", "vip-llava"}
     for file in files:
         assert load_study(file.stem).name == file.stem
 
@@ -79,6 +79,22 @@ def test_all_problems_come_at_once_with_the_nearest_known_word(tmp_path: Path) -
         ("deviations={pocket-llama-1: {finetune.learning_rate: 1e-4}}", "needs a 'reason'"),
         ("deviations={pocket-llama-1: {finetune.lr: 1e-4, reason: why}}", "does not fit the recipe (no key 'lr')"),
         ("deviations={pocket-llama-2: {finetune.steps: 4, reason: why}}", "is not one of 'backbones'"),
+        ("chat_format=vicuna", "unknown chat format 'vicuna'. Did you mean 'vicuna_v1'?"),
+        ("chat_format=plain", "give it to the recipe's align stage"),
+        ("chat_format={pocket-llama-2: shared}", "'chat_format' names 'pocket-llama-2', which is not one of"),
+        (
+            "recipe.align.chat_format=plane",
+            "align.chat_format: unknown chat format 'plane'. Did you mean 'plain'?",
+        ),
+        ("recipe.finetune.chat_format=plain", "the last stage cannot use chat_format 'plain'"),
+        ("recipe.finetune.quantization=nf4", "'quantization' freezes the llm in 4 bits: add 'lora'"),
+        ("recipe.finetune.micro_batch_size=3", "'micro_batch_size' 3 does not divide 'batch_size'"),
+        ("recipe.align.image_aspect_ratio=square", "image_aspect_ratio: Input should be 'pad' or 'crop'"),
+        (
+            "recipe.finetune={trainable: [llm], projector_learning_rate: 1, steps: 1, batch_size: 1, learning_rate: 1}",
+            "'trainable' does not name the projector",
+        ),
+        ("data.stages={finetune-2: [a]}", "'data' names the stage 'finetune-2'. Did you mean 'finetune'?"),
         ("steps", "is not key=value"),
         ("name=a/b", "name: String should match pattern"),
     ],
@@ -130,3 +146,29 @@ def test_runs_and_conditions_have_a_fixed_order(tmp_path: Path) -> None:
 
 def test_stock_tasks_of_lmms_eval_are_known(tmp_path: Path) -> None:
     assert isinstance(load_study(write(tmp_path, tasks=["pope", "mme"])), Study)
+
+
+def test_a_chat_format_may_be_named_for_one_backbone(tmp_path: Path) -> None:
+    study = load_study(write(tmp_path, chat_format={"pocket-llama-3": "vicuna_v1"}))
+    assert [study.chat_format_for(name) for name in study.backbones] == ["native", "vicuna_v1"]
+    (tmp_path / "llm").mkdir()
+    study = load_study(write(tmp_path, backbones=["./llm"], chat_format={"./llm": "vicuna_v1"}))
+    assert study.chat_format_for(str(tmp_path / "llm")) == "vicuna_v1"
+
+
+def test_a_stage_may_have_files_of_its_own_and_shipped_studies_look_where_they_are_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = load_study("barn").data
+    assert data.files_for("align") == [tmp_path / "playground/data/LLaVA-Pretrain/blip_laion_cc_sbu_558k.json"]
+    stages = {
+        "recipe": {"finetune": [STAGE, STAGE]},
+        "data": {"finetune": "a.json", "stages": {"finetune-2": "b.json"}},
+    }
+    data = load_study(write(tmp_path, **stages)).data
+    assert [data.files_for(name) for name in ("finetune", "finetune-2")] == [
+        [tmp_path / "a.json"],
+        [tmp_path / "b.json"],
+    ]
+    assert data.training_files == [tmp_path / "a.json", tmp_path / "b.json"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -21,8 +22,8 @@ GROUPED_BATCHES = 4
 
 
 def count_steps(examples: int, batch_size: int, steps: int | None, epochs: float | None) -> int:
-    """Return the number of optimizer steps of a stage that is given in steps or in epochs."""
-    return steps if steps is not None else max(1, round(examples * (epochs or 1.0) / batch_size))
+    """Return the number of optimizer steps of a stage that is given in steps or in epochs, the last one filled up."""
+    return steps if steps is not None else max(1, math.ceil(examples * (epochs or 1.0) / batch_size))
 
 
 def build_order(
