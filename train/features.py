@@ -77,7 +77,7 @@ def load_features(study: Study, out: Path, examples: dict[str, list[Example]]) -
         tower = tower.to(processes().device)
     by_aspect: dict[str | None, Features] = {}
     stages = study.recipe.stages
-    for aspect in {stage.image_aspect_ratio for stage in stages.values()}:
+    for aspect in dict.fromkeys(stage.image_aspect_ratio for stage in stages.values()):
         rows = [examples[name] for name, stage in stages.items() if stage.image_aspect_ratio == aspect]
         processor = build_image_processor(tower_for(row, aspect))
         spec = FeatureSpec(tower, processor, row.feature_layers, row.select_strategy)

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from vlm_backbones.data._pictures import find_picture
+
 _IMAGES = re.compile(rb'"images?"\s*:\s*("(?:[^"\\]|\\.)*"|\[[^\]{}]*\])')
 
 
@@ -21,4 +23,4 @@ def referenced_images(path: Path) -> Iterator[Path]:
         for name in [named] if isinstance(named, str) else named:
             if isinstance(name, str) and "\0" not in name and name not in seen:
                 seen.add(name)
-                yield path.parent / name
+                yield find_picture(path.parent, name) or path.parent / name

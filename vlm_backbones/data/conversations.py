@@ -1,4 +1,4 @@
-"""Examples: an image with its turns, read from the three tasks' dataset folders or from LLaVA JSON."""
+"""Examples: an image with its turns, read from the three tasks' dataset folders or from files of conversations."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -28,6 +29,8 @@ class ImageSource:
     """Where it came from, for messages."""
     data: bytes | None = None
     path: Path | None = None
+    cell: Any = None
+    """In place of `data` the cell of a memory-mapped table, read when it is needed."""
     renamed: bool = False
     """Whether the row names it with another ending."""
 
@@ -35,6 +38,8 @@ class ImageSource:
         """Return the encoded bytes; `DataError` where the file is missing."""
         if self.data is not None:
             return self.data
+        if self.cell is not None:
+            return bytes(self.cell.as_py())
         try:
             return (self.path or Path()).read_bytes()
         except OSError as error:
@@ -87,6 +92,8 @@ class Example:
     independent: bool = True
     region: str | None = None
     """Which of ViP-LLaVA's region data it belongs to; None for ordinary rows."""
+    notes: tuple[str, ...] = ()
+    """What the reader had to put right, counted in preflight."""
 
     @property
     def length(self) -> int:
@@ -98,14 +105,15 @@ class Example:
 def load_examples(
     paths: Sequence[str | Path], *, split: str = "train", captions: bool = False, bad: BadRows | None = None
 ) -> list[Example]:
-    """Return the examples of dataset folders and LLaVA JSON files, in a fixed order.
+    """Return the examples of dataset folders and of files of conversations, in a fixed order.
 
     Parameters
     ----------
     paths
-        Folders with TASK/SPLIT datasets, or LLaVA JSON files (images relative to the file's folder).
+        Folders with TASK/SPLIT datasets; or files of conversations, .json (LLaVA), .jsonl (ShareGPT) or .parquet, whose
+        pictures lie relative to the file's folder or to its folder `images`; or a folder of parquet files.
     split
-        Of the dataset folders; JSON files have none.
+        Of the dataset folders; files have none.
     captions
         One caption or description a picture, for the align stage, instead of questions.
     bad
@@ -117,18 +125,20 @@ def load_examples(
         Naming the file and row of each malformed row, empty answer, image token inside the text, or image
         outside its root; an empty split.
     """
-    from vlm_backbones.data import _llava_json, _task_folders
+    from vlm_backbones.data import _row_files, _task_folders
 
     rows = BadRows() if bad is None else bad
     examples: list[Example] = []
     for path in map(Path, paths):
         with rows.gather():
-            if path.is_dir():
+            if _row_files.is_row_file(path):
+                examples += _row_files.read_rows(path, rows)
+            elif path.is_dir():
                 examples += _task_folders.read_folder(path, split, rows, captions=captions)
-            elif path.is_file():
-                examples += _llava_json.read_json(path, rows)
             else:
-                raise DataError(f"{path} does not exist: expected a folder of task datasets or a LLaVA JSON file.")
+                raise DataError(
+                    f"{path} does not exist: expected a folder of task datasets or a file of conversations."
+                )
     for turn in (turn for example in examples for turn in example.turns):
         with rows.gather():
             _check_turn(turn)

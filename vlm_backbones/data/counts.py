@@ -21,7 +21,7 @@ def count_data(data: Data, stages: Mapping[str, Sequence[Example]]) -> dict[str,
     for name, examples in stages.items():
         folders = Counter(_picture_folder(example) for example in examples if example.image is not None)
         regions = Counter(example.region for example in examples if example.region)
-        renamed = sum(example.image is not None and example.image.renamed for example in examples)
+        notes = Counter(note for example in examples for note in example.notes)
         counts[name] = {
             "files": ", ".join(str(path) for path in data.files_for(name)) or "the pocket data",
             "examples": len(examples),
@@ -31,7 +31,7 @@ def count_data(data: Data, stages: Mapping[str, Sequence[Example]]) -> dict[str,
         }
         counts[name] |= {"pictures in": dict(folders.most_common())} if set(folders) - {""} else {}
         counts[name] |= {"region records": dict(sorted(regions.items()))} if regions else {}
-        counts[name] |= {"pictures found under another ending": renamed} if renamed else {}
+        counts[name] |= dict(sorted(notes.items()))
         if name in data.expected:
             counts[name]["expected examples"] = data.expected[name].examples
     return counts
