@@ -48,6 +48,8 @@ class StageFacts:
     supervised_tokens_seen: int
     """Over all steps."""
     tokens_an_answer: float
+    tokens_an_example: float
+    """With the picture's."""
     image_tokens_seen: int
     truncated_answers: int
     truncated_rows: str
@@ -159,7 +161,7 @@ def _pack(parts: TextParts, tower: VisionTower, stage: StageInput, bad: BadRows)
 
 def _stage_facts(tower: VisionTower, stage: StageInput, packed: Sequence[PackedExample]) -> StageFacts:
     if len(packed) < len(stage.examples):  # the caller refuses the study: only the bad rows matter
-        return StageFacts(0, 0, 0, 0, 0.0, 0, 0, "", 0, 0)
+        return StageFacts(0, 0, 0, 0, 0.0, 0.0, 0, 0, "", 0, 0)
     supervised = np.array([len(row.targets) for row in packed])
     with_image = np.array([row.has_image for row in packed])
     seen = np.fromiter((index for step in stage.order for index in step), dtype=np.int64)
@@ -171,6 +173,7 @@ def _stage_facts(tower: VisionTower, stage: StageInput, packed: Sequence[PackedE
         supervised_tokens=int(supervised.sum()),
         supervised_tokens_seen=int(supervised[seen].sum()),
         tokens_an_answer=round(float(supervised.sum()) / max(1, answers), 3),
+        tokens_an_example=round(float(np.mean([len(row.ids) for row in packed])), 1),
         image_tokens_seen=int(with_image[seen].sum()) * tower.image_tokens,
         truncated_answers=sum(row.truncated for row in packed),
         truncated_rows=hashlib.sha256(repr(cut).encode()).hexdigest(),
@@ -239,12 +242,14 @@ def _trained_parameters(parts: TextParts, tower: VisionTower, recipe: StageRecip
     from torch import nn
     from transformers import AutoModelForCausalLM
 
+    from vlm_backbones.vlm.full_size import vision_config
+
     with torch.device("meta"):
         llm: Any = AutoModelForCausalLM.from_config(parts.config)
     count = 0
     if "projector" in recipe.trainable:
         hidden = int(parts.config.hidden_size)
-        width = _tower_width(tower) * len(tower.feature_layers)
+        width = int(vision_config(tower).hidden_size) * len(tower.feature_layers)
         count += width * hidden + hidden + hidden * hidden + hidden
         count += 2 * width if tower.is_multi_layer else 0  # VipLlava's norm
     if "llm" in recipe.trainable and recipe.lora is None:
@@ -257,10 +262,3 @@ def _trained_parameters(parts: TextParts, tower: VisionTower, recipe: StageRecip
             if isinstance(layer, nn.Linear) and layer is not head and (targets == "all-linear" or leaf in targets):
                 count += recipe.lora.r * (layer.in_features + layer.out_features)
     return count
-
-
-def _tower_width(tower: VisionTower) -> int:
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(tower.source, revision=tower.revision)
-    return int(getattr(config, "vision_config", config).hidden_size)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["render_check"]
+__all__ = ["render_check", "render_estimate"]
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from vlm_backbones._estimate import GPUS, StageEstimate
 
 _STAGE_FACTS = ("optimizer_steps", "examples_seen", "supervised_tokens_seen", "tokens_an_answer")
 
@@ -27,6 +29,44 @@ def render_check(certificate: Mapping[str, Any]) -> None:
                 console.print(f"  {escape(text)}", soft_wrap=True, highlight=False)
     varies = "; ".join(f"{key} ({why})" for key, why in certificate["varies"].items())
     console.print(f"varies: {varies or 'nothing'}", soft_wrap=True)
+
+
+def render_estimate(estimates: Sequence[StageEstimate], source: str) -> None:
+    """Print what each stage will need, and in one line which GPUs hold each backbone.
+
+    Parameters
+    ----------
+    source
+        Where the counts of the data come from.
+    """
+    console = wide_console()
+    reference, count = GPUS[2], 8
+    hours = f"hours on {count} x A100"
+    columns = ("trained parameters", "tokens an example", "operations", "GB a GPU", f"GB if {count} shared it", hours)
+    table = Table("estimate", *columns, box=None)
+    for row in estimates:
+        shared, time = row.sharded_gb(count), row.hours(reference, count)
+        facts = (f"{row.trained_parameters:,}", str(row.tokens), f"{row.operations:.2g}", f"{row.memory_gb:.0f}")
+        table.add_row(escape(f"{row.backbone}, {row.stage}"), *facts, f"{shared:.0f}", f"{time:.1f}")
+    console.print(table)
+    for backbone in dict.fromkeys(row.backbone for row in estimates):
+        stages = [row for row in estimates if row.backbone == backbone]
+        largest = max(stages, key=lambda row: row.memory_gb)
+        total = sum(row.hours(reference, count) for row in stages)
+        fitting = [gpu.name for gpu in GPUS if largest.memory_gb <= gpu.memory_gb]
+        where = f"fits {' or '.join(fitting)}" if fitting else f"fits none of {', '.join(gpu.name for gpu in GPUS)}"
+        console.print(
+            f"{escape(backbone)}: {largest.memory_gb:.0f} GB on every GPU ({largest.stage}), {where}; "
+            f"about {total:.1f} h on {count} GPUs of an A100's speed, within a third",
+            soft_wrap=True,
+            highlight=False,
+        )
+    console.print(
+        f"Counts of the data: {source}. Training holds the whole model on every GPU (torchrun); what it would take if "
+        "the GPUs shared it (FSDP, ZeRO-3) is shown for comparison. Evaluation is not in the hours.",
+        soft_wrap=True,
+        highlight=False,
+    )
 
 
 def wide_console() -> Console:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from vlm_backbones.errors import ConfigError, VlmBackbonesError, nearest
+from vlm_backbones.errors import ConfigError, DataError, VlmBackbonesError, nearest
 
 _OPTIONS: dict[str, Any] = {
     "no_args_is_help": True,
@@ -78,15 +78,24 @@ def study_run(study: StudyArgument = "pocket", overrides: SetOption = None, out:
 @study_app.command("check")
 def study_check(study: StudyArgument = "pocket", overrides: SetOption = None, out: OutOption = None) -> None:
     """Write the certificate and run the preflight, without training; nonzero where a confound is found."""
-    from vlm_backbones._check_display import render_check
-    from vlm_backbones.control import check_study
+    from vlm_backbones._check_display import render_check, render_estimate
+    from vlm_backbones._estimate import estimate_study, measured_data
+    from vlm_backbones.control import check_study, missing_parts
     from vlm_backbones.pipeline import own_out
     from vlm_backbones.study import load_study
 
     config = load_study(study, overrides or [])
     folder = own_out(config, out)
+    missing = missing_parts(config)
+    if missing:
+        render_estimate(estimate_study(config), "as published, the files are not here")
+        raise DataError(
+            "only the estimate was made. Without these files nothing else could be checked, neither rows and pictures "
+            "nor labels, truncation and digits of the tokenizers:" + "".join(f"\n  - {part}" for part in missing)
+        )
     certificate = check_study(config, folder)
     render_check(certificate)
+    render_estimate(estimate_study(config, measured_data(certificate)), "as read")
     typer.echo(folder / "certificate.json")
     if certificate["confounds"]:
         raise ConfigError("the comparison is confounded:" + "".join(f"\n  - {row}" for row in certificate["confounds"]))

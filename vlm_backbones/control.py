@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["VERSION", "check_study"]
+__all__ = ["VERSION", "check_study", "missing_parts"]
 
 import hashlib
 import json
@@ -22,6 +22,7 @@ from vlm_backbones._backbone_facts import (
 from vlm_backbones._fingerprints import files_fingerprint, hash_of
 from vlm_backbones._reporters import check_reporters
 from vlm_backbones._study_loading import package_folder
+from vlm_backbones.backbones import Backbone, get_backbone
 from vlm_backbones.cache import atomic_write_text
 from vlm_backbones.data._bad_rows import BadRows
 from vlm_backbones.data.conversations import Example, examples_digest, load_training_examples
@@ -31,7 +32,7 @@ from vlm_backbones.data.order import order_examples
 from vlm_backbones.errors import DataError
 from vlm_backbones.pocket.datasets import data_dir
 from vlm_backbones.study import Study
-from vlm_backbones.vision import get_vision_tower
+from vlm_backbones.vision import VisionTower, get_vision_tower
 
 VERSION = 2
 _GROUP = "backbone_study"
@@ -78,6 +79,26 @@ def check_study(study: Study, out: Path) -> dict[str, Any]:
     }
     atomic_write_text(out / "certificate.json", json.dumps(certificate, indent=1, default=str))
     return certificate
+
+
+def missing_parts(study: Study) -> list[str]:
+    """Return what a check would need and cannot have: training files that are not there, and parts not downloaded yet.
+
+    Parts of the hub alone are no reason against a check: it downloads what it needs.
+    """
+    files = [f"{path} does not exist" for path in study.data.training_files if not path.exists()]
+    if not files:
+        return []
+    rows = [*map(get_backbone, study.backbones), get_vision_tower(study.vision_tower)]
+    return files + [f"{row.id}: {row.source} is not downloaded" for row in rows if not _is_here(row)]
+
+
+def _is_here(row: Backbone | VisionTower) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(row.source).is_dir():
+        return True
+    return isinstance(try_to_load_from_cache(row.source, "config.json", revision=row.revision), str)
 
 
 def _refuse(bad: BadRows, study: Study, out: Path) -> None:

@@ -1,4 +1,4 @@
-"""The published files of conversations, and others of their kind: read in their own layout, counted, named where bad."""
+"""The published files of conversations, and others of their kind: read as they lie, counted, named where bad."""
 
 from __future__ import annotations
 

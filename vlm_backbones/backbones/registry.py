@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ class Backbone:
     """Name of the prompt format that the model was tuned with; None for a base model."""
     stop_tokens: tuple[str, ...] = ()
     parameters: int | None = None
+    config: Mapping[str, Any] | None = field(default=None, hash=False)
+    """Its shapes as keys of transformers' configuration, for what can be known without its files."""
     package_path: str | None = None
     """Folder inside this package, for the embedded backbones."""
     local_path: str | None = None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ class VisionTower:
     """`default` drops the first token (CLS), `full` keeps every token."""
     pad_to_square: bool = True
     """Whether images are padded to a square before they are resized (LLaVA's `image_aspect_ratio: pad`)."""
+    config: Mapping[str, Any] | None = field(default=None, hash=False)
+    """Its shapes as keys of transformers' configuration, for what can be known without its files."""
     package_path: str | None = None
     local_path: str | None = None
 

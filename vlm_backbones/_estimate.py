@@ -1,0 +1,213 @@
+"""What a study will need: operations, memory and hours of every training stage, from shapes and counts alone.
+
+Operations, per example of T tokens (image tokens and text) through an LLM of N parameters in its layers, of which each
+costs a multiplication and an addition a token (Kaplan et al. 2020): 2 N T forward; as much again for the gradients of
+the activations, which reach the projector through the whole LLM; as much again for the gradients of the weights where
+the LLM is trained in full; and another forward where activations are recomputed. Attention adds 2 T^2 d a layer forward
+(causal: half of 4 T^2 d). The vision tower adds a forward per picture, and the output head its supervised tokens.
+
+Hours = operations / (GPUs x peak x utilisation). The utilisations are fitted to the hours that LLaVA-1.5 and ViP-LLaVA
+publish for eight A100 (docs/reproducing.md); their eight runs come out within 20 %.
+
+Memory of a device: 16 bytes a trained parameter (float32 weight, gradient, two moments), 4 bytes a frozen one (0.53
+in 4 bits), the activations of one micro-batch (float32 states at every layer's edge and one layer's inside where
+they are recomputed, else the inside of all), and the logits of its supervised tokens (three float32 copies).
+"""
+
+from __future__ import annotations
+
+__all__ = ["GPUS", "Gpu", "StageEstimate", "estimate_stage", "estimate_study", "measured_data"]
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vlm_backbones.backbones import get_backbone
+from vlm_backbones.data.order import count_steps
+from vlm_backbones.recipe import StageRecipe
+from vlm_backbones.study import ExpectedData, Study
+from vlm_backbones.vision import VisionTower, get_vision_tower
+
+_TRAINED_BYTES = 16
+_FROZEN_BYTES = 4
+_NF4_BYTES = 0.53
+_RESERVED_GB = 3.0
+"""CUDA's context and what the allocator cannot use."""
+_FLAT_TOKENS = 16_384
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A kind of GPU: memory in GB, peak of bf16 products in operations a second (dense, from its data sheet)."""
+
+    name: str
+    memory_gb: float
+    peak: float
+
+
+GPUS = (
+    Gpu("RTX 3090", 24, 71e12),
+    Gpu("A100 40 GB", 40, 312e12),
+    Gpu("A100 80 GB", 80, 312e12),
+    Gpu("H200 141 GB", 141, 989e12),
+)
+_COUNTS = (1, 2, 4, 8, 16)
+_UTILISATION = {"projector": 0.45, "llm": 0.27, "lora": 0.27}
+
+
+@dataclass(frozen=True)
+class StageEstimate:
+    """What one stage of one backbone needs."""
+
+    backbone: str
+    stage: str
+    examples: int
+    tokens: int
+    """An example's, on average, picture included."""
+    trained_parameters: int
+    operations: float
+    memory_gb: float
+    """Of a device that holds the whole model (torchrun)."""
+    state_gb: float
+    """The part of it that devices could share: weights, gradients, moments."""
+    utilisation: float
+
+    def hours(self, gpu: Gpu, count: int) -> float:
+        """Return the hours on so many GPUs."""
+        return self.operations / (count * gpu.peak * self.utilisation) / 3600
+
+    def sharded_gb(self, count: int) -> float:
+        """Return a device's memory where weights, gradients and moments are shared evenly (FSDP, ZeRO-3)."""
+        return self.memory_gb - self.state_gb * (1 - 1 / count)
+
+    def smallest(self, gpu: Gpu) -> tuple[int, bool] | None:
+        """Return the fewest GPUs that hold the stage and whether they have to share the model; None where none do."""
+        if self.memory_gb <= gpu.memory_gb:
+            return 1, False
+        return next(((count, True) for count in _COUNTS if self.sharded_gb(count) <= gpu.memory_gb), None)
+
+
+@dataclass(frozen=True)
+class _Shapes:
+    """The numbers that the formulas read."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    vocabulary: int
+    llm: int
+    """Parameters of the LLM; of them `linear` in the decoder layers' products."""
+    linear: int
+    projector: int
+    tower: int
+    lora_sizes: int
+    """Sum of inputs and outputs over the decoder layers' linear layers: parameters of adapters of rank 1."""
+
+
+def estimate_study(study: Study, examples: Mapping[str, ExpectedData] | None = None) -> list[StageEstimate]:
+    """Return the estimate of every backbone's every stage.
+
+    Parameters
+    ----------
+    examples
+        By stage, what its data holds; left out, what the study expects of it. Stages of unknown data are left out.
+    """
+    known = {**study.data.expected, **(examples or {})}
+    tower = get_vision_tower(study.vision_tower)
+    estimates = []
+    for backbone in study.backbones:
+        shapes = _read_shapes(backbone, tower)
+        for name, recipe in study.recipe_for(backbone).stages.items():
+            if name in known:
+                run = study.run_name(backbone)
+                estimates.append(estimate_stage(run, name, recipe, known[name], shapes, tower))
+    return estimates
+
+
+def measured_data(certificate: Mapping[str, Any]) -> dict[str, ExpectedData]:
+    """Return what a checked study's stages hold, as its first backbone's tokenizer counts it."""
+    facts = next(iter(certificate["backbones"].values()))["stages"]
+    found = {}
+    for stage, row in facts.items():
+        counts = certificate["data"][stage]
+        share = counts["with image"] / max(1, counts["examples"])
+        text = row["tokens_an_example"] - share * certificate["equal"]["image_tokens"]
+        found[stage] = ExpectedData(examples=counts["examples"], text_tokens=max(1, round(text)), with_image=share)
+    return found
+
+
+def _read_shapes(backbone: str, tower: VisionTower) -> _Shapes:
+    from torch import nn
+
+    from vlm_backbones.vlm.full_size import build_on_meta
+
+    model: Any = build_on_meta(get_backbone(backbone), tower)
+    config = model.config.text_config
+    layers: Any = model.model.language_model.layers
+    linear = [module for module in layers.modules() if isinstance(module, nn.Linear)]
+
+    def count(module: nn.Module) -> int:
+        return sum(weight.numel() for weight in module.parameters())
+
+    tied = bool(config.tie_word_embeddings)
+    return _Shapes(
+        layers=int(config.num_hidden_layers),
+        hidden=int(config.hidden_size),
+        intermediate=int(config.intermediate_size),
+        vocabulary=int(config.vocab_size),
+        llm=count(model.model.language_model) + (0 if tied else count(model.lm_head)),
+        linear=sum(module.weight.numel() for module in linear),
+        projector=count(model.model.multi_modal_projector),
+        tower=count(model.model.vision_tower),
+        lora_sizes=sum(module.in_features + module.out_features for module in linear),
+    )
+
+
+def estimate_stage(
+    backbone: str, stage: str, recipe: StageRecipe, data: ExpectedData, shapes: _Shapes, tower: VisionTower
+) -> StageEstimate:
+    """Return what a stage needs, by the formulas above."""
+    steps = count_steps(data.examples, recipe.batch_size, recipe.steps, recipe.epochs)
+    tokens = min(recipe.max_length_tokens, round(tower.image_tokens * data.with_image + data.text_tokens))
+    supervised = data.text_tokens / 2 if recipe.chat_format != "plain" else data.text_tokens
+    full = "llm" in recipe.trainable and recipe.lora is None
+    forward = 2 * shapes.linear * tokens + 2 * tokens**2 * shapes.hidden * shapes.layers
+    passes = 2 + full + recipe.gradient_checkpointing
+    head = 2 * shapes.vocabulary * shapes.hidden * supervised * (2 + full)
+    example = forward * passes + head + 2 * shapes.tower * (tower.image_tokens + 1) * data.with_image
+    trained = shapes.projector if "projector" in recipe.trainable else 0
+    trained += shapes.llm if full else 0
+    trained += recipe.lora.r * shapes.lora_sizes if recipe.lora is not None else 0
+    state = _state_bytes(recipe, shapes, trained)
+    kind = "llm" if full else "lora" if recipe.lora is not None else "projector"
+    return StageEstimate(
+        backbone=backbone,
+        stage=stage,
+        examples=steps * recipe.batch_size,
+        tokens=tokens,
+        trained_parameters=trained,
+        operations=float(example) * steps * recipe.batch_size,
+        memory_gb=(state + _activation_bytes(recipe, shapes, tokens, supervised)) / 1e9 + _RESERVED_GB,
+        state_gb=state / 1e9,
+        utilisation=_UTILISATION[kind],
+    )
+
+
+def _state_bytes(recipe: StageRecipe, shapes: _Shapes, trained: int) -> float:
+    """Return the bytes of weights, gradients and moments."""
+    frozen = shapes.tower + shapes.llm + shapes.projector - trained
+    if recipe.lora is not None:
+        frozen += recipe.lora.r * shapes.lora_sizes  # adapters come on top
+    four_bits = shapes.linear if recipe.quantization is not None else 0
+    return trained * _TRAINED_BYTES + (frozen - four_bits) * _FROZEN_BYTES + four_bits * _NF4_BYTES
+
+
+def _activation_bytes(recipe: StageRecipe, shapes: _Shapes, tokens: int, supervised: float) -> float:
+    """Return the bytes of one micro-batch's activations and logits."""
+    rows = recipe.micro_batch_size or max(1, min(recipe.batch_size, _FLAT_TOKENS // tokens))
+    size = 2 if recipe.precision == "bf16" else 4
+    # eight states of the hidden size (norms, query to output, sums) and three of the MLP's
+    inside = rows * tokens * (8 * shapes.hidden + 3 * shapes.intermediate) * size
+    edges = rows * tokens * shapes.hidden * 4 * shapes.layers
+    kept = edges + inside if recipe.gradient_checkpointing else edges + inside * shapes.layers
+    return kept + rows * supervised * shapes.vocabulary * 4 * 3
