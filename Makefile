@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: study test lint types docs wheel clean
+.PHONY: study test test-tokenizers lint types docs wheel clean
 .DEFAULT_GOAL := study
 
 study: .venv/.installed  ## train, evaluate and compare the three pocket backbones
@@ -12,6 +12,9 @@ study: .venv/.installed  ## train, evaluate and compare the three pocket backbon
 
 test: .venv/.installed-dev  ## the whole test suite
 	$(BIN)/python -m pytest -n 2
+
+test-tokenizers: .venv/.installed-dev  ## chat formats on LLaMA's real vocabularies; needs node and npm
+	$(BIN)/python -m pytest -rs tests/optional/real_vocabularies.py
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .

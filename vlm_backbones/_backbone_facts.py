@@ -18,7 +18,16 @@ from vlm_backbones.errors import CheckpointError, DataError
 from vlm_backbones.recipe import StageRecipe
 from vlm_backbones.vision import VisionTower
 
-__all__ = ["BackboneFacts", "BackboneView", "StageFacts", "StageInput", "TextParts", "open_tokenizer", "view_data"]
+__all__ = [
+    "BackboneFacts",
+    "BackboneView",
+    "StageFacts",
+    "StageInput",
+    "TextParts",
+    "number_pieces",
+    "open_tokenizer",
+    "view_data",
+]
 
 _DIGITS = ("36.12", "142.86", "7.3")
 _IMAGE_TOKEN = "<image>"
@@ -118,13 +127,9 @@ def view_data(parts: TextParts, tower: VisionTower, stages: Sequence[StageInput]
     then the view is of the others.
     """
     packed = {stage.name: _pack(parts, tower, stage, bad) for stage in stages}
-    pieces = {
-        text: [parts.tokenizer.decode([token]) for token in parts.tokenizer.encode(text, add_special_tokens=False)]
-        for text in _DIGITS
-    }
     facts = BackboneFacts(
         context_tokens=getattr(parts.config, "max_position_embeddings", None),
-        digits=pieces,
+        digits={number: number_pieces(parts.tokenizer, number) for number in _DIGITS},
         trained_parameters={stage.name: _trained_parameters(parts, tower, stage.recipe) for stage in stages},
         chat_template=hashlib.sha256(parts.template.encode()).hexdigest(),
         stages={stage.name: _stage_facts(tower, stage, packed[stage.name]) for stage in stages},
@@ -139,6 +144,13 @@ def view_data(parts: TextParts, tower: VisionTower, stages: Sequence[StageInput]
         for stage in stages
     }
     return BackboneView(facts, shown, cut)
+
+
+def number_pieces(tokenizer: Any, number: str) -> list[str]:
+    """Return the tokens of a number inside a text, as text, without the space that some tokenizers put first."""
+    encoded = tokenizer(f"({number}", add_special_tokens=False, return_offsets_mapping=True)
+    ids = [token for token, (_, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True) if end > 1]
+    return [str(tokenizer.decode([token])) for token in ids]
 
 
 def _pack(parts: TextParts, tower: VisionTower, stage: StageInput, bad: BadRows) -> list[PackedExample]:
