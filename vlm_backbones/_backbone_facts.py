@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from vlm_backbones._hub_errors import opening_error
 from vlm_backbones.backbones import get_backbone
 from vlm_backbones.data._bad_rows import BadRows
 from vlm_backbones.data.chat_format import get_chat_template, stop_token_ids
 from vlm_backbones.data.conversations import Example
 from vlm_backbones.data.packing import PackedExample, pack_examples
-from vlm_backbones.errors import CheckpointError, DataError
+from vlm_backbones.errors import DataError
 from vlm_backbones.recipe import StageRecipe
 from vlm_backbones.vision import VisionTower
 
@@ -110,9 +111,7 @@ def open_tokenizer(backbone: str, chat_format: str, *, trust_remote_code: bool =
         tokenizer = AutoTokenizer.from_pretrained(row.source, **options)
         config = AutoConfig.from_pretrained(row.source, **options)
     except Exception as error:  # a damaged file makes tokenizers and transformers raise nearly anything
-        raise CheckpointError(
-            f"backbone {row.id}: cannot be opened from {row.source} ({type(error).__name__}: {error})"
-        ) from error
+        raise opening_error("backbone", row, error) from error
     if _IMAGE_TOKEN not in tokenizer.get_vocab():
         tokenizer.add_tokens([_IMAGE_TOKEN], special_tokens=True)
     template = get_chat_template(chat_format, tokenizer, native=row.chat_format)

@@ -18,9 +18,9 @@ from transformers import (
     VipLlavaForConditionalGeneration,
 )
 
+from vlm_backbones._hub_errors import opening_error
 from vlm_backbones.backbones import Backbone, get_backbone
 from vlm_backbones.data.chat_format import get_chat_template, stop_token_ids
-from vlm_backbones.errors import CheckpointError
 from vlm_backbones.vision import VisionTower, get_vision_tower
 from vlm_backbones.vision.preprocessing import build_image_processor
 from vlm_backbones.vlm.towers import load_vision_tower
@@ -100,9 +100,7 @@ def _load_backbone(row: Backbone, dtype: torch.dtype, trust_remote_code: bool) -
         tokenizer = AutoTokenizer.from_pretrained(row.source, **options)
         llm = AutoModelForCausalLM.from_pretrained(row.source, dtype=dtype, **options)
     except Exception as error:  # a damaged file makes tokenizers and transformers raise nearly anything
-        raise CheckpointError(
-            f"backbone {row.id}: cannot be loaded from {row.source} ({type(error).__name__}: {error})"
-        ) from error
+        raise opening_error("backbone", row, error) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     return llm, tokenizer

@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers import AutoConfig, CLIPVisionConfig, Dinov2Config, SiglipVisionConfig
 
+from vlm_backbones._hub_errors import opening_error
 from vlm_backbones.backbones import Backbone
-from vlm_backbones.errors import CheckpointError
 from vlm_backbones.vision import VisionTower
 from vlm_backbones.vlm.composition import Vlm, build_skeleton
 
@@ -44,7 +44,7 @@ def _read_config(row: Backbone | VisionTower) -> Any:
     try:
         return loader.from_pretrained(row.source, revision=row.revision)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{row.id}: its config.json cannot be opened from {row.source} ({error})") from error
+        raise opening_error("the configuration of", row, error) from error
 
 
 def build_on_meta(backbone: Backbone, tower: VisionTower) -> Vlm:

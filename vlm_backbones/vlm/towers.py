@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import CLIPVisionModel, Dinov2Model, PreTrainedModel, SiglipVisionModel
 
+from vlm_backbones._hub_errors import opening_error
 from vlm_backbones.errors import CheckpointError, ConfigError
 from vlm_backbones.vision import VisionTower
 
@@ -29,8 +30,7 @@ def load_vision_tower(row: VisionTower, *, dtype: torch.dtype = torch.float32) -
     try:
         tower, report = load(row.source, revision=row.revision, dtype=dtype, output_loading_info=True)
     except Exception as error:  # a damaged file makes transformers raise nearly anything
-        why = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        raise CheckpointError(f"vision tower {row.id}: cannot be loaded from {row.source} ({why})") from error
+        raise opening_error("vision tower", row, error) from error
     if report["missing_keys"]:
         names = ", ".join(sorted(report["missing_keys"])[:3])
         raise CheckpointError(
