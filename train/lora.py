@@ -73,9 +73,6 @@ def _deltas(model: Any) -> dict[str, torch.Tensor]:
     """Return what the adapters add to each layer's weight, by the layer's name in the language model."""
     from peft.tuners.lora import LoraLayer
 
-    layers = model.get_base_model().model.language_model.named_modules()
-    return {
-        name: layer.get_delta_weight("default").detach().float()
-        for name, layer in layers
-        if isinstance(layer, LoraLayer)
-    }
+    modules = model.get_base_model().model.language_model.named_modules()
+    layers: list[tuple[str, Any]] = [(name, module) for name, module in modules if isinstance(module, LoraLayer)]
+    return {name: layer.get_delta_weight("default").detach().float() for name, layer in layers}

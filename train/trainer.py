@@ -36,7 +36,8 @@ class BackboneTrainer(Trainer):
         is_new = self.optimizer is None
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
         if is_new and self._projector_learning_rate is not None:
-            named = (model or self.model).named_parameters()
+            trained: Any = model or self.model
+            named = trained.named_parameters()
             projector = {id(parameter) for name, parameter in named if "multi_modal_projector" in name}
             _give_own_rate(optimizer, projector, self._projector_learning_rate)
         return optimizer

@@ -197,7 +197,8 @@ def _shown(parts: TextParts, row: PackedExample) -> str:
     """Return an example as text: the image as one token, what is supervised in brackets, line breaks as \\n."""
     image = parts.tokenizer.convert_tokens_to_ids(_IMAGE_TOKEN)
     supervised = set((row.predict_at + 1).tolist())
-    ids, marks = [], []
+    ids: list[int] = []
+    marks: list[bool] = []
     for index, token in enumerate(row.ids.tolist()):
         if token != image or not ids or ids[-1] != image:
             ids.append(token)

@@ -89,7 +89,7 @@ def missing_parts(study: Study) -> list[str]:
     files = [f"{path} does not exist" for path in study.data.training_files if not path.exists()]
     if not files:
         return []
-    rows = [*map(get_backbone, study.backbones), get_vision_tower(study.vision_tower)]
+    rows: list[Backbone | VisionTower] = [*map(get_backbone, study.backbones), get_vision_tower(study.vision_tower)]
     return files + [f"{row.id}: {row.source} is not downloaded" for row in rows if not _is_here(row)]
 
 
