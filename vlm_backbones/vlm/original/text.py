@@ -70,7 +70,7 @@ def build_chat_template(folder: Path, config: OriginalConfig, chat_format: str, 
     # The text itself holds the start token. Where the tokenizer adds another, the original kept both; where it does
     # not, the original took the newline after the image for a start token and cut it off.
     if list(tokenizer("a")["input_ids"])[:1] == [tokenizer.bos_token_id]:
-        return _replaced(template, "bos_token + header", "bos_token + bos_token + header")
+        return _replaced(template, "(bos_token or '') + header", "bos_token + bos_token + header")
     return _replaced(template, _IMAGE, "'<image>'")
 
 
