@@ -149,7 +149,7 @@ def test_a_file_that_is_no_table_of_rows_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"expected .json, .jsonl, .parquet, found '.tsv'"):
         load_examples([tmp_path / "rows.tsv"])
     (tmp_path / "rows.json").write_text('{"rows": []}')
-    with pytest.raises(DataError, match="holds no list: expected rows with 'conversations', found {'rows'"):
+    with pytest.raises(DataError, match=r"holds no list: expected rows with 'conversations', found \{'rows'"):
         load_examples([tmp_path / "rows.json"])
     (tmp_path / "rows.jsonl").write_text("\n")
     with pytest.raises(DataError, match="is empty"):

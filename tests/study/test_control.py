@@ -153,11 +153,13 @@ def test_the_test_splits_are_read_before_training(tiny_study: Path, tmp_path: Pa
     changes = [f"data.eval={data}", f"data.finetune=[{tmp_path / 'rows.json'}]", "recipe.align=null"]
     with pytest.raises(DataError) as caught:
         check_study(load_study(tiny_study, changes), tmp_path / "out")
-    found = str(caught.value).splitlines()
+    *found, remedy = str(caught.value).splitlines()
     assert len(found) == 5
     expected = ("rows.json row 0", "no dataset of task 'vqa_scene'", "test row 2: latitude is nan", "test row 4: no ")
     assert all(text in line for text, line in zip(expected, found[1:], strict=True)), found
-    assert not (tmp_path / "out").exists()
+    # a row of training can be left out, one that the study is scored on cannot
+    assert remedy.endswith("leave_out.txt")
+    assert (tmp_path / "out" / "leave_out.txt").read_text() == f"{tmp_path / 'rows.json'} row 0\n"
 
 
 def test_only_the_tasks_of_the_study_need_a_test_split(tiny_study: Path, tmp_path: Path) -> None:
