@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["CONDITIONS", "LogFile", "RunInfo", "find_logs", "read_run_info"]
+__all__ = ["CONDITIONS", "LogFile", "RunInfo", "distinct_names", "find_logs", "read_run_info"]
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vlm_backbones.errors import LogError
@@ -41,30 +42,50 @@ class RunInfo:
     run_dir: Path | None
 
 
-def find_logs(paths: Sequence[Path], runs: Mapping[str, Path] | None = None) -> list[LogFile]:
+def find_logs(
+    paths: Sequence[Path], runs: Mapping[str, Path] | None = None, notes: list[str] | None = None
+) -> list[LogFile]:
     """Return every log of samples under the paths, searched recursively, in a stable order.
 
     Parameters
     ----------
     paths : files or folders; a run is named by its RUN folder, else by the folder of its samples.
     runs : name -> file or folder, the name to use for everything under it.
+    notes : gets a line for each path whose logs another path or name already has.
 
     Raises
     ------
     LogError
         If a path does not exist or holds no log of samples.
     """
+    said = [] if notes is None else notes
     named = {name: Path(path) for name, path in (runs or {}).items()}
-    taken = {path.resolve() for root in named.values() for path in _samples_under(root)}
-    logs = [_describe(path, root, name) for name, root in named.items() for path in _samples_under(root)]
-    found: dict[Path, list[LogFile]] = {}
-    for root in dict.fromkeys(Path(path) for path in paths):
-        found[root] = [_describe(path, root) for path in _samples_under(root) if path.resolve() not in taken]
-        taken |= {log.path.resolve() for log in found[root]}
-    logs += _without_clashes(found, set(named))
+    owner: dict[Path, str] = {}
+    logs: list[LogFile] = []
+    for name, root in named.items():
+        files = _samples_under(root)
+        for other in dict.fromkeys(owner[path.resolve()] for path in files if path.resolve() in owner):
+            said.append(f"{root}: the runs {other} and {name} read the same files; they are one run counted twice.")
+        owner |= {path.resolve(): name for path in files}
+        logs += [_describe(path, root, name) for path in files]
+    logs += _without_clashes(_of_paths(paths, owner, said), set(named))
     if not logs:
         raise LogError("no path was given. Name a folder of lmms-eval outputs (made with --log_samples).")
     return logs
+
+
+def _of_paths(paths: Sequence[Path], owner: dict[Path, str], notes: list[str]) -> list[tuple[Path, LogFile]]:
+    """The logs of each path that no name and no earlier path has, and the folder that the path names."""
+    found = []
+    for root in map(Path, paths):
+        files = _samples_under(root)
+        left = [path for path in files if path.resolve() not in owner]
+        if not left:
+            notes.append(f"{root}: its logs were read already, as {owner[files[0].resolve()]}; they count once.")
+        owner |= {path.resolve(): str(root) for path in left}
+        home = root.resolve() if root.is_dir() else root.resolve().parent
+        found += [(home, _describe(path, root)) for path in left]
+    return found
 
 
 def _samples_under(root: Path) -> list[Path]:
@@ -119,17 +140,39 @@ def _run_folder(path: Path) -> tuple[Path | None, str | None]:
     return None, None
 
 
-def _without_clashes(found: Mapping[Path, list[LogFile]], taken: set[str]) -> Iterator[LogFile]:
-    """Where two paths hold a run of the same name, the path's own name goes before."""
-    roots_of: dict[str, set[Path]] = {}
-    for root, logs in found.items():
-        for log in logs:
-            roots_of.setdefault(log.run, set()).add(root)
-    for root, logs in found.items():
-        for log in logs:
-            clash = len(roots_of[log.run]) > 1 or log.run in taken
-            run = f"{root.resolve().name}/{log.run}" if clash else log.run
-            yield LogFile(log.path, run, log.task, log.condition, log.stamp, log.run_dir)
+def _without_clashes(found: Sequence[tuple[Path, LogFile]], taken: set[str]) -> list[LogFile]:
+    """Where two paths hold a run of the same name, as much of the path goes before as tells them apart.
+
+    A RUN folder that is reached by two paths (one condition each) is one run.
+    """
+    first: dict[Path, Path] = {}
+    roots = [first.setdefault(log.run_dir, home) if log.run_dir else home for home, log in found]
+    names = distinct_names([(log.run, root) for root, (_, log) in zip(roots, found, strict=True)], taken)
+    return [replace(log, run=names[log.run, root]) for root, (_, log) in zip(roots, found, strict=True)]
+
+
+def distinct_names(runs: Sequence[tuple[str, Path]], taken: set[str] | None = None) -> dict[tuple[str, Path], str]:
+    """Return a name for each distinct (run, resolved folder that holds it or is it), none of them in `taken`.
+
+    A run keeps its own name where no other has it; else the last parts of its folder go before, as many as are needed.
+    """
+    used = set(taken or ())
+    names: dict[tuple[str, Path], str] = {}
+    count = Counter(run for run, _ in dict.fromkeys(runs))
+    names |= {(run, home): run for run, home in runs if count[run] == 1 and run not in used}
+    used |= set(names.values())
+    for run in dict.fromkeys(run for run, _ in runs):
+        homes = [home for name, home in dict.fromkeys(runs) if name == run and (name, home) not in names]
+        parts = [(home.parent if home.name == run else home).parts for home in homes]
+        for depth in range(1, max(map(len, parts), default=0) + 1):
+            longer = ["/".join([*(part.strip("/") for part in own[-depth:]), run]) for own in parts]
+            if len({*longer, *used}) == len(longer) + len(used):
+                names |= {(run, home): name for home, name in zip(homes, longer, strict=True)}
+                used |= set(longer)
+                break
+        else:
+            names |= {(run, home): f"{home}/{run}" for home in homes}
+    return names
 
 
 def read_run_info(run: str, run_dir: Path | None) -> RunInfo:

@@ -11,7 +11,7 @@ from pathlib import Path
 from vlm_backbones.analysis.leaderboard.claimed import Claim, Entry, visible
 from vlm_backbones.analysis.leaderboard.logged import Wanted, wanted_of
 from vlm_backbones.analysis.leaderboard.results import Aggregate, Results, find_results, read_results
-from vlm_backbones.analysis.log_files import LogFile, RunInfo, find_logs, read_run_info
+from vlm_backbones.analysis.log_files import LogFile, RunInfo, distinct_names, find_logs, read_run_info
 from vlm_backbones.analysis.record import HEADLINE
 from vlm_backbones.errors import LogError, nearest
 
@@ -36,7 +36,7 @@ def results_of(
 ) -> list[RunResults]:
     """Find the results files under the paths; one that lies beside logs of samples belongs to their run.
 
-    Two folders of one name that belong to no RUN folder are two runs: then the folder above goes before.
+    Two folders of one name that belong to no RUN folder are two runs: then as many folders above go before as tell them apart.
 
     Raises
     ------
@@ -51,15 +51,20 @@ def results_of(
             log = beside.get(folder) or find_logs([path])[0]
             if (results.condition or log.condition or "clean") == "clean":
                 found.setdefault(path.resolve(), (name or log.run, log, results))
-    homes = {(log.run, folder) for folder, log in beside.items()}
-    homes |= {(run, path.parent) for path, (run, _, _) in found.items()}
-    out = []
-    for path, (run, log, results) in found.items():
-        alone = log.run_dir is not None or path.parent in beside or path.parent.name != run
-        clash = not alone and sum(name == run for name, _ in homes) > 1
-        shown = f"{path.parent.parent.name}/{run}" if clash else run
-        out.append(RunResults(read_run_info(shown, log.run_dir), results))
-    return out
+    # A file whose run has samples or a RUN folder has its name from there.
+    lone = {
+        path: (run, path.parent)
+        for path, (run, log, _) in found.items()
+        if log.run_dir is None and path.parent not in beside and path.parent.name == run
+    }
+    named_already = {log.run for log in beside.values()} | {
+        run for path, (run, _, _) in found.items() if path not in lone
+    }
+    shown = distinct_names(list(lone.values()), named_already)
+    return [
+        RunResults(read_run_info(shown[lone[path]] if path in lone else run, log.run_dir), results)
+        for path, (run, log, results) in found.items()
+    ]
 
 
 def _readable(root: Path, notes: list[str]) -> list[tuple[Path, Results]]:
