@@ -11,13 +11,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlm_backbones.analysis.pairing import _shared_head, _shared_tail, pair_runs
+from vlm_backbones.analysis._question_text import shared_head, shared_tail
+from vlm_backbones.analysis.pairing import Paired, pair_runs
 from vlm_backbones.analysis.samples import read_samples
 from vlm_backbones.errors import LogError
 
 
 def rows(make: SimpleNamespace, scores: list[float], prompt: str = "{}") -> list[dict[str, object]]:
     return [make.row(i, "yes", "yes", s, input=prompt.format(f"Is {i} even")) for i, s in enumerate(scores)]
+
+
+def met(paired: Paired) -> list[int]:
+    """Rows of the first run that meet a row of the second."""
+    return sorted(paired.rows[0][(paired.rows >= 0).all(axis=0)].tolist())
 
 
 def test_prompts_worded_differently_pair_by_what_remains(tmp_path: Path, make: SimpleNamespace) -> None:
@@ -52,8 +58,7 @@ def test_other_questions_under_the_same_numbers_do_not_pair(tmp_path: Path, make
     make.log(tmp_path / "a", rows(make, [1, 0, 1]))
     other = [make.row(i, "yes", "yes", 1.0, input=f"Was {9 - i} odd") for i in range(3)]
     make.log(tmp_path / "b", other)
-    with pytest.raises(LogError, match="no question in common"):
-        pair_runs(read_samples([tmp_path]), ["a", "b"])
+    assert met(pair_runs(read_samples([tmp_path]), ["a", "b"])) == []
 
 
 def test_doc_keys_pair_whatever_the_numbers_are(study_dir: Path) -> None:
@@ -69,8 +74,10 @@ def test_doc_keys_pair_whatever_the_numbers_are(study_dir: Path) -> None:
 def test_shared_head_and_tail_are_the_longest(texts: list[str]) -> None:
     lengths = range(min(map(len, texts)) + 1)
     turned = [text[::-1] for text in texts]
-    assert _shared_head(pl.Series(texts)) == max(k for k in lengths if len({text[:k] for text in texts}) == 1)
-    assert _shared_tail(pl.Series(texts)) == max(k for k in lengths if len({text[:k] for text in turned}) == 1)
+    head, tail = shared_head(pl.Series(texts)), shared_tail(pl.Series(texts))
+    assert all(text.startswith(head) and text.endswith(tail) for text in texts)
+    assert len(head) == max(k for k in lengths if len({text[:k] for text in texts}) == 1)
+    assert len(tail) == max(k for k in lengths if len({text[:k] for text in turned}) == 1)
 
 
 def test_a_single_shared_question_pairs_by_its_number(tmp_path: Path, make: SimpleNamespace) -> None:
@@ -87,3 +94,38 @@ def test_identical_documents_pair_one_by_one(study_dir: Path) -> None:
     paired = pair_runs(frame, ["pocket-llama-1", "pocket-llama-3"])
     documents = frame["doc_id"].to_numpy()[paired.rows]
     assert documents[0].tolist() == documents[1].tolist() == [str(i) for i in range(120)]
+
+
+ODD = {"question": "Is 7 even!", "start": "Say: Is 7 even", "end": "Is 7 even, please"}
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("prompt", ["{}", "USER: {}?\nASSISTANT:"])
+def test_one_odd_row_stays_alone_and_the_others_meet(
+    tmp_path: Path, make: SimpleNamespace, odd: str, prompt: str
+) -> None:
+    """One question of the second run differs: it is missing on both sides, the 59 others pair."""
+    make.log(tmp_path / "a", rows(make, [1.0] * 60))
+    other = rows(make, [0.0] * 60, prompt)
+    other[7]["input"] = ODD[odd]
+    make.log(tmp_path / "b", other)
+    paired = pair_runs(read_samples([tmp_path]), ["a", "b"])
+    assert paired.rows.shape == (2, 61)
+    assert met(paired) == [place for place in range(60) if place != 7]
+
+
+def test_a_question_without_the_usual_words_is_not_the_one_with_them(tmp_path: Path, make: SimpleNamespace) -> None:
+    """Most questions begin alike, so that the common words go: what a question lacks of them still tells it apart."""
+    usual = [f"Is there a thing {i}" for i in range(60)]
+    for run, prompt, last in (("a", "{}", "thing 60"), ("b", "USER: {}", "Is there a thing 60")):
+        asked = [*usual, last, "What colour?"]
+        make.log(tmp_path / run, [make.row(i, "x", "x", 1.0, input=prompt.format(q)) for i, q in enumerate(asked)])
+    assert met(pair_runs(read_samples([tmp_path]), ["a", "b"])) == [*range(60), 61]
+
+
+def test_a_run_of_other_questions_does_not_part_the_others(tmp_path: Path, make: SimpleNamespace) -> None:
+    for run, prompt in (("a", "{}"), ("b", "Q: {}"), ("c", "Is it {} or not")):
+        make.log(tmp_path / run, rows(make, [1.0] * 5, prompt))
+    paired = pair_runs(read_samples([tmp_path]).with_columns(correct=None), ["a", "b", "c"])
+    assert met(paired) == [0, 1, 2, 3, 4]
+    assert np.isnan(paired.correct).all()  # no threshold, so nothing is right or wrong
