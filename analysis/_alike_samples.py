@@ -4,14 +4,21 @@ from __future__ import annotations
 
 __all__ = ["METRIC", "AlikeSamples"]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import polars as pl
 
+from vlm_backbones.analysis._aggregates import is_yes_no, shown_name, total_names, yes_no_value
 from vlm_backbones.analysis._cluster_key import Cluster
 from vlm_backbones.analysis._option_column import OptionColumn
-from vlm_backbones.analysis._responses import answer_confidence, read_responses, wrapper_extras, wrapper_options
+from vlm_backbones.analysis._responses import (
+    answer_confidence,
+    read_responses,
+    with_letters,
+    wrapper_extras,
+    wrapper_options,
+)
 from vlm_backbones.analysis._sample_scores import keys_of, score_at, score_of
 from vlm_backbones.analysis._values import Record, Values, float_series, kinds, metric_numbers, text, text_series
 
@@ -34,6 +41,7 @@ class AlikeSamples:
         self._ours = [own if isinstance(own, dict) else {} for own in self._column("backbones")]
         said = self._column("filtered_resps" if "filtered_resps" in self._logged else "resps")
         self._answers, self._options = read_responses(said)
+        self._answers, self._options = with_letters(self._answers, self._options, self._column("target"))
         scored = [wrapper_options(extra) for extra in self._extras] if any(self._extras) else []
         if any(scored):
             self._options = OptionColumn.of([own or self._options.at(row) for row, own in enumerate(scored)])
@@ -54,12 +62,33 @@ class AlikeSamples:
             "answer": text_series(self._answers),
             "parsed": text_series(self._parsed),
         }
-        metrics = {name: metric_numbers(self._logged[name]) for name in keys_of(self._keys).metrics}
-        out |= self._scores(metrics, score_key) | self._confidences() | self._from_wrapper() | self._question_types()
+        scores = {name: metric_numbers(self._logged[name]) for name in keys_of(self._keys).metrics}
+        metrics = {name: self._added(name, values) for name, values in scores.items()}
+        out |= (
+            self._images_of_totals(scores)
+            | self._scores(scores, score_key)
+            | self._confidences()
+            | self._from_wrapper()
+            | self._question_types()
+        )
         if cluster is not None:
             out["cluster"] = text_series([cluster(record) for record in self._records])
         numbers = {METRIC + name: pl.Series(values, dtype=pl.Float64) for name, values in metrics.items()}
         return out | {name: values for name, values in numbers.items() if values.null_count() < len(values)}
+
+    def _added(self, name: str, scores: list[float | None]) -> list[float | None]:
+        """What each sample adds to a metric: its score, but where lmms-eval makes the metric of all answers."""
+        if not is_yes_no(name) or dict not in kinds(self._logged[name]):
+            return scores
+        return [yes_no_value(name, value) for value in self._logged[name]]
+
+    def _images_of_totals(self, names: Iterable[str]) -> Columns:
+        """MME asks two questions an image, which only the metric names."""
+        for name in total_names(names):
+            if dict in kinds(self._logged[name]):
+                images = [v.get("question_id") if isinstance(v, dict) else None for v in self._logged[name]]
+                return {"cluster": text_series(images)}
+        return {}
 
     def _scores(self, metrics: Mapping[str, Sequence[float | None]], score_key: str | None) -> Columns:
         names, headline = keys_of(self._keys).scores, score_key
@@ -67,7 +96,7 @@ class AlikeSamples:
         if score_key is not None:
             scores = [score_at(record, score_key) for record in self._records]
         elif names and not any(self._ours) and None not in metrics[names[0]]:
-            scores, headline = metrics[names[0]], names[0]
+            scores, headline = metrics[names[0]], shown_name(names[0])
         else:
             return self._scores_one_by_one({name: metrics[name] for name in names})
         # NaN: the metric exists and says nothing about this sample.

@@ -5,12 +5,36 @@ from __future__ import annotations
 __all__ = ["Cluster", "parse_cluster_key"]
 
 import re
-from collections.abc import Callable
+from dataclasses import dataclass
 
 from vlm_backbones.analysis._values import Record, lookup
 from vlm_backbones.errors import ConfigError
 
-Cluster = Callable[[Record], str | None]
+
+@dataclass(frozen=True)
+class Cluster:
+    """`--cluster-key`: called with a sample, the name of its cluster; None where the sample lacks the key."""
+
+    expression: str
+    key: str
+    operator: str | None
+    number: int
+
+    def __call__(self, record: Record) -> str | None:
+        """Raise ConfigError where a number is expected and the sample holds something else."""
+        value = lookup(record, self.key)
+        if isinstance(value, float) and abs(value) >= 2**64:
+            raise ConfigError(
+                f"--cluster-key {self.expression!r}: {self.key} is {value!r}, beyond the whole numbers that are read "
+                "exactly (below 2^64). Log it as text."
+            )
+        if value is None or self.operator is None:
+            return None if value is None else str(value)
+        try:
+            whole = int(value)
+        except (TypeError, ValueError):
+            raise ConfigError(f"--cluster-key {self.expression!r}: {self.key} is {value!r}, no whole number.") from None
+        return str(whole % self.number if self.operator == "%" else whole // self.number)
 
 
 def parse_cluster_key(expression: str) -> Cluster:
@@ -26,21 +50,4 @@ def parse_cluster_key(expression: str) -> Cluster:
         raise ConfigError(
             f"--cluster-key {expression!r} is not KEY, KEY%NUMBER or KEY//NUMBER, as question_id%1000000."
         )
-    key, operator, number = match[1], match[2], int(match[3] or 1)
-
-    def cluster(record: Record) -> str | None:
-        value = lookup(record, key)
-        if isinstance(value, float) and abs(value) >= 2**64:
-            raise ConfigError(
-                f"--cluster-key {expression!r}: {key} is {value!r}, beyond the whole numbers that are read exactly "
-                "(below 2^64). Log it as text."
-            )
-        if value is None or operator is None:
-            return None if value is None else str(value)
-        try:
-            whole = int(value)
-        except (TypeError, ValueError):
-            raise ConfigError(f"--cluster-key {expression!r}: {key} is {value!r}, not a whole number.") from None
-        return str(whole % number if operator == "%" else whole // number)
-
-    return cluster
+    return Cluster(expression, match[1], match[2], int(match[3] or 1))

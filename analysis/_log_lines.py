@@ -17,27 +17,29 @@ from vlm_backbones.analysis.record import is_sample
 from vlm_backbones.errors import LogError
 
 _BATCH = 4096
+_STARTS = b'{"'
 
 
 def read_batches(path: Path, notes: list[str]) -> Iterator[list[dict[str, Any]]]:
     """Yield the samples of a log, up to 4,096 at a time.
 
-    A cut last line, and a compressed file that ends early, are reported in `notes`; the rows before are used.
+    Rows that are cut off (a run that was killed; another may have been appended), and a compressed file that ends
+    early, are reported in `notes`; the other rows are used.
 
     Raises
     ------
     LogError
-        If the file cannot be read, or a row but the last is no sample of lmms-eval; the message names the row.
+        If the file cannot be read, or a row is no sample of lmms-eval; the message names the row.
     """
     batch: list[dict[str, Any]] = []
-    cut: tuple[int, ValueError] | None = None
+    cut: list[int] = []
     for row, line in _numbered_lines(path, notes):
-        if cut is not None:
-            raise LogError(f"{path} row {cut[0]}: not valid JSON ({cut[1]}). Repair or remove the row.")
         try:
             record = _parse(line)
         except ValueError as error:
-            cut = (row, error)
+            if not line.startswith(_STARTS):
+                raise LogError(f"{path} row {row}: not valid JSON ({error}). Repair or remove the row.") from error
+            cut.append(row)
             continue
         if not is_sample(record):
             raise LogError(f"{path} row {row}: {_what_it_is(record)}")
@@ -45,8 +47,9 @@ def read_batches(path: Path, notes: list[str]) -> Iterator[list[dict[str, Any]]]
         if len(batch) == _BATCH:
             yield batch
             batch = []
-    if cut is not None:
-        notes.append(f"{path}: the last line (row {cut[0]}) is cut off and was left out; the rest was used.")
+    if cut:
+        rows = f"row {cut[0]} is" if len(cut) == 1 else f"{len(cut)} rows, the first of them row {cut[0]}, are"
+        notes.append(f"{path}: {rows} cut off and left out; the rest was used.")
     if batch:
         yield batch
 

@@ -1,11 +1,10 @@
-"""What is particular to each question of a run, when the prompt that the run puts around every question is taken away."""
+"""What is particular to each question of a run, when the prompt that the run puts around all of them is taken away."""
 
 from __future__ import annotations
 
 __all__ = ["particular_texts", "shared_head", "shared_tail"]
 
 from collections.abc import Sequence
-from os.path import commonprefix
 
 import numpy as np
 import polars as pl
@@ -80,8 +79,13 @@ def _overlaps(texts: pl.Series, common: str, *, at_end: bool = False) -> np.ndar
     odd = np.flatnonzero(~whole)
     turned = common[::-1]
     for place, text in zip(odd.tolist(), texts.gather(odd), strict=True):
-        out[place] = len(commonprefix([text[::-1], turned]) if at_end else commonprefix([text, common]))
+        out[place] = _alike(text[::-1], turned) if at_end else _alike(text, common)
     return out
+
+
+def _alike(one: str, two: str) -> int:
+    """How many first characters two texts share."""
+    return next((i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
 
 
 def shared_head(texts: pl.Series, share: float = 1.0) -> str:
@@ -109,4 +113,4 @@ def _longest(texts: pl.Series, typical: str, share: float, *, at_end: bool) -> s
         middle = (shared + beyond) // 2
         has = texts.str.ends_with(typical[-middle:]) if at_end else texts.str.starts_with(typical[:middle])
         shared, beyond = (middle, beyond) if has.sum() >= least else (shared, middle)
-    return (typical[len(typical) - shared :] if at_end else typical[:shared])
+    return typical[len(typical) - shared :] if at_end else typical[:shared]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["answer_confidence", "read_responses", "wrapper_extras", "wrapper_options"]
+__all__ = ["answer_confidence", "read_responses", "with_letters", "wrapper_extras", "wrapper_options"]
 
 import json
 import math
 from collections.abc import Mapping, Sequence
 from itertools import chain
+from string import ascii_uppercase
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from vlm_backbones.analysis._option_column import OptionColumn, Options
 from vlm_backbones.analysis._values import Values, kinds, number
 
+_LETTERS = frozenset(ascii_uppercase)
 _FLAGS = frozenset({"True", "False"})
 _NO_EXTRAS: Mapping[str, Any] = {}
 _NO_OPTIONS: Options = {}
@@ -44,6 +46,22 @@ def read_responses(responses: Values) -> tuple[Sequence[str], OptionColumn]:
         return options.most_probable(), options
     answers, known = zip(*map(_read_response, responses), strict=True)
     return answers, OptionColumn.of(known)
+
+
+def with_letters(answers: Sequence[str], options: OptionColumn, targets: Values) -> tuple[Sequence[str], OptionColumn]:
+    """Call numbered options A, B, C where the target is a letter: the log numbers them, the task does not."""
+    lettered = np.array([isinstance(target, str) and target.strip() in _LETTERS for target in targets])
+    lettered &= options.counts > 0
+    if not lettered.any():
+        return answers, options
+    owners = np.repeat(lettered, options.counts).tolist()
+    names = [_letter(name) if own else name for name, own in zip(options.names, owners, strict=True)]
+    said = [_letter(answer) if own else answer for answer, own in zip(answers, lettered.tolist(), strict=True)]
+    return said, OptionColumn(options.counts, names, options.logprobs)
+
+
+def _letter(place: str) -> str:
+    return ascii_uppercase[int(place)] if place.isdecimal() and int(place) < len(ascii_uppercase) else place
 
 
 def _read_response(response: Any) -> tuple[str, Options]:

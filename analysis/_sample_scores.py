@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Keys", "keys_of", "score_at", "score_of"]
+__all__ = ["Keys", "keys_of", "lower_is_better", "score_at", "score_of"]
 
 import math
 import re
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from vlm_backbones.analysis._aggregates import shown_name
+from vlm_backbones.analysis._computed_scores import computed_score
 from vlm_backbones.analysis._option_column import Options
 from vlm_backbones.analysis._values import Record, lookup, number
 
@@ -59,7 +61,13 @@ _KNOWN = [
     "submission",
 ]
 _SUFFIX = re.compile(r"(acc|accuracy|score|match|correct|anls)$")
-_LETTER = re.compile(r"^\W*(?:(?:the )?answer(?: is)?\W*)?\(?([A-H])(?:[).:,\s]|$)", re.IGNORECASE)
+
+
+_LOWER = re.compile(
+    r"(^|[_.])(wer|cer|per|ter|mer|mae|mse|rmse|ece|nll|ppl|perplexity|loss|errors?|error_rate|error_km|err|"
+    r"(edit_)?distance|hallucinated_facts|hallucination_rate|chairs?|chair_[is])$",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,17 @@ def keys_of(names: tuple[str, ...]) -> Keys:
     return Keys(tuple(metrics), (*known, *(name for name in metrics if _SUFFIX.search(name))))
 
 
+def lower_is_better(metric: str) -> bool:
+    """Whether a metric of this name is an error: the smaller, the better.
+
+    Examples
+    --------
+    >>> lower_is_better("wer"), lower_is_better("error_km"), lower_is_better("answer")
+    (True, True, False)
+    """
+    return _LOWER.search(metric) is not None
+
+
 def score_at(record: Record, key: str) -> float | None:
     """The score under the key that the user names; dots step into mappings."""
     value = lookup(record, key)
@@ -92,19 +111,7 @@ def score_of(
         return number(ours["score"]), "backbones.score"
     for name, value in metrics.items():
         if value is not None:
-            return (None if math.isnan(value) else value), name
-    return _computed_score(record, answer, options)
-
-
-def _computed_score(record: Record, answer: str, options: Options) -> tuple[float | None, str | None]:
-    """Correctness from target and answer, only where both are an option: its number or its letter."""
-    target = str(record.get("target", "")).strip()
-    if options and target in options:
-        return float(answer == target), "computed: most probable option = target"
-    for value in record.values():
-        if isinstance(value, dict) and isinstance(value.get("answer"), str) and "prediction" in value:
-            target, answer = value["answer"].strip(), str(value["prediction"])
-    letter = _LETTER.match(answer.strip())
-    if re.fullmatch(r"[A-H]", target) and answer:
-        return float(letter is not None and letter[1].upper() == target), "computed: letter of the answer = target"
-    return None, None
+            return (None if math.isnan(value) else value), shown_name(name)
+    score, how = computed_score(record, answer, options)
+    # A key that is there and empty says which score is missing.
+    return score, how or next((name for name in metrics if record[name] is None), None)

@@ -84,13 +84,16 @@ def text_series(values: Values) -> pl.Series:
         return pl.Series(list(map(text, values)), dtype=pl.String)
 
 
-def lookup(record: Record, key: str) -> Any:
-    """Return record[key], where a dot steps into a mapping; None where there is none."""
+def lookup(record: Record, key: str, absent: Any = None) -> Any:
+    """Return record[key], where a dot steps into a mapping or, before a number, into a list."""
     value: Any = record
     if key in record:
         return record[key]
     for part in key.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            return None
-        value = value[part]
+        if isinstance(value, list) and part.isdecimal() and int(part) < len(value):
+            value = value[int(part)]
+        elif isinstance(value, Mapping) and part in value:
+            value = value[part]
+        else:
+            return absent
     return value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["HEADLINE", "LOWER_IS_BETTER", "METRIC", "is_sample", "parse_records"]
+__all__ = ["HEADLINE", "METRIC", "is_sample", "lower_is_better", "parse_records"]
 
 from collections.abc import Sequence
 from itertools import chain
@@ -13,6 +13,7 @@ import polars as pl
 
 from vlm_backbones.analysis._alike_samples import METRIC, AlikeSamples
 from vlm_backbones.analysis._cluster_key import Cluster
+from vlm_backbones.analysis._sample_scores import lower_is_better
 from vlm_backbones.analysis._values import Record
 
 HEADLINE = {
@@ -20,7 +21,6 @@ HEADLINE = {
     "seismic_description": "fact_score",
     "seismic_coords": "within_100_km",
 }
-LOWER_IS_BETTER = frozenset({"error_km", "hallucinated_facts"})
 
 
 def is_sample(record: Any) -> bool:

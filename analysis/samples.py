@@ -8,11 +8,12 @@ import gc
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import polars as pl
 
+from vlm_backbones.analysis._asked_key import AskedKey
 from vlm_backbones.analysis._cluster_key import Cluster, parse_cluster_key
 from vlm_backbones.analysis._log_lines import read_batches
 from vlm_backbones.analysis._sample_frame import (
@@ -22,6 +23,12 @@ from vlm_backbones.analysis._sample_frame import (
     last_of_each_document,
     metric_rows,
     with_all_columns,
+)
+from vlm_backbones.analysis._task_checks import (
+    no_threshold,
+    strange_targets,
+    without_correctness,
+    without_incomparable,
 )
 from vlm_backbones.analysis.log_files import LogFile, RunInfo, find_logs, read_run_info
 from vlm_backbones.analysis.record import HEADLINE, parse_records
@@ -33,7 +40,9 @@ class Logs:
     """All samples of all runs, and what happened while they were read.
 
     `metrics` holds every metric of every sample (run, task, condition, doc_id, cluster, metric, value);
-    `headline` names the metric behind `score`, by task; `runs` are in the order of the samples.
+    `headline` names the metric behind `score`, by task; `runs` are in the order of the samples; `without_threshold`
+    says of a task why its scores are neither right nor wrong at 0.5 (then `correct` is null, and their mean is no share
+    where it leaves 0 to 1).
     """
 
     samples: pl.DataFrame
@@ -41,15 +50,17 @@ class Logs:
     headline: dict[str, str]
     runs: dict[str, RunInfo]
     notes: list[str] = field(default_factory=list)
+    without_threshold: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class _How:
-    """How files are read: `large` keeps each distinct text once."""
+    """How files are read: `large` keeps each distinct text once; `asked` are the keys that the user named."""
 
     score_key: str | None
     cluster: Cluster | None
     large: bool
+    asked: list[AskedKey]
 
 
 @dataclass(frozen=True)
@@ -81,7 +92,8 @@ def read_samples(
     Returns
     -------
     polars.DataFrame
-        run, task, condition, doc_id, doc_key, cluster, question, target, answer, parsed, score, correct (score >= 0.5),
+        run, task, condition, doc_id, doc_key, cluster, question, target, answer, parsed, score, correct (score >= 0.5;
+        null in a task whose scores leave 0 to 1 or get better downwards),
         confidence (0 to 1), confidence_kind (option or sequence), option_logprobs (natural logarithms), image_key,
         question_type, frame, targets (JSON), and backbone, seed, sequence_confidence, per_token_confidence.
         Text is `String`; above 256 MB of logs it is `Categorical`, each distinct text kept once.
@@ -89,10 +101,12 @@ def read_samples(
     Raises
     ------
     LogError
-        If a path holds no samples, or a row is malformed; the message names file and row.
+        If a path holds no samples, or no file can be read; the message names file and row.
+    ConfigError
+        If no sample has the key that was named.
     """
     named = {name: Path(path) for name, path in (runs or {}).items()}
-    return load_logs([Path(p) for p in paths], named, cluster_key=cluster_key, score_key=score_key).samples
+    return _load([Path(p) for p in paths], named, cluster_key, score_key, (), ()).samples
 
 
 def load_logs(
@@ -106,24 +120,45 @@ def load_logs(
 ) -> Logs:
     """Read samples, metrics and notes; of several logs of one (run, task, condition) the fullest and newest counts.
 
-    `backbones` and `tasks` go first, in their order; runs of one backbone by seed; all others as the paths came.
+    `backbones` and `tasks` go first, in their order; runs of one backbone by seed; all others as the paths came. A file
+    that cannot be read, and a task whose runs cannot be compared, are left out with a note; LogError where nothing is
+    left.
     """
+    logs = _load(paths, runs, cluster_key, score_key, backbones, tasks)
+    samples, metrics = without_incomparable(logs.samples, logs.metrics, logs.notes)
+    tasks_left, runs_left = (set(samples[name].cast(pl.String).unique()) for name in ("task", "run"))
+    headline = {task: name for task, name in logs.headline.items() if task in tasks_left}
+    left = {run: info for run, info in logs.runs.items() if run in runs_left}
+    return replace(logs, samples=samples, metrics=metrics, headline=headline, runs=left)
+
+
+def _load(
+    paths: Sequence[Path],
+    runs: Mapping[str, Path] | None,
+    cluster_key: str | None,
+    score_key: str | None,
+    backbones: Sequence[str],
+    tasks: Sequence[str],
+) -> Logs:
     notes: list[str] = []
-    files = find_logs(paths, runs)
+    files = find_logs(paths, runs, notes)
     info = {log.run: read_run_info(log.run, log.run_dir) for log in files}
     cluster = parse_cluster_key(cluster_key) if cluster_key else None
-    how = _How(score_key, cluster, is_large([log.path for log in files]))
+    asked = [AskedKey("--score-key", score_key, "none is scored")] if score_key else []
+    if cluster:
+        asked.append(AskedKey("--cluster-key", cluster.key, "its questions are resampled as they are without it"))
+    how = _How(score_key, cluster, is_large([log.path for log in files]), asked)
     best: dict[tuple[str, str, str], _Read] = {}
     with _without_cycle_search():
         for log in files:
-            read = _read_file(log, info[log.run], how, notes)
-            if read is None:
-                notes.append(f"{log.path}: no sample in it; left out.")
-                continue
-            key = (log.run, log.task, str(read.samples["condition"][0]))
-            best[key] = _better(best.get(key), read, key, notes)
+            read = _read_or_note(log, info[log.run], how, notes)
+            if read is not None:
+                key = (log.run, log.task, str(read.samples["condition"][0]))
+                best[key] = _better(best.get(key), read, key, notes)
     if not best:
         raise LogError(f"none of the {len(files)} logs holds a sample. " + " ".join(notes[:3]))
+    for named in asked:
+        named.refuse_unknown()
     info = _ordered(info, backbones)
     places = dict.fromkeys([*tasks, *(task for _, task, _ in best)])
     # files in order, not samples: millions of rows would be copied
@@ -157,9 +192,10 @@ def _better(old: _Read | None, new: _Read, key: tuple[str, str, str], notes: lis
     if old is None:
         return new
     loser, winner = sorted([old, new], key=_fullest_then_newest)
+    used = winner.log.path if winner.log.path.parent != loser.log.path.parent else winner.log.path.name
     notes.append(
-        f"{loser.log.path}: {loser.samples.height} documents; {winner.log.path.name} with {winner.samples.height} was "
-        f"used for {' / '.join(key)} instead."
+        f"{loser.log.path}: {loser.samples.height} documents; {used} with {winner.samples.height} was used for "
+        f"{' / '.join(key)} instead. Two models of one folder name need a name each: --run NAME=PATH."
     )
     return winner
 
@@ -168,19 +204,35 @@ def _fullest_then_newest(read: _Read) -> tuple[int, str, float]:
     return read.samples.height, read.log.stamp, read.log.path.stat().st_mtime
 
 
+def _read_or_note(log: LogFile, info: RunInfo, how: _How, notes: list[str]) -> _Read | None:
+    try:
+        read = _read_file(log, info, how, notes)
+    except LogError as error:
+        notes.append(f"Left out: {error}")
+        return None
+    if read is None:
+        notes.append(f"{log.path}: no sample in it; left out.")
+    return read
+
+
 def _read_file(log: LogFile, info: RunInfo, how: _How, notes: list[str]) -> _Read | None:
     """All samples of one file; the last sample of a document counts where ranks or reruns repeat it."""
-    batches = [
-        finish_batch(parse_records(records, how.score_key, how.cluster), log.condition or "clean", how.large)
-        for records in read_batches(log.path, notes)
-    ]
+    batches = []
+    for records in read_batches(log.path, notes):
+        for named in how.asked:
+            named.look(records)
+        parsed = parse_records(records, how.score_key, how.cluster)
+        batches.append(finish_batch(parsed, log.condition or "clean", how.large))
     if not batches:
         return None
+    for named in how.asked:
+        named.end_of_file(log.path, notes)
     logged = pl.concat(batches, how="diagonal", rechunk=not how.large)
     frame = last_of_each_document(logged)
     if frame.height < logged.height:
         repeated = logged.height - frame.height
         notes.append(f"{log.path}: {repeated} documents appear more than once; the last sample of each was used.")
+    notes += strange_targets(frame, log.path)
     constants = {"run": log.run, "task": log.task, "backbone": info.backbone, "seed": info.seed}
     frame = with_all_columns(frame, constants, how.large)
     headlines = dict(frame.group_by("headline", maintain_order=True).len().iter_rows())
@@ -191,7 +243,14 @@ def _assemble(chosen: list[_Read], info: dict[str, RunInfo], notes: list[str]) -
     headline = _headlines(chosen, notes)
     runs = {run: value for run, value in info.items() if any(read.log.run == run for read in chosen)}
     samples = pl.concat([read.samples for read in chosen])
-    return Logs(samples, pl.concat([read.metrics for read in chosen]), headline, runs, notes)
+    reasons = no_threshold(samples, headline)
+    for task, why in reasons.items():
+        notes.append(
+            f"{task}: {why}, so no question counts as right or wrong and means stay in the unit of the log; name a "
+            "score from 0 to 1 with --score-key KEY."
+        )
+    samples = without_correctness(samples, reasons)
+    return Logs(samples, pl.concat([read.metrics for read in chosen]), headline, runs, notes, reasons)
 
 
 def _headlines(chosen: list[_Read], notes: list[str]) -> dict[str, str]:
@@ -207,5 +266,9 @@ def _headlines(chosen: list[_Read], notes: list[str]) -> dict[str, str]:
             if named.startswith("computed"):
                 notes.append(f"{task}: the log holds no correctness; {named}. Choose another with --score-key.")
     for task in sorted({task for task, _ in found} - set(headline)):
+        headline[task] = "score"
         notes.append(f"{task}: no key of the samples looks like a score; name one with --score-key KEY.")
+    for task in sorted({task for task, name in found if name is not None}):
+        if not any(read.samples["score"].count() for read in chosen if read.log.task == task):
+            notes.append(f"{task}: no sample has a score ({headline[task]}); name another key with --score-key KEY.")
     return headline

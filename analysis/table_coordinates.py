@@ -4,13 +4,13 @@ from __future__ import annotations
 
 __all__ = ["coordinate_rows", "coordinates", "is_coordinate_target"]
 
-import json
 import math
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from vlm_backbones.analysis._computed_scores import is_coordinate_target
 from vlm_backbones.analysis.columns import build_table
 from vlm_backbones.analysis.table_agreement import by_task, runs_of
 
@@ -26,17 +26,6 @@ _RATES = [
     "swapped",
     "sign_flipped",
 ]
-
-
-def is_coordinate_target(target: str | None) -> bool:
-    """Whether a target is a JSON object with numbers `lat` and `lon`."""
-    if not target or not target.lstrip().startswith("{"):
-        return False
-    try:
-        value = json.loads(target)
-        return all(math.isfinite(float(value[key])) for key in ("lat", "lon"))
-    except (ValueError, TypeError, KeyError):
-        return False
 
 
 def coordinate_rows(part: pl.DataFrame) -> list[dict[str, Any]]:

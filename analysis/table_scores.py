@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from vlm_backbones.analysis._aggregates import SumOfRatios, aggregate_of, total_names
 from vlm_backbones.analysis.bootstrap import SharedBootstrap, cluster_sums, interval, wilson
 from vlm_backbones.analysis.columns import build_table
 from vlm_backbones.analysis.pairing import cluster_codes
-from vlm_backbones.analysis.record import LOWER_IS_BETTER
+from vlm_backbones.analysis.record import lower_is_better
 from vlm_backbones.analysis.samples import Logs
 
 
@@ -24,29 +25,73 @@ def scores(logs: Logs, *, bootstrap: int = 10_000, seed: int = 0) -> pl.DataFram
     `value_missing_wrong` is the mean with those counted as wrong.
     """
     rows: list[dict[str, Any]] = []
-    samples = logs.samples
-    asked = {
-        (task, condition): n
-        for task, condition, n in samples.group_by("task", "condition").agg(pl.col("doc_id").n_unique()).iter_rows()
-    }
     frame = _with_headline(logs)
+    asked = _asked(logs)
     resample = SharedBootstrap(bootstrap, seed)
     for key, part in frame.group_by("run", "task", "condition", "metric", maintain_order=True):
         run, task, condition, metric = (str(name) for name in key)
         info = logs.runs[run]
         start = {"run": run, "backbone": info.backbone, "seed": info.seed, "task": task, "condition": condition}
-        rows.append(start | {"metric": metric} | _mean(part, metric, asked[task, condition], resample))
+        wanted = asked.get((task, condition, metric), asked[task, condition, ""])
+        aggregate = aggregate_of(metric, part)
+        found = (
+            _mean(part, metric, wanted, resample) if aggregate is None else _total(part, aggregate, wanted, resample)
+        )
+        rows.append(start | {"metric": metric} | found)
     return build_table("scores", rows)
+
+
+def _asked(logs: Logs) -> dict[tuple[str, str, str], int]:
+    """Questions of each (task, condition) that any run has, under the metric "", and of each metric that not every
+    question has (MME's perception)."""
+    place = ["task", "condition"]
+    asked = {
+        (str(task), str(condition), ""): n
+        for task, condition, n in logs.samples.group_by(place).agg(pl.col("doc_id").n_unique()).iter_rows()
+    }
+    logged = logs.metrics.group_by(*place, "metric").len("logged")
+    short = logged.join(logs.samples.group_by(place).len("samples"), on=place).filter(
+        pl.col("logged") < pl.col("samples")
+    )
+    some = logs.metrics.join(short.select(*place, "metric"), on=[*place, "metric"], how="semi")
+    counted = some.group_by(*place, "metric").agg(pl.col("doc_id").n_unique())
+    headline = logs.headline
+    for task, condition, metric, n in counted.iter_rows():
+        if headline.get(str(task)) != metric:
+            asked[str(task), str(condition), str(metric)] = n
+    return asked
 
 
 def _with_headline(logs: Logs) -> pl.DataFrame:
     """The logged metrics, with the headline metric first and present even where it was computed here."""
-    columns = ["run", "task", "condition", "cluster", "metric", "value"]
-    kinds = {name: logs.metrics.schema[name] for name in ("task", "metric")}
-    headline = pl.DataFrame(list(logs.headline.items()), schema=kinds, orient="row")
+    columns = ["run", "task", "condition", "cluster", "question_type", "metric", "value"]
+    schema = {name: logs.metrics.schema[name] for name in ("task", "metric")}
+    headline = pl.DataFrame(list(logs.headline.items()), schema=schema, orient="row")
     own = logs.samples.join(headline, on="task").rename({"score": "value"})
     rest = logs.metrics.join(headline, on=["task", "metric"], how="anti")
-    return pl.concat([own.select(columns), rest.select(columns)])
+    unknown = pl.lit(None, logs.samples.schema["question_type"]).alias("question_type")
+    names = total_names(logs.metrics["metric"].unique().cast(pl.String))
+    if not names:
+        return pl.concat([own.select(columns), rest.with_columns(unknown).select(columns)])
+    totals = pl.col("metric").cast(pl.String).is_in(names)
+    place = ["run", "task", "condition", "doc_id"]
+    summed = rest.filter(totals).join(logs.samples.select(*place, "question_type"), on=place, how="left")
+    plain = rest.filter(~totals).with_columns(unknown)
+    return pl.concat([own.select(columns), summed.select(columns), plain.select(columns)])
+
+
+def _total(part: pl.DataFrame, aggregate: SumOfRatios, asked: int, resample: SharedBootstrap) -> dict[str, Any]:
+    """A metric of all answers together, with its percentile bootstrap over clusters."""
+    value, n = aggregate.value, part["value"].count()
+    result = {"value": value, "n": n, "n_missing": asked - n, "value_missing_wrong": math.nan}
+    if math.isnan(value):
+        return result | {
+            "note": f"undefined, no answer counts: {aggregate.note}" if aggregate.is_share else aggregate.note
+        }
+    cluster = cluster_codes(part["cluster"])
+    low, high = interval(aggregate.drawn(cluster, resample))
+    how = "bootstrap over images" if int(cluster.max()) + 1 < cluster.size else "bootstrap"
+    return result | {"ci_low": low, "ci_high": high, "note": f"{aggregate.note}; {how}"}
 
 
 def _mean(part: pl.DataFrame, metric: str, asked: int, resample: SharedBootstrap) -> dict[str, Any]:
@@ -65,12 +110,12 @@ def _mean(part: pl.DataFrame, metric: str, asked: int, resample: SharedBootstrap
         drawn = resample.totals(sums)
         low, high = interval(drawn[:, 0] / drawn[:, 1])
         note.append("bootstrap over images" if not single else "bootstrap")
-    lower = metric in LOWER_IS_BETTER
+    lower = lower_is_better(metric)
     in_unit = not lower and bool((value >= 0).all() and (value <= 1).all())
     if lower:
         note.append("lower is better; mean over the answers that have it")
     elif not in_unit:
-        note.append("values leave 0..1: a threshold of 0.5 may mean little")
+        note.append("values leave 0..1: no share, and right or wrong for none")
     wrong = mean * n / asked if in_unit else math.nan
     result = {"value": mean, "ci_low": low, "ci_high": high, "n": n, "n_missing": missing}
     return result | {"value_missing_wrong": wrong, "note": "; ".join(note)}

@@ -78,6 +78,9 @@ def test_one_reference_is_exact_match_after_normalisation_and_none_is_no_score()
         ("139.7E 35.7N", (35.7, 139.7, False)),
         ("S 35.7 W 139.7", (-35.7, -139.7, False)),
         ("-35.7 S, 139.7", (-35.7, 139.7, False)),
+        ("N36.12 E142.86", (36.12, 142.86, False)),
+        ("36.12N142.86W", (36.12, -142.86, False)),
+        ("3e1, 1e2", (30.0, 100.0, False)),
         ("\u221235.7 and 139.7 degrees", (-35.7, 139.7, False)),
     ],
 )
@@ -88,7 +91,17 @@ def test_coordinates_are_read(answer: str, expected: tuple[float, float, bool]) 
 
 
 @pytest.mark.parametrize(
-    "answer", ["", "Japan", "35.7", "35.7, 139.7, 12", '{"lat": NaN, "lon": 1}', '{"lat": true, "lon": 1}', "{" * 5000]
+    "answer",
+    [
+        "",
+        "Japan",
+        "35.7",
+        "35.7, 139.7, 12",
+        '{"lat": NaN, "lon": 1}',
+        '{"lat": true, "lon": 1}',
+        '{"lat": 1e999, "lon": 5}',
+        "{" * 5000,
+    ],
 )
 def test_anything_but_two_numbers_is_not_parsed(answer: str) -> None:
     assert parse_coordinates(answer) is None

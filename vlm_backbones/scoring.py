@@ -108,7 +108,11 @@ EARTH_RADIUS_KM = 6371.0088
 OFF_GLOBE_ERROR_KM = 20_015.0
 RUNGS_KM = (1000, 250, 100, 50)
 
-_NUMBER = re.compile(r"(?<![\w.])[-+\u2212]?(?:\d+(?:\.\d*)?|\.\d+)")
+# A hemisphere may touch the number (N36.12, 36.1N142.9E); an exponent is part of it (1e2 is no longitude east).
+_NUMBER = re.compile(
+    r"(?:(?<![\w.])|(?<=(?<!\w)[nsew])|(?<=(?<![A-Za-z_])[NSEW]))[-+\u2212]?(?:\d+(?:\.\d*)?|\.\d+)"
+    r"(?:e[-+]?\d{1,3}(?![\d.])|E[-+]?\d{1,3}(?![\w.]))?"
+)
 _HEMISPHERE = re.compile(r"(?<![a-z])(north|south|east|west|[nsew])(?![a-z])", re.IGNORECASE)
 _LABEL = re.compile(r"(lat|lon|lng)", re.IGNORECASE)
 
@@ -140,7 +144,8 @@ def _number(value: object) -> float | None:
 def _signed_numbers(text: str) -> list[tuple[float, str]]:
     """Return (number, hemisphere letter or "") pairs in the order of the text; S and W make a number negative."""
     numbers = list(_NUMBER.finditer(text))
-    letters = list(_HEMISPHERE.finditer(text))
+    inside = [range(number.start(), number.end()) for number in numbers]
+    letters = [one for one in _HEMISPHERE.finditer(text) if not any(one.start() in number for number in inside)]
     before = bool(letters and numbers) and letters[0].start() < numbers[0].start()
     pairs = []
     for index, match in enumerate(numbers):

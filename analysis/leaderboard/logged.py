@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
+from vlm_backbones.analysis._aggregates import aggregate_of, is_aggregate, total_names
 from vlm_backbones.analysis.leaderboard.claimed import Claim, Entry, Unit, visible
 from vlm_backbones.analysis.leaderboard.compare import binomial_error
 from vlm_backbones.analysis.pairing import Paired, pair_runs
-from vlm_backbones.analysis.record import LOWER_IS_BETTER
+from vlm_backbones.analysis.record import lower_is_better
 from vlm_backbones.analysis.samples import Logs
 from vlm_backbones.analysis.table_scores import scores
 from vlm_backbones.errors import ConfigError
@@ -65,30 +66,44 @@ def logged_claims(
     """
     clean = pl.col("condition") == "clean"
     logs = replace(logs, samples=logs.samples.filter(clean), metrics=logs.metrics.filter(clean))
-    table = scores(logs, bootstrap=bootstrap, seed=seed).filter(pl.col("n") > 0)
+    table = scores(logs, bootstrap=bootstrap, seed=seed).filter((pl.col("n") > 0) & pl.col("value").is_not_nan())
     claims: list[Claim] = []
     samples: dict[str, Paired] = {}
     for task, headline in logs.headline.items():
         for column in wanted_of(task, wanted):
-            metric = column.metric or headline
+            metric = column.metric or _total_of(table, task) or headline
             rows = table.filter((pl.col("task") == task) & (pl.col("metric") == metric))
-            if not rows.height or not column.is_mean:
+            if not rows.height or not (column.is_mean or is_aggregate(metric)):
                 continue
             if column.name in samples:
                 raise ConfigError(f"two tasks fill the column {column.name}. Give each a name of its own: --benchmark.")
             runs = rows["run"].to_list()
-            paired = pair_runs(_scored_by(logs, task, metric, headline).filter(pl.col("run").is_in(runs)), runs)
+            scored, is_share = _scored_by(logs, task, metric, headline, runs)
+            paired = pair_runs(scored, runs)
             samples[column.name] = replace(paired, runs=[entries[run].name for run in runs])
-            claims += _claims(rows, paired, entries, column.name, metric)
+            claims += _claims(rows, paired, entries, column.name, metric, is_share)
     return claims, samples
 
 
+def _total_of(table: pl.DataFrame, task: str) -> str | None:
+    """MME's perception total, which published tables mean, where every run's logs allow it."""
+    rows = table.filter(pl.col("task") == task)
+    found = [name for name in total_names(rows["metric"].unique()) if "perception" in name]
+    known = rows.filter(pl.col("metric").is_in(found))["value"]
+    return found[0] if found and known.is_finite().all() and known.len() == rows["run"].n_unique() else None
+
+
 def _claims(
-    rows: pl.DataFrame, paired: Paired, entries: Mapping[str, Entry], benchmark: str, metric: str
+    rows: pl.DataFrame,
+    paired: Paired,
+    entries: Mapping[str, Entry],
+    benchmark: str,
+    metric: str,
+    is_share: bool | None,
 ) -> list[Claim]:
     """One claim a row of `scores`; the rows are in the order of `paired.runs`."""
-    in_unit = bool(np.nanmin(paired.score) >= 0 and np.nanmax(paired.score) <= 1)
-    lower = metric in LOWER_IS_BETTER
+    in_unit = bool(np.nanmin(paired.score) >= 0 and np.nanmax(paired.score) <= 1) if is_share is None else is_share
+    lower = lower_is_better(metric)
     return [
         Claim(
             entries[row["run"]],
@@ -109,14 +124,27 @@ def _claims(
     ]
 
 
-def _scored_by(logs: Logs, task: str, metric: str, headline: str) -> pl.DataFrame:
-    """The task's samples with the metric as their score."""
-    part = logs.samples.filter(pl.col("task") == task)
+def _scored_by(
+    logs: Logs, task: str, metric: str, headline: str, runs: Sequence[str]
+) -> tuple[pl.DataFrame, bool | None]:
+    """The task's samples with the metric as their score, and whether it is a share; None where the scores tell.
+
+    A metric that is no mean becomes one of pseudo-values: their differences test it, their variance is its own.
+    """
+    part = logs.samples.filter((pl.col("task") == task) & pl.col("run").is_in(list(runs)))
     if metric == headline:
-        return part
-    own = logs.metrics.filter((pl.col("task") == task) & (pl.col("metric") == metric))
-    values = own.select("run", "doc_id", pl.col("value").fill_nan(None).alias("score"))
-    return part.drop("score").join(values, on=["run", "doc_id"], how="left", maintain_order="left")
+        return part, None
+    own = logs.metrics.filter((pl.col("task") == task) & (pl.col("metric") == metric)).select("run", "doc_id", "value")
+    part = part.join(own, on=["run", "doc_id"], how="left", maintain_order="left")
+    if aggregate_of(metric, part) is None:
+        return part.with_columns(pl.col("value").fill_nan(None).alias("score")).drop("value"), None
+    linear, is_share = [], True
+    for _, rows in part.filter(pl.col("value").is_not_null()).group_by("run", maintain_order=True):
+        aggregate = aggregate_of(metric, rows)
+        assert aggregate is not None
+        linear.append(rows.with_columns(pl.Series("score", aggregate.pseudo_values)))
+        is_share = aggregate.is_share
+    return pl.concat(linear).drop("value"), is_share
 
 
 def _clustered_error(paired: Paired, run: int, in_unit: bool) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["RunResults", "aggregate_claims", "has_samples", "results_of"]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +36,8 @@ def results_of(
 ) -> list[RunResults]:
     """Find the results files under the paths; one that lies beside logs of samples belongs to their run.
 
-    Two folders of one name that belong to no RUN folder are two runs: then as many folders above go before as tell them apart.
+    Two folders of one name that belong to no RUN folder are two runs: then as many folders above go before as tell them
+    apart.
 
     Raises
     ------
@@ -87,11 +88,16 @@ def _readable(root: Path, notes: list[str]) -> list[tuple[Path, Results]]:
 
 
 def aggregate_claims(
-    files: Sequence[RunResults], entries: Mapping[str, Entry], headline: Mapping[str, str], wanted: Sequence[Wanted]
+    files: Sequence[RunResults],
+    entries: Mapping[str, Entry],
+    headline: Mapping[str, str],
+    wanted: Sequence[Wanted],
+    has_score: Container[tuple[Entry, str]] = (),
 ) -> list[Claim]:
     """One claim a run, task and column, from the file with the most questions, the newest among equals.
 
-    The metric is the one asked for, else the one behind the samples' score, else the first that the task lists.
+    The metric is the one asked for, else the one behind the samples' score, else the first that the task lists. A
+    metric that was asked for may be absent where the samples have it: `has_score` holds their (entry, column).
     """
     best: dict[tuple[str, str], tuple[int, str, Results]] = {}
     for file in files:
@@ -105,7 +111,7 @@ def aggregate_claims(
         usual = headline.get(task) or HEADLINE.get(task)
         for column in wanted_of(task, wanted):
             name = column.metric or (usual if usual in metrics else next(iter(metrics)))
-            if name not in metrics and column.optional:
+            if name not in metrics and (column.optional or (entries[run], column.name) in has_score):
                 continue
             if name not in metrics:
                 raise LogError(f"{results.path}: task {task} has no metric {name!r}.{nearest(name, metrics)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["settle"]
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -43,6 +44,7 @@ def settle(claims: Sequence[Claim], paired: Mapping[str, Paired], notes: Iterabl
     for j, (name, own) in enumerate(by_name.items()):
         scaled = [_in_shown_unit(claim) for claim in _with_units(name, own, said)]
         benchmark = _describe(name, scaled)
+        said += _other_metric(name, scaled)
         benchmarks.append(benchmark)
         for claim in scaled:
             spot = (place[claim.entry], j)
@@ -108,6 +110,19 @@ def _describe(name: str, claims: Sequence[Claim]) -> Benchmark:
     higher = higher is not False
     known = (0.0, 100.0) if unit == "percent" else _KNOWN_ENDS.get(metric, (None, None))
     return Benchmark(name, metric, unit, higher, *(known if higher else known[::-1]))
+
+
+def _other_metric(name: str, claims: Sequence[Claim]) -> list[str]:
+    """Say where the runs' metric shares no word with the one that a published table names."""
+    own = {claim.metric for claim in claims if claim.origin != "table" and claim.metric}
+    published = {claim.metric for claim in claims if claim.origin == "table" and claim.metric}
+    words = {word for metric in published for word in re.findall(r"[a-z0-9]+", metric.casefold())}
+    return [
+        f"{name}: {metric} of the runs stands beside {' and '.join(sorted(published))} of the published tables. "
+        f"If these are two metrics, choose another with --benchmark {name}=TASK:METRIC."
+        for metric in sorted(own)
+        if words and not words & set(re.findall(r"[a-z0-9]+", metric.casefold().replace("_", " ")))
+    ]
 
 
 def _agreed(name: str, key: str, claims: Sequence[Claim], remedy: str) -> Any:

@@ -18,7 +18,7 @@ from vlm_backbones.analysis.leaderboard.standing import Standing
 from vlm_backbones.analysis.log_files import find_logs
 from vlm_backbones.analysis.pairing import Paired
 from vlm_backbones.analysis.samples import Logs, load_logs
-from vlm_backbones.errors import LogError, nearest
+from vlm_backbones.errors import ConfigError, LogError, nearest
 
 
 def read_standing(
@@ -59,7 +59,9 @@ def read_standing(
     entries = _entries(logs, files)
     if logs:
         claims, paired = logged_claims(logs, entries, wanted, bootstrap=bootstrap, seed=seed)
-    aggregated = aggregate_claims(files, entries, logs.headline if logs else {}, wanted)
+    _refuse_unknown(wanted, logs, files)
+    scored = {(claim.entry, claim.benchmark) for claim in claims}
+    aggregated = aggregate_claims(files, entries, logs.headline if logs else {}, wanted, scored)
     claims = _reconciled(claims, aggregated, notes)
     claims += [claim for path in tables for claim in read_published(path)]
     if not claims:
@@ -71,6 +73,29 @@ def shipped_columns(paths: Sequence[str]) -> list[PublishedColumn]:
     """Return which metrics of lmms-eval stand in the columns of the shipped tables among the paths."""
     shipped = set(shipped_tables().values())
     return [column for table in _split(paths)[0] if table in shipped for column in columns_beside(table)]
+
+
+def _refuse_unknown(wanted: Sequence[Wanted], logs: Logs | None, files: Sequence[RunResults]) -> None:
+    """Raise ConfigError where --benchmark names a task or metric that neither samples nor results files have."""
+    metrics: dict[str, set[str]] = {}
+    if logs is not None:
+        for task, metric in [*logs.metrics.select("task", "metric").unique().iter_rows(), *logs.headline.items()]:
+            metrics.setdefault(str(task), set()).add(str(metric))
+    for file in files:
+        for one in file.results.aggregates:
+            metrics.setdefault(one.task, set()).add(one.metric)
+    for asked in wanted:
+        if asked.optional:
+            continue
+        option = f"--benchmark {asked.name}={asked.task}"
+        if asked.task not in metrics:
+            raise ConfigError(f"{option}: no log has the task {asked.task!r}.{nearest(asked.task, metrics)}")
+        known = metrics[asked.task]
+        if asked.metric is not None and asked.metric not in known:
+            raise ConfigError(
+                f"{option}:{asked.metric}: task {asked.task} has no metric {asked.metric!r}."
+                f"{nearest(asked.metric, known)}"
+            )
 
 
 def _split(paths: Sequence[str]) -> tuple[list[Path], list[Path]]:

@@ -263,7 +263,7 @@ def test_a_malformed_benchmark_option_is_refused(text: str) -> None:
 
 def test_an_unknown_metric_names_the_nearest(tmp_path: Path) -> None:
     write_results(tmp_path / "m", {"pope": {"pope_accuracy": 0.8, "pope_f1_score": 0.82}})
-    with pytest.raises(LogError, match="Did you mean 'pope_f1_score'"):
+    with pytest.raises(ConfigError, match="Did you mean 'pope_f1_score'"):
         read_standing([str(tmp_path)], wanted=[parse_wanted("POPE=pope:pope_f1")])
     standing = read_standing([str(tmp_path)], wanted=[parse_wanted("POPE=pope:pope_f1_score")])
     assert standing.cells[0, 0].value == 82.0

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from vlm_backbones.analysis._computed_scores import answer_letter
 from vlm_backbones.analysis.samples import load_logs, read_samples
 from vlm_backbones.errors import ConfigError, LogError
 
@@ -123,6 +124,144 @@ def test_names_of_runs(tmp_path: Path, make: SimpleNamespace) -> None:
     assert clash["run"].to_list() == ["one/model", "two/model"]
     named = read_samples([tmp_path / "one"], runs={"B": tmp_path / "two"})
     assert set(named["run"]) == {"model", "B"}
+
+
+def test_as_much_of_a_path_goes_before_as_tells_two_runs_apart(tmp_path: Path, make: SimpleNamespace) -> None:
+    for part, score in (("expA", 1.0), ("expB", 0.0)):
+        make.log(tmp_path / part / "logs" / "ckpt", [make.row(0, "a", "a", score)])
+    frame = read_samples([tmp_path / "expA" / "logs", tmp_path / "expB" / "logs"])
+    assert frame.select("run", "score").rows() == [("expA/logs/ckpt", 1.0), ("expB/logs/ckpt", 0.0)]
+    itself = read_samples([tmp_path / part / "logs" / "ckpt" for part in ("expA", "expB")])
+    assert itself["run"].to_list() == ["expA/logs/ckpt", "expB/logs/ckpt"]
+    named = read_samples([tmp_path / "expB"], runs={"ckpt": tmp_path / "expA"})
+    assert sorted(named["run"]) == ["ckpt", "expB/ckpt"]
+
+
+def test_conditions_of_one_run_folder_are_one_run_however_they_are_named(tmp_path: Path, make: SimpleNamespace) -> None:
+    paths = [tmp_path / "RUN" / "logs" / condition for condition in ("clean", "swap")]
+    for path in paths:
+        make.log(path / "ckpt", [make.row(0, "a", "a", 1.0)])
+    assert read_samples(paths).select("run", "condition").rows() == [("RUN", "clean"), ("RUN", "swap")]
+
+
+def test_a_run_that_is_named_twice_is_said(tmp_path: Path, make: SimpleNamespace) -> None:
+    make.log(tmp_path / "m", [make.row(0, "a", "a", 1.0)])
+    assert "count once" in load_logs([tmp_path / "m", tmp_path / "m"]).notes[0]
+    twice = load_logs([], {"one": tmp_path / "m", "two": tmp_path / "m"})
+    assert "the runs one and two read the same files" in twice.notes[0]
+
+
+def test_one_bad_file_does_not_hide_the_others(tmp_path: Path, make: SimpleNamespace) -> None:
+    make.log(tmp_path / "m", [make.row(0, "a", "a", 1.0)])
+    make.file(tmp_path / "x" / "samples_x.jsonl", [{"prompt": "a", "output": "b"}])
+    logs = load_logs([tmp_path])
+    assert logs.samples["run"].to_list() == ["m"]
+    assert "not a sample of lmms-eval" in logs.notes[0]
+
+
+def test_a_cut_row_before_an_appended_run_is_left_out(tmp_path: Path, make: SimpleNamespace) -> None:
+    path = make.log(tmp_path / "m", [make.row(i, "a", "old", 0.0) for i in range(3)])
+    again = "".join(json.dumps(make.row(i, "a", "new", 1.0)) + "\n" for i in range(3))
+    path.write_text(path.read_text()[:-30] + "\n" + again)
+    logs = load_logs([tmp_path])
+    assert logs.samples["answer"].to_list() == ["new"] * 3
+    assert "row 3 is cut off" in logs.notes[0]
+
+
+def test_a_task_with_two_targets_for_a_document_is_left_out_alone(tmp_path: Path, make: SimpleNamespace) -> None:
+    for run, target in (("a", "x"), ("b", "y")):
+        make.log(tmp_path / run, [make.row(0, "x", "x", 1.0)], task="good")
+        make.log(tmp_path / run, [make.row(0, target, "x", 1.0)], task="bad")
+    logs = load_logs([tmp_path])
+    assert set(logs.samples["task"]) == set(logs.headline) == {"good"}
+    assert any("doc_id 0 has different targets" in note for note in logs.notes)
+    with pytest.raises(LogError, match="doc_id 0 has different targets"):
+        load_logs([tmp_path / run / "20260101_120000_samples_bad.jsonl" for run in "ab"])
+
+
+def test_a_run_without_a_common_question_is_named(tmp_path: Path, make: SimpleNamespace) -> None:
+    for run, first in (("a", 0), ("b", 0), ("c", 500)):
+        make.log(tmp_path / run, [make.row(first + i, "x", "x", 1.0) for i in range(3)])
+    assert "c has no question in common" in load_logs([tmp_path]).notes[0]
+    with pytest.raises(LogError, match="no question in common"):
+        load_logs([tmp_path / "a", tmp_path / "c"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [
+        ({"score_key": "exact_mach"}, "exact_match"),
+        ({"score_key": "judged.scores.7"}, "judged.scores.1"),
+        ({"cluster_key": "question_ix%10"}, "question_id"),
+    ],
+)
+def test_a_key_that_no_sample_has_is_refused(
+    tmp_path: Path, make: SimpleNamespace, asked: dict[str, str], meant: str
+) -> None:
+    row = make.row(0, "a", "a", 1.0, question_id=7, judged={"scores": [8, 6]})
+    make.log(tmp_path / "m", [row])
+    with pytest.raises(ConfigError, match=f"Did you mean '{meant}'"):
+        load_logs([tmp_path], **asked)
+
+
+def test_a_judges_points_have_no_threshold(tmp_path: Path, make: SimpleNamespace) -> None:
+    """LLaVA-in-the-wild: reference and model, 1 to 10."""
+    for run, points in (("a", [6, 1]), ("b", [9, 4])):
+        rows = [make.row(i, "t", "x", None, judged={"scores": [8, score]}) for i, score in enumerate(points)]
+        make.log(tmp_path / run, rows)
+    logs = load_logs([tmp_path], score_key="judged.scores.1")
+    assert logs.samples["score"].to_list() == [6.0, 1.0, 9.0, 4.0]
+    assert logs.samples["correct"].null_count() == 4
+    assert "runs from 1 to 9" in logs.without_threshold["vqa"]
+    assert any("--score-key" in note for note in logs.notes)
+
+
+def test_an_error_rate_has_no_threshold(tmp_path: Path, make: SimpleNamespace) -> None:
+    make.log(tmp_path / "m", [make.row(0, "t", "x", None, wer=0.7)])
+    logs = load_logs([tmp_path], score_key="wer")
+    assert logs.samples["correct"].to_list() == [None]
+    assert "better the lower" in logs.without_threshold["vqa"]
+
+
+def choice_row(make: SimpleNamespace, doc: int, target: str) -> dict[str, object]:
+    """Three numbered options, the second the most probable."""
+    return make.row(doc, target, "", None) | {"filtered_resps": [["-3", "False"], ["-1", "True"], ["-2", "False"]]}
+
+
+def test_letters_name_the_options_where_targets_are_letters(tmp_path: Path, make: SimpleNamespace) -> None:
+    make.log(tmp_path / "m", [choice_row(make, 0, "B"), choice_row(make, 1, "C"), choice_row(make, 2, "1")])
+    frame = read_samples([tmp_path])
+    assert frame["score"].to_list() == [1.0, 0.0, 1.0]
+    assert frame["answer"].to_list() == ["B", "B", "1"]
+    assert [option["option"] for option in frame["option_logprobs"][0]] == ["A", "B", "C"]
+    assert frame["confidence"].null_count() == 0
+
+
+def test_a_target_that_is_no_option_is_missing_and_said(tmp_path: Path, make: SimpleNamespace) -> None:
+    make.log(tmp_path / "m", [choice_row(make, 0, "B"), choice_row(make, 1, "E"), choice_row(make, 2, "7")])
+    logs = load_logs([tmp_path])
+    assert logs.samples["score"].to_list() == [1.0, None, None]
+    assert "target not in the options in 2 of 3 samples (first: doc_id 1, target 'E', options A, B, C)" in logs.notes[0]
+
+
+def test_coordinates_are_scored_where_the_log_has_no_metric(tmp_path: Path, make: SimpleNamespace) -> None:
+    """One degree of latitude is 111 km."""
+    rows = [make.row(i, '{"lat": 0.0, "lon": 100.0}', said, None) for i, said in enumerate(["0.5N, 100E", "1, 100"])]
+    make.log(tmp_path / "m", rows)
+    logs = load_logs([tmp_path])
+    assert logs.samples["score"].to_list() == [1.0, 0.0]
+    assert any("within 100 km" in note for note in logs.notes)
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [
+        ("A", "A"), ("(b)", "B"), ("B. a dog", "B"), ("The answer is (C).", "C"), ("I think C", "C"), ("**D**", "D"),
+        ("A man is riding", None), ("the answer is A man", None), ("a dog", None), ("I think a dog", None), ("", None),
+    ],
+)  # fmt: skip
+def test_the_letter_of_an_answer(answer: str, letter: str | None) -> None:
+    assert answer_letter(answer) == letter
 
 
 def test_cluster_key(tmp_path: Path, make: SimpleNamespace) -> None:

@@ -1,0 +1,72 @@
+"""Correctness from target and answer, where a log has no score: options, letters, coordinates."""
+
+from __future__ import annotations
+
+__all__ = ["CHOICE", "answer_letter", "computed_score", "is_coordinate_target"]
+
+import json
+import math
+import re
+from typing import Any
+
+from vlm_backbones.analysis._option_column import Options
+from vlm_backbones.analysis._values import Record
+from vlm_backbones.scoring import coordinate_rungs
+
+CHOICE = "computed: most probable option = target"
+_LETTERS = "computed: letter of the answer = target"
+_PLACE = "computed: within 100 km of the target"
+
+# "A man", "A because": a letter that a word follows is an answer where the word cannot follow an article.
+_ENDS = r"(?=\W*$|[).:,;\n]|\s+(?:because|since|as|is|it|for|or|and|would|\W))"
+_ALONE = re.compile(r"\W*([A-H])\W*", re.IGNORECASE)
+_FIRST = re.compile(rf"\W*\(?(?:([A-H])[).:]|([A-H]){_ENDS}|([B-H])\s)")
+_LOWER_FIRST = re.compile(r"\s*\(?([a-h])[).:]")
+_SAID = re.compile(
+    r"\b(?:answer|option|choice|think|choose|chose|pick|select|believe|say)\b(?:\s+(?:is|it|it's|its|that|would|be|"
+    rf"should|the|correct|best|right|answer|option|choice))*\W*\(?(?-i:(?:([A-H]){_ENDS}|([B-H])\b))",
+    re.IGNORECASE,
+)
+
+
+def computed_score(record: Record, answer: str, options: Options) -> tuple[float | None, str | None]:
+    """Correctness and how it was found; no score for a target that is none of the options."""
+    target = str(record.get("target", "")).strip()
+    if options:
+        names = {_fold(name) for name in options}
+        return (float(_fold(answer) == _fold(target)) if _fold(target) in names else None), CHOICE
+    if is_coordinate_target(target):
+        return float(coordinate_rungs(answer, target)["within_100_km"]), _PLACE
+    for value in record.values():
+        if isinstance(value, dict) and isinstance(value.get("answer"), str) and "prediction" in value:
+            target, answer = value["answer"].strip(), str(value["prediction"])
+    if re.fullmatch(r"[A-H]", target) and answer:
+        return float(answer_letter(answer) == target), _LETTERS
+    return None, None
+
+
+def answer_letter(answer: str) -> str | None:
+    """Return the option's letter that an answer names; None where it names none.
+
+    Examples
+    --------
+    >>> [answer_letter(text) for text in ("B. a dog", "The answer is (C).", "I think C", "A man is riding")]
+    ['B', 'C', 'C', None]
+    """
+    found = _ALONE.fullmatch(answer) or _FIRST.match(answer) or _LOWER_FIRST.match(answer) or _SAID.search(answer)
+    return next(letter for letter in found.groups() if letter).upper() if found else None
+
+
+def is_coordinate_target(target: str | None) -> bool:
+    """Whether a target is a JSON object with numbers `lat` and `lon`."""
+    if not target or not target.lstrip().startswith("{"):
+        return False
+    try:
+        value: Any = json.loads(target)
+        return all(math.isfinite(float(value[key])) for key in ("lat", "lon"))
+    except (ValueError, TypeError, KeyError):
+        return False
+
+
+def _fold(text: str) -> str:
+    return text.strip().rstrip(".").casefold()

@@ -1,0 +1,125 @@
+"""What of the samples cannot be scored, thresholded or compared, each said in words."""
+
+from __future__ import annotations
+
+__all__ = ["no_threshold", "strange_targets", "without_correctness", "without_incomparable"]
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from vlm_backbones.analysis._computed_scores import CHOICE
+from vlm_backbones.analysis._sample_scores import lower_is_better
+from vlm_backbones.analysis.pairing import pair_runs, refuse_other_targets
+from vlm_backbones.errors import LogError
+
+_LOOKED_AT = 1000
+
+
+def strange_targets(frame: pl.DataFrame, path: Path) -> list[str]:
+    """Say how many samples of a file have options, none of which is the target."""
+    if "option_logprobs" not in frame.columns:
+        return []
+    odd = frame.filter(pl.col("score").is_null() & (pl.col("headline").cast(pl.String) == CHOICE))
+    if not odd.height:
+        return []
+    first = odd.select("doc_id", "target", "option_logprobs").row(0, named=True)
+    names = ", ".join(str(option["option"])[:40] for option in first["option_logprobs"][:8])
+    return [
+        f"{path}: target not in the options in {odd.height} of {frame.height} samples (first: doc_id "
+        f"{first['doc_id']}, target {str(first['target'])[:60]!r}, options {names}); not scored, counted as missing."
+    ]
+
+
+def no_threshold(samples: pl.DataFrame, headline: Mapping[str, str]) -> dict[str, str]:
+    """Tasks whose scores are neither right nor wrong at 0.5, and why."""
+    ends = samples.group_by("task").agg(pl.col("score").min().alias("low"), pl.col("score").max().alias("high"))
+    reasons = {}
+    for task, low, high in ends.sort("task").iter_rows():
+        if low is not None and (low < 0 or high > 1):
+            reasons[str(task)] = f"{headline[str(task)]} runs from {low:g} to {high:g}, outside 0 to 1"
+        elif low is not None and lower_is_better(headline[str(task)]):
+            reasons[str(task)] = f"{headline[str(task)]} is better the lower it is"
+    return reasons
+
+
+def without_correctness(samples: pl.DataFrame, tasks: Mapping[str, str]) -> pl.DataFrame:
+    """The samples, with `correct` null in these tasks."""
+    if not tasks:
+        return samples
+    unknown = pl.col("task").cast(pl.String).is_in(list(tasks))
+    return samples.with_columns(pl.when(~unknown).then("correct").alias("correct"))
+
+
+def without_incomparable(
+    samples: pl.DataFrame, metrics: pl.DataFrame, notes: list[str]
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Leave out the tasks whose runs saw different data; a run that meets no other is only named.
+
+    Raises
+    ------
+    LogError
+        If no task is left.
+    """
+    refused: list[tuple[str, str]] = []
+    reasons = []
+    for (task, condition), part in samples.group_by("task", "condition", maintain_order=True):
+        try:
+            said = _who_meets_whom(part)
+        except LogError as error:
+            refused.append((str(task), str(condition)))
+            reasons.append(str(error))
+            continue
+        notes += said
+    if len(refused) == samples.select("task", "condition").n_unique():
+        raise LogError(" ".join(reasons))
+    notes += [f"Left out: {reason}" for reason in reasons]
+    for task, condition in refused:
+        kept = ~((pl.col("task") == task) & (pl.col("condition") == condition))
+        samples, metrics = samples.filter(kept), metrics.filter(kept)
+    return samples, metrics
+
+
+def _who_meets_whom(part: pl.DataFrame) -> list[str]:
+    """Name the runs of a task that share no question with another; LogError where no two runs share one."""
+    runs = part["run"].unique(maintain_order=True).to_list()
+    if len(runs) < 2:
+        return []
+    if part["doc_key"].null_count():
+        refuse_other_targets(part)
+    shared = _shared(part.filter(pl.col("doc_id").is_in(_some_of_all(part, len(runs)).implode())), runs)
+    if not shared.all():
+        shared = _shared(part, runs)
+    np.fill_diagonal(shared, False)
+    if not shared.any():
+        raise LogError(_nothing_shared(part, runs))
+    task = part["task"][0]
+    lonely = [run for run, others in zip(runs, shared, strict=True) if not others.any()]
+    return [
+        f"task {task}: {run} has no question in common with the other runs; it is compared with none." for run in lonely
+    ]
+
+
+def _some_of_all(part: pl.DataFrame, runs: int) -> pl.Series:
+    """A thousand documents that all runs have: where these pair, the rest need not be paired to know it."""
+    return part.group_by("doc_id", maintain_order=True).len().filter(pl.col("len") == runs)["doc_id"].head(_LOOKED_AT)
+
+
+def _shared(part: pl.DataFrame, runs: list[str]) -> NDArray[np.bool_]:
+    """Which runs share a question: (runs, runs)."""
+    has = (pair_runs(part, runs).rows >= 0).astype(np.float32)  # (runs, questions)
+    return np.asarray(has @ has.T > 0)
+
+
+def _nothing_shared(part: pl.DataFrame, runs: list[str]) -> str:
+    shown = []
+    for run in runs[:2]:
+        own = part.filter(pl.col("run") == run)
+        shown.append(f"{run} has {own.height} (first: doc_id {own['doc_id'][0]}, {own['question'][0][:60]!r})")
+    return (
+        f"task {part['task'][0]}: the runs {', '.join(runs)} have no question in common; {'; '.join(shown)}. "
+        "Evaluate them on the same documents, or analyze them apart."
+    )
