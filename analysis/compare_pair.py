@@ -36,13 +36,16 @@ def compare_pair(
     paired = pair_runs(part, list(dict.fromkeys([run_a, run_b, *seeds[0], *seeds[1]])))
     correct = paired.correct
     logged = (paired.rows[:2] >= 0).any(axis=0)
-    scored: NDArray[np.bool_] = np.asarray(~np.isnan(correct[:2]).any(axis=0))
+    scored: NDArray[np.bool_] = np.asarray(~np.isnan(paired.score[:2]).any(axis=0))
     indicators = counts_of(correct[0], correct[1])
     n11, n10, n01, n00 = (int(x) for x in indicators.sum(axis=0))
-    row: dict[str, Any] = {"task": task, "run_a": run_a, "run_b": run_b, "threshold": 0.5}
+    row: dict[str, Any] = {"task": task, "run_a": run_a, "run_b": run_b}
+    row |= {"threshold": 0.5 if paired.is_share else math.nan}
     row |= {"n": int(scored.sum()), "n_missing": int((logged & ~scored).sum())}
     row |= {"n11": n11, "n10": n10, "n01": n01, "n00": n00}
     notes: list[str] = []
+    if not paired.is_share:
+        notes.append("these scores are not right or wrong at a threshold: only the difference is compared")
     row |= _point_values((n11, n10, n01, n00), notes)
     row |= _tests(paired, scored, (n10, n01), rng)
     row |= _resampled(paired, scored, indicators, seeds, draws, rng, notes)
@@ -51,7 +54,7 @@ def compare_pair(
         notes.append("no question was scored by both runs")
     change = (paired.score[1] - paired.score[0])[scored]
     smallest = pair.detectable_difference(change, row["design_effect"])
-    if math.isfinite(smallest) and smallest > 0:
+    if math.isfinite(smallest) and smallest > 0 and paired.is_share:
         notes.append(f"n could show a difference of {100 * smallest:.1f} points (80 % power)")
     return row | {"note": "; ".join(notes)}
 
@@ -112,7 +115,7 @@ def _resampled(
 ) -> dict[str, float]:
     """Intervals of phi and of the score difference, and the seed ceiling, all from the same draws."""
     score = np.where(scored, paired.score[:2], 0.0)
-    columns = [indicators, (score[1] - score[0])[:, None]]
+    columns = [indicators, (score[1] - score[0])[:, None], scored[:, None].astype(float)]
     groups = [list(combinations([paired.runs.index(run) for run in group], 2)) for group in seeds]
     columns += [counts_of(paired.correct[i], paired.correct[j]) for group in groups for i, j in group]
     sums = cluster_sums(np.column_stack(columns), paired.cluster)
@@ -121,10 +124,10 @@ def _resampled(
     phis = pair.phi(*drawn[:, :4].T)
     out["phi_low"], out["phi_high"] = interval(phis)
     out["diff"] = float(pair.ratio(sums[:, 4].sum(), scored.sum()))
-    out["diff_low"], out["diff_high"] = interval(pair.ratio(drawn[:, 4], drawn[:, :4].sum(axis=1)))
+    out["diff_low"], out["diff_high"] = interval(pair.ratio(drawn[:, 4], drawn[:, 5]))
     out["phi_ceiling"] = math.nan
     if all(groups):
-        ceiling, drawn_ceiling = (_ceiling(table[:, 5:], groups) for table in (sums.sum(axis=0)[None], drawn))
+        ceiling, drawn_ceiling = (_ceiling(table[:, 6:], groups) for table in (sums.sum(axis=0)[None], drawn))
         out["phi_ceiling"] = float(ceiling[0])
         low, high = interval(phis - drawn_ceiling)
         gap = float(pair.phi(*sums[:, :4].sum(axis=0))) - float(ceiling[0])

@@ -184,9 +184,13 @@ def read_run_info(run: str, run_dir: Path | None) -> RunInfo:
         row = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise LogError(f"{file} is not valid JSON ({error}). Restore it or remove it.") from error
+    if not isinstance(row, dict):
+        raise LogError(f"{file} holds no JSON object. Restore it or remove it.")
     config = row.get("config") if isinstance(row.get("config"), dict) else {}
     backbone = row.get("backbone") or config.get("backbone") or run
     seed = row.get("seed", config.get("seed", 0))
     if isinstance(backbone, dict):
         backbone = backbone.get("id", run)
-    return RunInfo(run, str(backbone), int(seed or 0), run_dir)
+    if not isinstance(seed, int | None):
+        raise LogError(f"{file}: seed is {seed!r}, expected a whole number. Restore it or remove it.")
+    return RunInfo(run, str(backbone), seed or 0, run_dir)

@@ -14,6 +14,7 @@ import polars as pl
 from vlm_backbones.analysis.backbone_pair import BackbonePair
 from vlm_backbones.analysis.bootstrap import interval, wilson
 from vlm_backbones.analysis.many_measures import holm
+from vlm_backbones.analysis.record import lower_is_better
 from vlm_backbones.analysis.report.view import View
 
 Ranged = tuple[float, float, float]  # value, low, high
@@ -33,14 +34,17 @@ class Change:
     n: int
     by_seed: tuple[float, ...] = ()
     p_holm: float = 1.0
+    is_share: bool = True
+    """Scores are shares of right answers; else they stay in their own unit, and nothing is right or wrong."""
+    lower_is_better: bool = False
 
     @property
     def side(self) -> str:
         """`better` or `worse` where the interval and Holm's p over the tasks both say so, else `unclear`."""
         _, low, high = self.diff
-        if self.p_holm > 0.05:
+        if self.p_holm > 0.05 or low <= 0 <= high:
             return "unclear"
-        return "better" if low > 0 else "worse" if high < 0 else "unclear"
+        return "better" if (low > 0) != self.lower_is_better else "worse"
 
 
 @dataclass(frozen=True)
@@ -64,15 +68,24 @@ def find_changes(view: View) -> Changes | None:
         old, new = view.runs[0], view.runs[-1]
         pairs = view.table("agreement", run_a=old, run_b=new)
         found = [_of_row(row) for row in pairs.to_dicts() if row["n"] and row["diff"] == row["diff"]]
-        return Changes(old, new, 1, _adjusted(found))
+        return Changes(old, new, 1, _adjusted(view, found))
     found = [change for task in view.tasks if (change := _over_seeds(view, task, older, newer)) is not None]
-    return Changes(old, new, min(len(older), len(newer)), _adjusted(found))
+    return Changes(old, new, min(len(older), len(newer)), _adjusted(view, found))
 
 
-def _adjusted(found: list[Change]) -> list[Change]:
+def _adjusted(view: View, found: list[Change]) -> list[Change]:
+    """Add Holm's p over the tasks, and what kind of score each task has."""
     known = [change for change in found if not np.isnan(change.p)]
     adjusted = dict(zip((change.task for change in known), holm(np.array([c.p for c in known])), strict=True))
-    return [replace(change, p_holm=float(adjusted.get(change.task, 1.0))) for change in found]
+    return [
+        replace(
+            change,
+            p_holm=float(adjusted.get(change.task, 1.0)),
+            is_share=view.is_share(change.task),
+            lower_is_better=lower_is_better(view.logs.headline.get(change.task, "")),
+        )
+        for change in found
+    ]
 
 
 def _of_row(row: Mapping[str, Any]) -> Change:

@@ -76,6 +76,7 @@ def _curves(asked: pl.DataFrame, rng: np.random.Generator) -> tuple[list[dict[st
     taken = asked.filter(pl.col("c").is_not_null() & pl.col("score").is_not_null())
     if taken.height < FEWEST:
         return [], []
+    taken = taken.drop_nulls("correct")
     c, y = taken["c"].to_numpy(), taken["correct"].cast(pl.Float64).to_numpy()
     cluster = taken["cluster"].rank("dense").cast(pl.Int64).to_numpy() - 1
     n_missing = asked.height - taken.height

@@ -76,7 +76,7 @@
       if (texts.answer[i][at] < 0) row.append(make("span", "s", "not logged"));
       else {
         const score = texts.score[i][at], right = facts.right[i][doc], sure = facts.sure[i][doc];
-        const said = right === "-" ? "no score" : (right === "1" ? "✓ " : "✗ ") + (score === 0 || score === 1 ? (right === "1" ? "right" : "wrong") : score.toFixed(2));
+        const said = right === "-" ? (score === null ? "no score" : "score " + score) : (right === "1" ? "✓ " : "✗ ") + (score === 0 || score === 1 ? (right === "1" ? "right" : "wrong") : score.toFixed(2));
         row.append(make("span", "s" + (right === "-" ? "" : right === "1" ? " right" : " wrong"), said + (sure < 0 ? "" : " · " + Math.round(sure / 10) + " % sure")));
         row.append(make("span", "a", word(texts.answer[i][at]) || "(empty answer)"));
       }

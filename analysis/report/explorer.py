@@ -93,11 +93,11 @@ class _Documents:
         return int(self._first.size)
 
     def summary(self, types: Sequence[str]) -> dict[str, Any]:
-        """Type number (-1: none), a letter for right, wrong or no score, confidence in thousandths (-1: none)."""
+        """Type number (-1: none), a letter for right, wrong or neither, confidence in thousandths (-1: none)."""
         place = {name: number for number, name in enumerate(types)}
         kinds = self._part["question_type"].gather(self._first)
-        score = self._part["score"].fill_null(math.nan).to_numpy()
-        letters = np.where(np.isnan(score), "-", np.where(score >= 0.5, "1", "0"))
+        correct = self._part["correct"].cast(pl.Float64).fill_null(math.nan).to_numpy()
+        letters = np.where(np.isnan(correct), "-", np.where(correct == 1, "1", "0"))
         sure = (1000 * self._part["confidence"].fill_null(math.nan)).round().fill_nan(-1).cast(pl.Int64).to_numpy()
         return {
             "type": [place.get(kind, -1) for kind in kinds],

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from vlm_backbones.analysis.compact_letters import compact_letters
 from vlm_backbones.analysis.many_measures import holm
+from vlm_backbones.analysis.record import lower_is_better
 
 _LEVEL = 0.05
 _MOST_LETTERS = 12
@@ -34,7 +35,8 @@ def score_letters(scores: pl.DataFrame, agreement: pl.DataFrame, runs: Sequence[
     for task in dict.fromkeys(scores["task"]):
         values = dict(scores.filter(task=task).select("run", "value").iter_rows())
         pairs = agreement.filter(pl.col("n") > 0, task=task) if agreement.height else agreement
-        ranked = sorted((run for run in runs if run in values), key=lambda run: -values[run])
+        best_first = 1 if lower_is_better(str(scores.filter(task=task)["metric"][0])) else -1
+        ranked = sorted((run for run in runs if run in values), key=lambda run: best_first * values[run])
         if len(ranked) < 2 or not pairs.height:
             continue
         found = compact_letters(_told_apart(pairs.to_dicts(), ranked))

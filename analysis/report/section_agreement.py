@@ -21,7 +21,7 @@ _MOST_NUMBERS = 12
 
 def plan_agreement(view: View, task: str) -> list[Plan]:
     """The pictures of one task; none where no two runs share a scored question."""
-    pairs = view.table("agreement", task=task)
+    pairs = view.table("agreement", task=task) if view.is_share(task) else pl.DataFrame()
     if not pairs.height or not (pairs := pairs.filter(pl.col("n") > 0)).height:
         return []
     n, choice = sizes(pairs["n"]), (task,)

@@ -22,9 +22,10 @@ _MOST_TASKS = 30
 def plan_scores(view: View, changes: Changes | None, letters: Mapping[tuple[str, str], str]) -> list[Plan]:
     """The paired differences of the verdict, and the scores of the runs that are drawn."""
     plans = []
-    if changes is not None and changes.tasks:
-        shown = sorted(changes.tasks, key=lambda row: -abs(row.diff[0]))[:_MOST_TASKS]
-        cut = f" The {_MOST_TASKS} largest of {len(changes.tasks)} tasks." if len(changes.tasks) > _MOST_TASKS else ""
+    shares = [row for row in changes.tasks if row.is_share] if changes is not None else []
+    if changes is not None and shares:
+        shown = sorted(shares, key=lambda row: -abs(row.diff[0]))[:_MOST_TASKS]
+        cut = f" The {_MOST_TASKS} largest of {len(shares)} tasks." if len(shares) > _MOST_TASKS else ""
         seeds = f", mean over {changes.seeds} seeds" if changes.seeds > 1 else ""
         about = (
             f"Each question is compared with itself: {changes.new} minus {changes.old}{seeds}, points and 95 % "
@@ -39,7 +40,8 @@ def plan_scores(view: View, changes: Changes | None, letters: Mapping[tuple[str,
         chart = difference_chart(rows, view.tasks)
         plans.append(Plan("scores", "differences", "What changes, task by task", about, chart, rows))
     clean = view.headline().filter(pl.col("run").is_in(view.drawn))
-    tasks = [task for task in view.tasks if task in set(clean["task"])]
+    tasks = [task for task in view.tasks if task in set(clean["task"]) and view.is_share(task)]
+    clean = clean.filter(pl.col("task").is_in(tasks))
     if clean.height:
         blind = view.headline("swap").filter(pl.col("run").is_in(view.drawn))
         parts = ["Score and 95 % interval", sizes(clean["n"])]

@@ -47,11 +47,13 @@ def _compared(changes: Changes) -> Verdict:
     else:
         where = rows[0].task if len(rows) == 1 else total
         headline = f"No difference between {new} and {old} stands out on {where}"
-    groups = (("It gains {} points on {}", better), ("it loses {} points on {}", worse))
-    parts = [_listed(pattern, group) for pattern, group in groups if group]
+    parts = [_listed(verb, group) for verb, group in (("It gains", better), ("it loses", worse)) if group]
     parts += [f"no clear difference on {_some([_even(row) for row in even])}"] if even else []
     sentence = "; ".join(parts) + _n(rows)
-    most = max(rows, key=lambda row: row.only_new[0] + row.only_old[0])
+    shares = [row for row in rows if row.is_share]
+    if not shares:
+        return Verdict(headline, sentence[0].upper() + sentence[1:], "", _caveat(changes))
+    most = max(shares, key=lambda row: row.only_new[0] + row.only_old[0])
     questions = (
         f"On {most.task}, {_share(most.only_new)} of the questions are right only with {new}, and "
         f"{_share(most.only_old)} only with {old} (n\u00a0=\u00a0{most.n:,})."
@@ -67,10 +69,10 @@ def _caveat(changes: Changes) -> str:
             f"is one seed a backbone. {about}"
         )
     widest = max(changes.tasks, key=lambda row: max(row.by_seed) - min(row.by_seed))
-    low, high = _points(min(widest.by_seed)), _points(max(widest.by_seed))
+    low, high = _size(widest, min(widest.by_seed)), _size(widest, max(widest.by_seed))
     return (
         f"Means over {changes.seeds} seeds a backbone; the intervals are over questions. Seed by seed the difference "
-        f"on {widest.task} runs from {low} to {high} points. {about}"
+        f"on {widest.task} runs from {low} to {high} {_unit(widest)}. {about}"
     )
 
 
@@ -89,20 +91,28 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
-def _listed(pattern: str, group: list[Change]) -> str:
+def _listed(verb: str, group: list[Change]) -> str:
     """It gains 14.2 points [9.2, 19.2] on A, 3.0 [1.0, 5.0] on B."""
     shown = []
     for row in sorted(group, key=lambda row: -abs(row.diff[0])):
         value, *ends = (abs(end) for end in row.diff)
         low, high = sorted(ends)
-        shown.append((_points(value), f"[{_points(low)},\u00a0{_points(high)}]", row.task))
-    first = pattern.format(shown[0][0], f"{shown[0][2]}").replace(" points on", f" points {shown[0][1]} on")
-    return _some([first, *(f"{value} {between} on {task}" for value, between, task in shown[1:])])
+        shown.append(f"{_size(row, value)} {_unit(row)} [{_size(row, low)},\u00a0{_size(row, high)}] on {row.task}")
+    return _some([f"{verb} {shown[0]}", *(text.replace(" points", "", 1) for text in shown[1:])])
 
 
 def _even(row: Change) -> str:
-    value, low, high = map(_points, row.diff)
-    return f"{row.task} ({value} points [{low},\u00a0{high}])"
+    value, low, high = (_size(row, end) for end in row.diff)
+    return f"{row.task} ({value} {_unit(row)} [{low},\u00a0{high}])"
+
+
+def _unit(row: Change) -> str:
+    return "points" if row.is_share else "of its own unit"
+
+
+def _size(row: Change, value: float) -> str:
+    """A share in percentage points, any other score as it is."""
+    return _points(value) if row.is_share else f"{value:.2f}".replace("-", "\u2212")
 
 
 def _some(parts: Sequence[str]) -> str:

@@ -56,6 +56,10 @@ class View:
         which = "first seed of each backbone, " if len(shown) == backbones else ""
         return f" Drawn: the {which}{len(shown)} {'' if which else 'best '}of {len(self.runs)} runs."
 
+    def is_share(self, task: str) -> bool:
+        """Whether a task's scores are shares of right answers; a judge's points and error rates stay in their unit."""
+        return task not in self.logs.without_threshold
+
     @property
     def shares_clusters(self) -> bool:
         """Whether questions of a task share an image, or what `--cluster-key` names."""

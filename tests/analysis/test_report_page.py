@@ -134,6 +134,26 @@ def test_the_first_screen_compares_backbones_over_their_seeds(tmp_path: Path, ma
     assert "Means over 2 seeds a backbone" in verdict.caveat
 
 
+def test_a_judges_points_stay_in_their_unit(tmp_path: Path, make: SimpleNamespace) -> None:
+    for run, shift in (("old", 0.0), ("new", 2.0)):
+        make.log(tmp_path / "in" / run, [make.row(i, "a", "a", 4.0 + i % 3 + shift) for i in range(60)])
+    page = analyze([tmp_path / "in" / "old", tmp_path / "in" / "new"], tmp_path / "out", bootstrap=100).read_text()
+    assert "new is better than old on vqa" in page
+    assert "It gains 2.00 of its own unit [2.00,\u00a02.00] on vqa" in page
+    assert "right only with" not in page
+    assert "<b>7.00</b>" in page
+    assert "700.0" not in page
+
+
+def test_a_lower_error_rate_is_better(tmp_path: Path, make: SimpleNamespace) -> None:
+    for run, rate in (("old", 0.4), ("new", 0.1)):
+        rows = [make.row(i, "a", "a", 0.0) | {"wer": rate + i % 2 / 10} for i in range(60)]
+        make.log(tmp_path / "in" / run, rows)
+    paths = [tmp_path / "in" / "old", tmp_path / "in" / "new"]
+    page = analyze(paths, tmp_path / "out", bootstrap=100, score_key="wer").read_text()
+    assert "new is better than old on vqa" in page
+
+
 def test_one_run_alone_says_what_it_reaches(tmp_path: Path, make: SimpleNamespace) -> None:
     make.study(tmp_path / "in", docs=60, runs={"solo": 0.7}, media=False, hostile=False)
     page = analyze([tmp_path / "in"], tmp_path / "out", bootstrap=100).read_text(encoding="utf-8")

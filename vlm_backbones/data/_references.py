@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +15,15 @@ _IMAGES = re.compile(rb'"images?"\s*:\s*("(?:[^"\\]|\\.)*"|\[[^\]{}]*\])')
 
 def referenced_images(path: Path) -> Iterator[Path]:
     """Yield each picture file that a LLaVA-style JSON or JSONL file names, once, under the file's folder."""
+    if path.suffix not in {".json", ".jsonl"} or not path.stat().st_size:
+        return
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        yield from _named(path, text)
+
+
+def _named(path: Path, text: mmap.mmap) -> Iterator[Path]:
     seen = set[str]()
-    for match in _IMAGES.finditer(path.read_bytes()):
+    for match in _IMAGES.finditer(text):
         try:
             named = json.loads(match[1])
         except ValueError:  # not a list of names: preflight says what is wrong with the row
