@@ -95,8 +95,8 @@ def intervals(samples: pl.DataFrame) -> dict[str, tuple[float, float]]:
     return found | {name: (pairs[name]["diff_low"], pairs[name]["diff_high"]) for name in ("brier", "overconfidence")}
 
 
-_METRICS = {"run": pl.String, "task": pl.String, "condition": pl.String, "cluster": pl.String, "metric": pl.String,
-            "value": pl.Float64}  # fmt: skip
+_METRICS = {"run": pl.String, "task": pl.String, "condition": pl.String, "doc_id": pl.String, "cluster": pl.String,
+            "metric": pl.String, "value": pl.Float64}  # fmt: skip
 
 
 @pytest.mark.parametrize("size", [1, 4])
