@@ -186,7 +186,8 @@ def read_run_info(run: str, run_dir: Path | None) -> RunInfo:
         raise LogError(f"{file} is not valid JSON ({error}). Restore it or remove it.") from error
     if not isinstance(row, dict):
         raise LogError(f"{file} holds no JSON object. Restore it or remove it.")
-    config = row.get("config") if isinstance(row.get("config"), dict) else {}
+    given = row.get("config")
+    config = given if isinstance(given, dict) else {}
     backbone = row.get("backbone") or config.get("backbone") or run
     seed = row.get("seed", config.get("seed", 0))
     if isinstance(backbone, dict):
