@@ -41,8 +41,10 @@ def find_licences(study: Mapping[str, Any], backbone: str) -> dict[str, str | No
         f"vision tower {study['vision_tower']}": get_vision_tower(study["vision_tower"]).licence,
     }
     data = study["data"]
-    paths = [path for path in (data.get("align"), *(data.get("finetune") or [])) if path]
-    parts |= {f"data {path}": _data_licence(Path(path)) for path in paths}
+    of_stages = [path for listed in (data.get("stages") or {}).values() for path in listed]
+    paths = [path for path in (data.get("align"), *(data.get("finetune") or []), *of_stages) if path]
+    # names alone: the card is shared, this machine's folders are nobody's business
+    parts |= {f"data {Path(path).name}": _data_licence(Path(path)) for path in paths}
     return parts if paths else parts | {"data of vlm-backbones' pocket study": "Apache-2.0"}
 
 
@@ -59,7 +61,8 @@ def _data_licence(path: Path) -> str | None:
 def inherited_licence(licences: Mapping[str, str | None]) -> dict[str, str]:
     """Return the Hub's licence keys: the one restrictive licence, a permissive one, or `other` where several bind.
 
-    Nothing where the backbone's own licence is unknown.
+    Nothing where the backbone's own licence is unknown, or a part's is and no restrictive one binds: no permission
+    may be claimed that nobody gave.
     """
     known = [licence for licence in licences.values() if licence]
     ids = {_HUB_IDS.get(licence, licence) for licence in known}
@@ -67,6 +70,8 @@ def inherited_licence(licences: Mapping[str, str | None]) -> dict[str, str]:
     if next(iter(licences.values())) is None:
         return {}
     if not binding:
+        if len(known) < len(licences):
+            return {}
         return {"license": "apache-2.0" if "apache-2.0" in ids else "mit"}
     if len(binding) == 1 and binding[0] in _HUB_IDS.values():
         return {"license": binding[0]}

@@ -101,12 +101,18 @@ def test_the_datas_licence_is_read_where_it_is_stated(tmp_path: Path) -> None:
     for task, licence in (("vqa_scene", "CC BY-NC 4.0"), ("seismic_coords", "CC BY-NC 4.0")):
         (tmp_path / "data" / task / "train").mkdir(parents=True)
         (tmp_path / "data" / task / "train" / "dataset_info.json").write_text(json.dumps({"license": licence}))
-    study = study_of(data={"align": tmp_path / "mix.json", "finetune": [tmp_path / "data"]})
+    last = {"finetune-2": [tmp_path / "last.json"]}
+    study = study_of(data={"align": tmp_path / "mix.json", "finetune": [tmp_path / "data"], "stages": last})
     licences = find_licences(study, "vicuna-1.5-7b")
-    assert licences[f"data {tmp_path / 'data'}"] == "CC BY-NC 4.0"
-    assert licences[f"data {tmp_path / 'mix.json'}"] is None
+    assert licences["data data"] == "CC BY-NC 4.0"  # no folder of this machine
+    assert licences["data mix.json"] is licences["data last.json"] is None
     found = inherited_licence(licences)
     assert (found["license"], found["license_name"]) == ("other", "cc-by-nc-4-0-llama2")
+
+
+def test_no_permission_is_claimed_while_a_part_is_unknown(tmp_path: Path) -> None:
+    study = study_of(data={"finetune": [tmp_path / "mix.json"]})
+    assert inherited_licence(find_licences(study, "phi-3-mini")) == {}
 
 
 def test_real_parts_are_the_cards_base_models(run_dir: Path, tmp_path: Path) -> None:
