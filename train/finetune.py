@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import set_seed
 
+from vlm_backbones._hub import part_files
 from vlm_backbones._outputs import missing_outputs
 from vlm_backbones.backbones import get_backbone
 from vlm_backbones.cache import disk_is_full
@@ -124,6 +125,8 @@ def _train(study: Study, record: RunRecord, recipe: Recipe, examples: dict[str, 
         seed=seed,
         trust_remote_code=study.trust_remote_code,
     )
+    tower = get_vision_tower(study.vision_tower)
+    record.write(files={backbone: part_files(get_backbone(backbone)), study.vision_tower: part_files(tower)})
     features = load_features(study, out, examples)
 
     # 3. the stages in order, each continued where it was interrupted

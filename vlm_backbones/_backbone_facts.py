@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vlm_backbones._hub_errors import opening_error
+from vlm_backbones._hub import loading_options, opening_error, part_files
 from vlm_backbones.backbones import get_backbone
 from vlm_backbones.data._bad_rows import BadRows
 from vlm_backbones.data.chat_format import get_chat_template, stop_token_ids
@@ -72,6 +72,8 @@ class StageFacts:
 class BackboneFacts:
     """One backbone's column of the certificate."""
 
+    files: str
+    """Its repository and commit, or a hash over its folder."""
     context_tokens: int | None
     digits: dict[str, list[str]]
     trained_parameters: dict[str, int]
@@ -99,6 +101,7 @@ class TextParts:
     tokenizer: Any
     template: str
     config: Any
+    files: str
 
 
 def open_tokenizer(backbone: str, chat_format: str, *, trust_remote_code: bool = False) -> TextParts:
@@ -106,7 +109,7 @@ def open_tokenizer(backbone: str, chat_format: str, *, trust_remote_code: bool =
     from transformers import AutoConfig, AutoTokenizer
 
     row = get_backbone(backbone)
-    options: dict[str, Any] = {"revision": row.revision, "trust_remote_code": trust_remote_code}
+    options = {**loading_options(row), "trust_remote_code": trust_remote_code}
     try:
         tokenizer = AutoTokenizer.from_pretrained(row.source, **options)
         config = AutoConfig.from_pretrained(row.source, **options)
@@ -116,7 +119,7 @@ def open_tokenizer(backbone: str, chat_format: str, *, trust_remote_code: bool =
         tokenizer.add_tokens([_IMAGE_TOKEN], special_tokens=True)
     template = get_chat_template(chat_format, tokenizer, native=row.chat_format)
     stop_token_ids(tokenizer, template, row.stop_tokens)  # refuses what could never end an answer
-    return TextParts(row.id, tokenizer, template, config)
+    return TextParts(row.id, tokenizer, template, config, part_files(row))
 
 
 def view_data(parts: TextParts, tower: VisionTower, stages: Sequence[StageInput], bad: BadRows) -> BackboneView:
@@ -127,6 +130,7 @@ def view_data(parts: TextParts, tower: VisionTower, stages: Sequence[StageInput]
     """
     packed = {stage.name: _pack(parts, tower, stage, bad) for stage in stages}
     facts = BackboneFacts(
+        files=parts.files,
         context_tokens=getattr(parts.config, "max_position_embeddings", None),
         digits={number: number_pieces(parts.tokenizer, number) for number in _DIGITS},
         trained_parameters={stage.name: _trained_parameters(parts, tower, stage.recipe) for stage in stages},

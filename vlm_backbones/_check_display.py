@@ -29,6 +29,8 @@ def render_check(certificate: Mapping[str, Any]) -> None:
                 console.print(f"  {escape(text)}", soft_wrap=True, highlight=False)
     varies = "; ".join(f"{key} ({why})" for key, why in certificate["varies"].items())
     console.print(f"varies: {varies or 'nothing'}", soft_wrap=True)
+    for warning in certificate["unpinned"]:
+        console.print(f"warning: {escape(warning)}", soft_wrap=True, highlight=False)
 
 
 def render_estimate(estimates: Sequence[StageEstimate], source: str) -> None:
@@ -89,6 +91,7 @@ def _pairs(title: str, facts: Mapping[str, Any], cut: int = 120) -> Table:
 def _backbones(backbones: Mapping[str, Any]) -> Table:
     table = Table("per backbone", *map(escape, backbones), box=None)
     rows = list(backbones.values())
+    table.add_row("files", *(escape(row["files"] if "@" in row["files"] else row["files"][:12]) for row in rows))
     table.add_row("context_tokens", *(str(row["context_tokens"]) for row in rows))
     for text in rows[0]["digits"]:
         table.add_row(f"{text} is", *(escape("|".join(row["digits"][text])) for row in rows))

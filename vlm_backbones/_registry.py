@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import yaml
 
@@ -58,16 +59,31 @@ class Rows(Mapping[str, T], Generic[T]):
         return len(self._rows)
 
     def find(self, id_or_path: str | Path, from_folder: Callable[[Path, dict[str, Any]], T]) -> T:
-        """Return the row of an id, or what `from_folder` makes of a local folder and its config.json."""
+        """Return the row of ID or ID@REVISION, or what `from_folder` makes of a local folder and its config.json."""
         name = str(id_or_path)
         folder = Path(name).expanduser()
         if name in self or not folder.is_dir():
-            return self[name]
+            return self._at_revision(name)
         try:
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{folder} is no {self._kind}: config.json cannot be read ({error}).") from error
         return from_folder(folder, config)
+
+    def _at_revision(self, name: str) -> T:
+        base, revision = split_revision(name)
+        row: Any = self[base]
+        if revision is None:
+            return self[base]
+        if row.hub_repo is None:
+            raise ConfigError(f"{self._kind} {name!r}: {base} is in no repository and has no revisions. Write {base}.")
+        return cast(T, dataclasses.replace(row, revision=revision))
+
+
+def split_revision(name: str) -> tuple[str, str | None]:
+    """Return ID@REVISION as (ID, REVISION); a plain id has no revision."""
+    base, _, revision = name.partition("@")
+    return base, revision or None
 
 
 def find_source(name: str, kind: str, *, package_path: str | None, hub_repo: str | None) -> str:

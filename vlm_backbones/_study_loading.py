@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 from yaml import YAMLError
 
+from vlm_backbones._registry import split_revision
 from vlm_backbones.errors import ConfigError, nearest
 from vlm_backbones.study import Study
 
@@ -207,7 +208,7 @@ def _unknown_ids(content: Mapping[str, Any]) -> list[str]:
         for name in names:
             if _is_path(name) and not Path(name).is_dir():
                 problems.append(f"{key}: no folder {name}")
-            elif not _is_path(name) and known and name not in known:
+            elif not _is_path(name) and known and split_revision(name)[0] not in known:
                 problems.append(f"{key}: unknown id {name!r}.{nearest(name, known)} A folder needs a slash in it.")
     tasks = _strings(content.get("tasks"))
     known = known_tasks(tasks, [Path(path) for path in _strings(content.get("task_paths"))])

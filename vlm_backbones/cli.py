@@ -6,6 +6,7 @@ __all__ = ["app", "main"]
 
 import errno
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -514,26 +515,65 @@ def import_earthquakes(
 SplitOption = Annotated[Literal["train", "validation", "test"], typer.Option("--split")]
 
 
+ColumnOption = Annotated[
+    list[str] | None, typer.Option("--column", metavar="ROLE=COLUMN", help="Where the name does not say it.")
+]
+TableArgument = Annotated[Path, typer.Argument(metavar="FILE", help="Parquet, JSON lines or CSV.")]
+OutArgument = Annotated[Path, typer.Argument(metavar="OUT")]
+
+
 @import_app.command("multiseismo")
 def import_multiseismo(
-    source: Annotated[Path, typer.Argument(metavar="FILE", help="Parquet, JSON lines or CSV.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT")],
-    column: Annotated[
-        list[str] | None, typer.Option("--column", metavar="ROLE=COLUMN", help="Where the name does not say it.")
-    ] = None,
-    split: SplitOption = "test",
+    source: TableArgument, out: OutArgument, column: ColumnOption = None, split: SplitOption = "test"
 ) -> None:
     """Turn MultiSeismo's table into the datasets of the two seismic tasks."""
-    from vlm_backbones.data.imports import multiseismo
+    from vlm_backbones.data.imports.task_tables import SEISMIC_TASKS
 
-    pairs = [text.partition("=") for text in column or []]
+    _import_table(source, out, SEISMIC_TASKS, column or [], split)
+
+
+@import_app.command("jsonl")
+def import_jsonl(
+    source: TableArgument, out: OutArgument, column: ColumnOption = None, split: SplitOption = "test"
+) -> None:
+    """Turn a table of pictures with questions, descriptions or places into the datasets of the tasks that it fits."""
+    from vlm_backbones.data.imports.task_tables import TASKS
+
+    _import_table(source, out, tuple(TASKS), column or [], split)
+
+
+def _import_table(source: Path, out: Path, tasks: Sequence[str], column: Sequence[str], split: str) -> None:
+    from vlm_backbones.data.imports.task_tables import import_table, roles_of
+
+    pairs = [text.partition("=") for text in column]
     for role, equals, name in pairs:
         if not (role and equals and name):
             raise ConfigError(f"--column {role + equals + name!r} is not ROLE=COLUMN, as latitude=lat.")
-    made = multiseismo.import_multiseismo(source, out, columns={role: name for role, _, name in pairs}, split=split)
-    _print_rows([{"role": role, "column": made.columns.get(role, "-")} for role in multiseismo.ROLES])
+    made = import_table(source, out, tasks=tasks, columns={role: name for role, _, name in pairs}, split=split)
+    taken = made.columns
+    doubts = {role: f"- ({' or '.join(names)}?)" for role, names in taken.unclear.items()}
+    _print_rows([{"role": role, "column": taken.found.get(role, doubts.get(role, "-"))} for role in roles_of(tasks)])
+    typer.echo(f"not used: {', '.join(taken.unused) or 'none'}")
     for task, count in made.counts.items():
         typer.echo(f"{task}: {count} rows")
+    typer.echo(out)
+
+
+@import_app.command("llava")
+def import_llava(
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="Instruct JSON; pictures relative to it.")],
+    out: OutArgument,
+    split: SplitOption = "test",
+    max_words: Annotated[int, typer.Option("--max-words", min=1, help="Of the longest answer that is kept.")] = 5,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="The first so many questions.")] = None,
+) -> None:
+    """Turn the short questions of LLaVA's Instruct JSON into the dataset of vqa_scene; training reads the JSON."""
+    from vlm_backbones.data.imports import llava
+
+    made = llava.import_llava(source, out, split=split, max_words=max_words, limit=limit)
+    for why, count in made.left_out.items():
+        typer.echo(f"left out: {count} {why}")
+    typer.echo(f"vqa_scene: {made.count} rows")
     typer.echo(out)
 
 

@@ -20,6 +20,7 @@ from vlm_backbones._backbone_facts import (
     view_data,
 )
 from vlm_backbones._fingerprints import files_fingerprint, hash_of
+from vlm_backbones._hub import is_here, part_files, unpinned
 from vlm_backbones._reporters import check_reporters
 from vlm_backbones._study_loading import package_folder
 from vlm_backbones.backbones import Backbone, get_backbone
@@ -34,8 +35,9 @@ from vlm_backbones.pocket.datasets import data_dir
 from vlm_backbones.study import Study
 from vlm_backbones.vision import VisionTower, get_vision_tower
 
-VERSION = 2
+VERSION = 3
 _GROUP = "backbone_study"
+_WORDING = ("prompts.py", "data/_region_words.py")
 _PACKAGES = ("", ".train", ".model_wrappers", ".tasks", ".analysis")
 
 Stages = Mapping[str, Sequence[Example]]
@@ -75,6 +77,7 @@ def check_study(study: Study, out: Path) -> dict[str, Any]:
         "supervised_text": {name: view.supervised_text for name, view in views.items()},
         "varies": _varying(study, {name: view.facts for name, view in views.items()}),
         "deviations": study.deviations,
+        "unpinned": unpinned(_parts(study)),
         "confounds": _find_confounds(study, views, out),
     }
     atomic_write_text(out / "certificate.json", json.dumps(certificate, indent=1, default=str))
@@ -89,16 +92,11 @@ def missing_parts(study: Study) -> list[str]:
     files = [f"{path} does not exist" for path in study.data.training_files if not path.exists()]
     if not files:
         return []
-    rows: list[Backbone | VisionTower] = [*map(get_backbone, study.backbones), get_vision_tower(study.vision_tower)]
-    return files + [f"{row.id}: {row.source} is not downloaded" for row in rows if not _is_here(row)]
+    return files + [f"{row.id}: {row.source} is not downloaded" for row in _parts(study) if not is_here(row)]
 
 
-def _is_here(row: Backbone | VisionTower) -> bool:
-    from huggingface_hub import try_to_load_from_cache
-
-    if Path(row.source).is_dir():
-        return True
-    return isinstance(try_to_load_from_cache(row.source, "config.json", revision=row.revision), str)
+def _parts(study: Study) -> list[Backbone | VisionTower]:
+    return [*map(get_backbone, study.backbones), get_vision_tower(study.vision_tower)]
 
 
 def _refuse(bad: BadRows, study: Study, out: Path) -> None:
@@ -147,11 +145,10 @@ def _read_test_splits(study: Study) -> BadRows:
 
 def _equal_facts(study: Study, stages: Stages, images: str) -> dict[str, Any]:
     row = get_vision_tower(study.vision_tower)
-    tower = Path(row.source)
     folders = [package_folder(f"vlm_backbones{name}") for name in _PACKAGES]
     code = sorted({path for folder in folders for path in folder.rglob("*.py")})
     return {
-        "vision_tower": files_fingerprint([tower]) if tower.is_dir() else f"{row.source}@{row.revision}",
+        "vision_tower": part_files(row),
         "examples_in_order": {
             name: examples_digest(stages[name], order_examples(stages[name], recipe))
             for name, recipe in study.recipe.stages.items()
@@ -159,7 +156,7 @@ def _equal_facts(study: Study, stages: Stages, images: str) -> dict[str, Any]:
         "examples": {name: len(examples) for name, examples in stages.items()},
         "images": images,
         "recipe": hash_of(study.recipe.model_dump(mode="json")),
-        "prompts": files_fingerprint([package_folder("vlm_backbones") / "prompts.py"]),
+        "prompts": files_fingerprint(package_folder("vlm_backbones") / name for name in _WORDING),
         "code": files_fingerprint(code),
         "image_tokens": row.image_tokens,
     }
@@ -178,6 +175,7 @@ def _view_of(study: Study, backbone: str, stages: Stages, bad: BadRows) -> Backb
 def _varying(study: Study, facts: Mapping[str, BackboneFacts]) -> dict[str, str]:
     """Name what differs between backbones, and why it may."""
     reasons = {
+        "files": "each backbone's own weights",
         "digits": "each backbone's own tokenizer",
         "trained_parameters": "each backbone's own size",
         "context_tokens": "each backbone's own context",

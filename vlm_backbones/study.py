@@ -13,6 +13,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from vlm_backbones._names import known_chat_formats
+from vlm_backbones._registry import split_revision
 from vlm_backbones.errors import nearest
 from vlm_backbones.recipe import Lora, Recipe, StageRecipe, Strict
 
@@ -97,7 +98,7 @@ class Study(Strict):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     backbones: Ids
-    """Registry ids or folders, oldest generation first; the only thing that varies."""
+    """Registry ids (or ID@REVISION) or folders, oldest generation first; the only thing that varies."""
     vision_tower: str
     recipe: Recipe
     chat_format: str | dict[str, str] = "shared"
@@ -174,6 +175,9 @@ class Study(Strict):
 
 
 def _slug(backbone: str) -> str:
+    base, revision = split_revision(backbone)
+    if revision and "/" not in base:  # of a commit's 40 digits the first seven tell it apart
+        backbone = f"{base}-{revision[:7] if re.fullmatch('[0-9a-f]{40}', revision) else revision}"
     return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(backbone).name).strip("-.") or "backbone"
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = {"adding-a-task": 2, "adding-a-dataset": 2, "adding-a-backbone": 2, "adding-a-vision-tower": 2, "regions": 0}
+PAGES = {"adding-a-task": 2, "adding-a-dataset": 3, "adding-a-backbone": 2, "adding-a-vision-tower": 2, "regions": 0}
 BLOCK = re.compile(r'^```(?P<kind>\w*)(?: title="(?P<title>[^"]+)")?\n(?P<body>.*?)^```$', re.MULTILINE | re.DOTALL)
 
 

@@ -56,7 +56,7 @@ def list_backbones() -> list[Backbone]:
 
 
 def get_backbone(id_or_path: str | Path) -> Backbone:
-    """Return the row of an id, or a row made from a local model folder's config.json.
+    """Return the row of ID or ID@REVISION, or a row made from a local model folder's config.json.
 
     Raises
     ------

@@ -17,6 +17,7 @@ from transformers import AutoImageProcessor
 from transformers.models.clip import CLIPImageProcessorPil
 from transformers.models.llava import LlavaImageProcessorPil
 
+from vlm_backbones._hub import loading_options, opening_error
 from vlm_backbones.errors import CheckpointError
 from vlm_backbones.vision.registry import VisionTower
 
@@ -55,9 +56,9 @@ def _own_processor(tower: VisionTower) -> Any:
         return CLIPImageProcessorPil()
     loader: Any = AutoImageProcessor
     try:
-        return loader.from_pretrained(tower.source, revision=tower.revision, backend=BACKEND)
+        return loader.from_pretrained(tower.source, backend=BACKEND, **loading_options(tower))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"vision tower {tower.id}: no image processor in {tower.source} ({error})") from error
+        raise opening_error("the image processor of vision tower", tower, error) from error
 
 
 def at_size(base: Any, image_size: int) -> Any:

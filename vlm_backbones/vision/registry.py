@@ -103,7 +103,7 @@ def list_vision_towers() -> list[VisionTower]:
 
 
 def get_vision_tower(id_or_path: str | Path) -> VisionTower:
-    """Return the row of an id, or a row made from a local tower folder's config.json and `vision_tower.yaml`.
+    """Return the row of ID or ID@REVISION, or one made from a local tower folder's config.json and `vision_tower.yaml`.
 
     Raises
     ------

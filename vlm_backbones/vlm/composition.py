@@ -18,7 +18,7 @@ from transformers import (
     VipLlavaForConditionalGeneration,
 )
 
-from vlm_backbones._hub_errors import opening_error
+from vlm_backbones._hub import loading_options, opening_error
 from vlm_backbones.backbones import Backbone, get_backbone
 from vlm_backbones.data.chat_format import get_chat_template, stop_token_ids
 from vlm_backbones.vision import VisionTower, get_vision_tower
@@ -95,7 +95,7 @@ def build_processor(
 
 
 def _load_backbone(row: Backbone, dtype: torch.dtype, trust_remote_code: bool) -> tuple[Any, Any]:
-    options: dict[str, Any] = {"revision": row.revision, "trust_remote_code": trust_remote_code}
+    options = {**loading_options(row), "trust_remote_code": trust_remote_code}
     try:
         tokenizer = AutoTokenizer.from_pretrained(row.source, **options)
         llm = AutoModelForCausalLM.from_pretrained(row.source, dtype=dtype, **options)

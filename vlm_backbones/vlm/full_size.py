@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import AutoConfig, CLIPVisionConfig, Dinov2Config, SiglipVisionConfig
 
-from vlm_backbones._hub_errors import opening_error
+from vlm_backbones._hub import loading_options, opening_error
 from vlm_backbones.backbones import Backbone
 from vlm_backbones.vision import VisionTower
 from vlm_backbones.vlm.composition import Vlm, build_skeleton
@@ -42,7 +42,7 @@ def vision_config(row: VisionTower) -> Any:
 def _read_config(row: Backbone | VisionTower) -> Any:
     loader: Any = AutoConfig
     try:
-        return loader.from_pretrained(row.source, revision=row.revision)
+        return loader.from_pretrained(row.source, **loading_options(row))
     except (OSError, ValueError) as error:
         raise opening_error("the configuration of", row, error) from error
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import CLIPVisionModel, Dinov2Model, PreTrainedModel, SiglipVisionModel
 
-from vlm_backbones._hub_errors import opening_error
+from vlm_backbones._hub import loading_options, opening_error
 from vlm_backbones.errors import CheckpointError, ConfigError
 from vlm_backbones.vision import VisionTower
 
@@ -28,7 +28,7 @@ def load_vision_tower(row: VisionTower, *, dtype: torch.dtype = torch.float32) -
     """
     load = TOWER_CLASSES[row.family].from_pretrained
     try:
-        tower, report = load(row.source, revision=row.revision, dtype=dtype, output_loading_info=True)
+        tower, report = load(row.source, dtype=dtype, output_loading_info=True, **loading_options(row))
     except Exception as error:  # a damaged file makes transformers raise nearly anything
         raise opening_error("vision tower", row, error) from error
     if report["missing_keys"]:

@@ -1,1 +1,1 @@
-"""A user's tables become dataset folders and task folders; from outside: `multiseismo`, `vqav2`, `new_task`."""
+"""A user's tables become dataset folders and task folders; used from outside: the importers."""

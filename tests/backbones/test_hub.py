@@ -1,8 +1,10 @@
-"""A part that the hub refuses is named with its remedy; the hub's answers come from a server of this test."""
+"""Parts from the hub: which commit was read, what changes unseen, what is refused; the hub is a server of this test."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -13,19 +15,43 @@ from pathlib import Path
 import pytest
 
 from vlm_backbones._backbone_facts import open_tokenizer
+from vlm_backbones.backbones import get_backbone
 from vlm_backbones.errors import CheckpointError
 
 ANSWERS = {  # repository -> status and error code, as huggingface.co gives them
+    "api/models/meta-llama/Llama-2-13b-hf/": (404, "EntryNotFound"),  # it has no folder of further chat templates
     "meta-llama/Llama-2-7b-hf": (401, "GatedRepo"),
     "huggyllama/llama-7b": (404, "RevisionNotFound"),
     "microsoft/Phi-3-mini-4k-instruct": (404, "RepoNotFound"),
 }
 
 
+COMMIT, OLDER = "5f98eefcc80e437ef68d457ad7bf167c2c6a1348", "2b0c1a7e9d5f4836aa0b7c3d1e9f8a7b6c5d4e3f"
+
+
 class Hub(BaseHTTPRequestHandler):
-    """Refuses every file."""
+    """Has the files of pocket-llama-2 under two commits of one repository, and refuses every other."""
 
     def do_HEAD(self) -> None:
+        """Answer with a file, or with the repository's error."""
+        found = re.fullmatch(r"/meta-llama/Llama-2-13b-hf/resolve/([^/]+)/(.+)", self.path)
+        if found is None:
+            self.refuse()
+            return
+        commit = {"main": COMMIT, "before": OLDER}.get(found[1], found[1])
+        file = Path(get_backbone("pocket-llama-2").source) / found[2]
+        content = file.read_bytes() if file.is_file() else b""
+        self.send_response(200 if content else 404)
+        self.send_header("X-Repo-Commit", commit)
+        self.send_header(
+            "ETag" if content else "X-Error-Code", hashlib.sha256(content).hexdigest() if content else "EntryNotFound"
+        )
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
+    def refuse(self) -> None:
         """Answer with the repository's error."""
         status, code = next((answer for name, answer in ANSWERS.items() if name in self.path), (404, "RepoNotFound"))
         self.send_response(status)
@@ -49,14 +75,20 @@ def hub() -> Iterator[str]:
 
 
 CODE = """
-import sys
+import os, sys, time
+import transformers
 from vlm_backbones._backbone_facts import open_tokenizer
+from vlm_backbones._hub import unpinned
+from vlm_backbones.backbones import get_backbone
 from vlm_backbones.errors import CheckpointError
+start = time.monotonic()
 for backbone in sys.argv[1:]:
     try:
-        open_tokenizer(backbone, "shared")
+        print(open_tokenizer(backbone, "shared").files, *unpinned([get_backbone(backbone)]))
     except CheckpointError as error:
         print(error)
+if "TELL_SECONDS" in os.environ:
+    print(time.monotonic() - start)
 """
 
 
@@ -77,9 +109,23 @@ def test_a_gated_a_missing_and_an_unknown_repository_have_their_remedies(hub: st
     assert "There is no public https://huggingface.co/microsoft/Phi-3-mini-4k-instruct" in unknown
 
 
-def test_without_a_network_the_folder_is_asked_for(tmp_path: Path) -> None:
-    (message,) = opened(["llama-1-7b"], tmp_path, HF_HUB_OFFLINE="1")
+def test_the_commit_that_was_read_is_known_and_an_unpinned_part_is_said_to_change(hub: str, tmp_path: Path) -> None:
+    moving, pinned, named = opened(
+        ["llama-2-13b", f"llama-2-13b@{OLDER}", "llama-2-13b@before"], tmp_path, HF_ENDPOINT=hub
+    )
+    assert moving.startswith(f"meta-llama/Llama-2-13b-hf@{COMMIT} ")
+    assert moving.endswith(f"is not pinned, now at {COMMIT} and can change: write llama-2-13b@{COMMIT} in its place")
+    assert pinned == f"meta-llama/Llama-2-13b-hf@{OLDER}"
+    assert named == pinned
+    nowhere = "http://127.0.0.1:9"  # what was downloaded is read on without the hub
+    assert opened(["llama-2-13b"], tmp_path, HF_ENDPOINT=nowhere) == [moving]
+
+
+@pytest.mark.parametrize("without", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}])
+def test_without_a_network_the_folder_is_asked_for_at_once(without: dict[str, str], tmp_path: Path) -> None:
+    message, seconds = opened(["llama-1-7b"], tmp_path, TELL_SECONDS="1", **without)
     assert "Is there a network? Else download https://huggingface.co/huggyllama/llama-7b elsewhere" in message
+    assert float(seconds) < 20  # five retries take 23 seconds and more
 
 
 def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
