@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["METRIC", "AlikeSamples"]
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -73,14 +74,21 @@ class AlikeSamples:
         )
         if cluster is not None:
             out["cluster"] = text_series([cluster(record) for record in self._records])
-        numbers = {METRIC + name: pl.Series(values, dtype=pl.Float64) for name, values in metrics.items()}
-        return out | {name: values for name, values in numbers.items() if values.null_count() < len(values)}
+        kept = {name: values for name, values in metrics.items() if any(self._ours) or set(values) != {None}}
+        return out | {METRIC + name: self._with_empty(name, values) for name, values in kept.items()}
 
     def _added(self, name: str, scores: list[float | None]) -> list[float | None]:
         """What each sample adds to a metric: its score, but where lmms-eval makes the metric of all answers."""
         if not is_yes_no(name) or dict not in kinds(self._logged[name]):
             return scores
         return [yes_no_value(name, value) for value in self._logged[name]]
+
+    def _with_empty(self, name: str, values: list[float | None]) -> pl.Series:
+        """A metric that is there and null is asked for and has no value: NaN, as tasks log it that know no null."""
+        logged = self._logged[name]
+        if None in logged:
+            values = [math.nan if own is None else value for own, value in zip(logged, values, strict=True)]
+        return pl.Series(values, dtype=pl.Float64)
 
     def _images_of_totals(self, names: Iterable[str]) -> Columns:
         """MME asks two questions an image, which only the metric names."""

@@ -98,13 +98,20 @@ def cluster_weights(cluster: Ints, draws: int, rng: np.random.Generator) -> tupl
     return weights.astype(float), cluster
 
 
-def interval(draws: Floats, level: float = 0.95) -> tuple[float, float]:
-    """Percentile interval; draws in which the statistic is undefined are left out, NaN where most are."""
+def interval(draws: Floats, level: float = 0.95, *, value: float = math.nan) -> tuple[float, float]:
+    """Percentile interval; draws in which the statistic is undefined are left out, NaN where most are.
+
+    An end that passes the statistic's own `value` by rounding alone is put on it.
+    """
     kept = draws[np.isfinite(draws)]
     if kept.size == 0 or kept.size < draws.size / 2:
         return math.nan, math.nan
     low, high = np.quantile(kept, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return _not_past(value, float(low), 1), _not_past(value, float(high), -1)
+
+
+def _not_past(value: float, end: float, side: int) -> float:
+    return value if side * (end - value) > 0 and math.isclose(end, value, rel_tol=1e-12, abs_tol=1e-15) else end
 
 
 def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]:
@@ -117,7 +124,8 @@ def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]
     p = successes / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # at its ends the formula gives 0 and 1 but for rounding
+    return (0.0 if successes == 0 else max(0.0, centre - half)), (1.0 if successes == n else min(1.0, centre + half))
 
 
 def sign_flip_p(sums: Floats, rng: np.random.Generator) -> float:

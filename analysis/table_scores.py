@@ -89,7 +89,7 @@ def _total(part: pl.DataFrame, aggregate: SumOfRatios, asked: int, resample: Sha
             "note": f"undefined, no answer counts: {aggregate.note}" if aggregate.is_share else aggregate.note
         }
     cluster = cluster_codes(part["cluster"])
-    low, high = interval(aggregate.drawn(cluster, resample))
+    low, high = interval(aggregate.drawn(cluster, resample), value=value)
     how = "bootstrap over images" if int(cluster.max()) + 1 < cluster.size else "bootstrap"
     return result | {"ci_low": low, "ci_high": high, "note": f"{aggregate.note}; {how}"}
 
@@ -108,7 +108,7 @@ def _mean(part: pl.DataFrame, metric: str, asked: int, resample: SharedBootstrap
     else:
         sums = cluster_sums(np.column_stack([value, np.ones(n)]), cluster)
         drawn = resample.totals(sums)
-        low, high = interval(drawn[:, 0] / drawn[:, 1])
+        low, high = interval(drawn[:, 0] / drawn[:, 1], value=mean)
         note.append("bootstrap over images" if not single else "bootstrap")
     lower = lower_is_better(metric)
     in_unit = not lower and bool((value >= 0).all() and (value <= 1).all())

@@ -60,13 +60,13 @@ def record(
     }
 
 
-def mean(values: Sequence[float | None]) -> float:
-    """Return the mean of the values that exist; NaN without any."""
+def mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean of the values that exist; None without any: results files are JSON, which knows no NaN."""
     known = [value for value in values if value is not None]
-    return statistics.fmean(known) if known else math.nan
+    return statistics.fmean(known) if known else None
 
 
-def median(values: Sequence[float | None]) -> float:
-    """Return the median of the values that exist; NaN without any."""
+def median(values: Sequence[float | None]) -> float | None:
+    """Return the median of the values that exist; None without any."""
     known = [value for value in values if value is not None]
-    return statistics.median(known) if known else math.nan
+    return statistics.median(known) if known else None

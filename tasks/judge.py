@@ -1,4 +1,4 @@
-"""A judge's grade of an answer, 0 to 1, as ViP-Bench asks for it; no judge means no grade, never 0.
+"""A judge's grade of an answer, 0 to 1, as ViP-Bench and MM-Vet ask for it; no judge means no grade, never 0.
 
 A judge is asked where lmms-eval's own provider is configured (API_TYPE, openai by default, with its key as
 OPENAI_API_KEY; MODEL_VERSION, by default gpt-4-0613). Without one the answers stay ungraded and `judge_files` writes
@@ -13,11 +13,14 @@ import warnings
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vlm_backbones.errors import ConfigError
 
-__all__ = ["DEFAULT_MODEL", "ask_judge", "judge_prompt", "parse_grade"]
+__all__ = ["DEFAULT_MODEL", "Rubric", "ask_judge", "judge_prompt", "parse_grade"]
+
+Rubric = Literal["vip_bench", "mm_vet"]
+"""Whose worked rows the judge reads: ViP-Bench's name rectangles in the questions."""
 
 DEFAULT_MODEL = "gpt-4-0613"
 _MAX_TOKENS = 3
@@ -25,18 +28,19 @@ _RETRIES = 5
 _WARMER = 0.5
 _AGAIN = "\nPredict the correctness of the answer (digit): "
 _FAILURES_BEFORE_GIVING_UP = 3
+_HEADER = "Question | Ground truth | Prediction | Correctness"
 _MARKS = ("yellow", "yellow", "yellow", "red", "orange", "blue", "blue")
 
 
-def judge_prompt(question: str, answer: str, prediction: str) -> str:
-    """Return the question for the judge: MM-Vet's instruction, seven worked rows that name rectangles, and this row."""
+def judge_prompt(question: str, answer: str, prediction: str, rubric: Rubric = "vip_bench") -> str:
+    """Return the question for the judge: MM-Vet's instruction, seven worked rows, and this row."""
     answer = answer.replace("<AND>", " <AND> ").replace("<OR>", " <OR> ")
-    return f"{_worked_rows()}\n\n" + " | ".join([question, answer, prediction, ""])
+    return f"{_worked_rows(rubric)}\n\n" + " | ".join([question, answer, prediction, ""])
 
 
 @cache
-def _worked_rows() -> str:
-    """Return MM-Vet's few-shot prompt as the installed lmms-eval has it, ViP-Bench's rectangles in its questions."""
+def _worked_rows(rubric: Rubric) -> str:
+    """Return MM-Vet's few-shot prompt as the installed lmms-eval has it, or with ViP-Bench's rectangles in its rows."""
     folder = Path(next(iter((find_spec("lmms_eval") or _missing()).submodule_search_locations or [""])))
     source = (folder / "tasks" / "mmvet" / "utils.py").read_text(encoding="utf-8")
     found = [
@@ -50,8 +54,10 @@ def _worked_rows() -> str:
     if len(lines) != 3 + len(_MARKS):
         raise ConfigError("the installed lmms-eval has no MM-Vet prompt of seven rows. Install lmms_eval==0.7.3.")
     instruction, _, rule, *rows = lines
+    if rubric == "mm_vet":
+        return "\n".join([instruction, "", _HEADER, rule, *rows])
     marked = [row.replace("?", f" within the {mark} rectangle?", 1) for row, mark in zip(rows, _MARKS, strict=True)]
-    return "\n".join([instruction, "", "Question | Ground truth | Prediction | Correctness", rule, *marked])
+    return "\n".join([instruction, "", _HEADER, rule, *marked])
 
 
 def _missing() -> Any:
@@ -103,7 +109,7 @@ def _judge() -> _Judge | None:
     return judge if judge.server.is_available() else None
 
 
-def ask_judge(question: str, answer: str, prediction: str) -> float | None:
+def ask_judge(question: str, answer: str, prediction: str, rubric: Rubric = "vip_bench") -> float | None:
     """Return the judge's grade of a prediction.
 
     None where no judge is configured, none answers, or no answer is a grade. An answer that is no number between 0 and
@@ -113,7 +119,7 @@ def ask_judge(question: str, answer: str, prediction: str) -> float | None:
     if judge is None or judge.failures >= _FAILURES_BEFORE_GIVING_UP:
         return None
     try:
-        prompt = judge_prompt(question, answer, prediction)
+        prompt = judge_prompt(question, answer, prediction, rubric)
         for attempt in range(_RETRIES + 1):
             answered = judge.answer(prompt if attempt == 0 else prompt + _AGAIN, attempt * _WARMER)
             judge.failures = 0

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,13 @@ from typing import Any
 from vlm_backbones.cache import atomic_write_text
 from vlm_backbones.errors import LogError
 from vlm_backbones.tasks.common import answer_text, mean
-from vlm_backbones.tasks.judge import judge_prompt, parse_grade
-from vlm_backbones.tasks.vip_bench import graded_metrics
+from vlm_backbones.tasks.judge import Rubric, judge_prompt, parse_grade
+from vlm_backbones.tasks.judged import graded_metrics
 
 __all__ = ["GradedCounts", "read_grades", "write_questions"]
 
 Sample = dict[str, Any]
+_TASKS = ("vip_bench_bbox", "vip_bench_human", "mmvet_study")
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def write_questions(logs: Path, out: Path) -> int:
     """Write OUT/questions.jsonl, one row a question for the judge, and one submission file a log; return the rows.
 
     A row has `key` (which the grade must repeat), `task`, `question_id` and `prompt`. Equal answers of several runs are
-    one question. `submission-RUN-TASK.json` is what the ViP-Bench server takes: question_id -> answer.
+    one question. `submission-RUN-TASK.json` is what the servers of ViP-Bench and MM-Vet take: question_id -> answer.
 
     Raises
     ------
@@ -105,7 +105,7 @@ def _judged_logs(root: Path) -> Iterator[tuple[Path, list[Sample]]]:
             found = True
             yield path, samples
     if not found:
-        raise LogError(f"{root} holds no logged samples that a judge grades: vip_bench_bbox or vip_bench_human.")
+        raise LogError(f"{root} holds no logged samples that a judge grades: {', '.join(_TASKS)}.")
 
 
 def _answer(sample: Sample) -> str:
@@ -114,7 +114,12 @@ def _answer(sample: Sample) -> str:
 
 def _prompt(sample: Sample) -> str:
     judged = sample["backbones"]["judged"]
-    return judge_prompt(judged["question"], judged["answer"], _answer(sample))
+    return judge_prompt(judged["question"], judged["answer"], _answer(sample), _rubric(sample))
+
+
+def _rubric(sample: Sample) -> Rubric:
+    named: Rubric = sample["backbones"]["judged"].get("rubric", "vip_bench")
+    return named
 
 
 def _key(prompt: str) -> str:
@@ -145,7 +150,7 @@ def _grade(sample: Sample, grade: float | None) -> None:
     ours = sample["backbones"]
     ours["score"] = grade
     ours["rungs"] = dict.fromkeys(ours["rungs"], grade)
-    sample.update(graded_metrics(ours["rungs"], grade))
+    sample.update(graded_metrics(ours["rungs"], grade, _rubric(sample)))
 
 
 def _update_results(path: Path, samples: list[Sample]) -> None:
@@ -159,6 +164,5 @@ def _update_results(path: Path, samples: list[Sample]) -> None:
     if not isinstance(row, dict):
         return
     for name in [key for key in row if key.partition(",")[0].startswith("judge_score") and "_stderr" not in key]:
-        value = mean([sample.get(name.partition(",")[0]) for sample in samples])
-        row[name] = None if math.isnan(value) else value
+        row[name] = mean([sample.get(name.partition(",")[0]) for sample in samples])
     atomic_write_text(file, json.dumps(content, ensure_ascii=False, indent=2))

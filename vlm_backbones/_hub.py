@@ -42,8 +42,7 @@ def loading_options(row: Part) -> dict[str, Any]:
 @cache
 def _hub_answers() -> bool:
     """Ask the hub once a process, without retries."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import constants, get_session
 
     try:
         get_session().head(constants.ENDPOINT, timeout=_TIMEOUT_SECONDS)

@@ -292,9 +292,13 @@ def _print_beside_published(table: Path) -> None:
     if table.is_file():
         import polars as pl
 
-        from vlm_backbones.analysis.leaderboard.beside import render_beside
+        from vlm_backbones.analysis.leaderboard.beside import differences, render_beside
 
-        _print_rows(render_beside(pl.read_parquet(table)))
+        beside = pl.read_parquet(table)
+        _print_rows(render_beside(beside))
+        typer.echo("What our numbers differ in from the published ones:")
+        for line in differences(beside):
+            typer.echo(f"  {line}")
 
 
 def _named_path(text: str) -> tuple[str, Path]:

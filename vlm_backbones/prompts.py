@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 __all__ = [
     "caption_prompt",
@@ -11,6 +11,7 @@ __all__ = [
     "coordinates_prompt",
     "description_prompt",
     "description_sentence",
+    "ocr_prompt",
     "short_questions",
     "vqa_prompt",
 ]
@@ -19,6 +20,17 @@ __all__ = [
 def vqa_prompt(question: str) -> str:
     """Return the prompt of a short-answer question."""
     return f"{question}\nAnswer briefly."
+
+
+def ocr_prompt(question: str, tokens: Sequence[str]) -> str:
+    """Return TextVQA's published prompt, with the words that were read in the picture.
+
+    Examples
+    --------
+    >>> ocr_prompt("what is it?", ["KODAK", "400"]).split(chr(10))[1]
+    'Reference OCR token: KODAK, 400'
+    """
+    return f"{question}\nReference OCR token: {', '.join(tokens)}\nAnswer the question using a single word or phrase."
 
 
 def caption_prompt() -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["MISSING", "beside_table", "render_beside"]
+__all__ = ["MISSING", "beside_table", "differences", "render_beside"]
 
 from collections.abc import Sequence
 
@@ -24,11 +24,13 @@ def beside_table(standing: Standing, columns: Sequence[PublishedColumn]) -> pl.D
     """Return one line a benchmark and entry, in the order of the columns.
 
     `status` is `published`, `measured` or `missing`; a missing value is null. `comparable` and `differs` say what of
-    lmms-eval's task is not as it was published; `comparable` is false for the columns of another split.
+    lmms-eval's task is not as it was published; `comparable` is false for the columns of another split or question.
     """
     facts = {row.column: row for row in columns}
     place = {benchmark.name: j for j, benchmark in enumerate(standing.benchmarks)}
-    own = [row.column for row in columns if row.comparable or row.column in place]  # another split only if measured
+    own = [
+        row.column for row in columns if row.comparable or row.column in place
+    ]  # another split or question only if measured
     ordered = [name for row in columns for name in (row.beside, row.column) if name in own or name == row.beside]
     published = [benchmark.name for j, benchmark in enumerate(standing.benchmarks) if _is_published(standing, j)]
     names = [name for name in dict.fromkeys([*ordered, *published]) if name is not None]
@@ -59,3 +61,13 @@ def render_beside(table: pl.DataFrame) -> list[dict[str, str]]:
         row = rows.setdefault(line["benchmark"], {"benchmark": line["benchmark"]})
         row[line["entry"]] = MISSING if line["value"] is None else number(line["value"])
     return list(rows.values())
+
+
+def differences(table: pl.DataFrame) -> list[str]:
+    """Return one line for each benchmark that a run was measured on: what of its task is not as it was published."""
+    measured = table.filter((pl.col("status") == "measured") & pl.col("differs").is_not_null())
+    rows = measured.unique("benchmark", maintain_order=True)
+    return [
+        f"{row['benchmark']}: {'' if row['comparable'] else 'not comparable, '}{row['differs']}"
+        for row in rows.iter_rows(named=True)
+    ]

@@ -19,7 +19,8 @@ from vlm_backbones.errors import DataError
 
 STUDY = "vip-llava-study"
 TABLE = shipped_tables()[STUDY]
-OWN = {"v7w", "pointqa_looktwice", "vip_bench_bbox", "vip_bench_human"}
+OWN = {"v7w", "pointqa_looktwice", "vip_bench_bbox", "vip_bench_human", "mmvet_study", "textvqa_study"}
+OTHER_QUESTION = {"mmvet", "textvqa_val"}  # lmms-eval's own prompts
 
 # What lmms-eval would give for the published numbers of ViP-LLaVA Llama-3-8B: percent, fractions and points.
 VALUES = {
@@ -30,6 +31,8 @@ VALUES = {
     "mme": ("mme_perception_score", 1492.7, "MME", 1492.7),
     "seedbench": ("seed_image", 0.697, "SEED-IMG", 69.7),
     "vizwiz_vqa_val": ("exact_match", 0.5, "VizWiz (val)", 50.0),
+    "mmvet_study": ("judge_score", 0.311, "MMVet", 31.1),
+    "mmvet": ("gpt_eval_score", 28.0, "MMVet (step by step)", 28.0),
     "v7w": ("accuracy", 0.843, "V7W", 84.3),
     "vip_bench_bbox": ("judge_score", 0.454, "ViP-Bench (BBox)", 45.4),
 }
@@ -52,10 +55,12 @@ def write_results(folder: Path) -> Path:
 
 def test_the_columns_are_those_of_the_table_and_the_tasks_exist() -> None:
     columns = columns_beside(TABLE)
-    assert len(columns) == 16
+    assert len(columns) == 18
     published = {claim.benchmark for claim in read_published(TABLE)}
     assert {row.column for row in columns if row.comparable} == published - {"VizWiz", "VQAv2"}
-    assert {row.column for row in columns if not row.comparable} == {"VizWiz (val)", "VQAv2 (val)"}
+    assert {row.column for row in columns if not row.comparable} == {
+        "VizWiz (val)", "VQAv2 (val)", "MMVet (step by step)", "TextVQA (no OCR)",
+    }  # fmt: skip
     import lmms_eval.models  # noqa: F401  loads the entry point that adds our tasks
     from lmms_eval.tasks import TaskManager
     from lmms_eval.utils import load_yaml_config
@@ -69,7 +74,7 @@ def test_the_columns_are_those_of_the_table_and_the_tasks_exist() -> None:
         for name in ("backbone_study_image", "backbone_study_region")
         for task in load_yaml_config(manager.task_index[name]["yaml_path"], mode="simple")["task"]
     }
-    assert {row.task for row in columns} == members
+    assert {row.task for row in columns} == members | OTHER_QUESTION
     assert members >= OWN
 
 
@@ -78,13 +83,13 @@ def test_every_metric_stands_in_its_column_on_its_scale(tmp_path: Path) -> None:
     table = beside_table(standing, shipped_columns([STUDY]))
     ours = table.filter(pl.col("kind") == "run")
     found = {row["benchmark"]: row for row in ours.iter_rows(named=True)}
-    assert [name for name in found if "val" not in name] == list(
+    assert [name for name in found if "(val)" not in name and "step" not in name] == list(
         dict.fromkeys(claim.benchmark for claim in read_published(TABLE))
     )
     for _, _, column, shown in VALUES.values():
         assert found[column]["value"] == pytest.approx(shown), column
         assert found[column]["status"] == "measured"
-    for column in ("MMBench_cn", "MMVet", "TextVQA", "GQA", "VizWiz", "VQAv2", "PointQA"):
+    for column in ("MMBench_cn", "TextVQA", "GQA", "VizWiz", "VQAv2", "PointQA"):
         assert (found[column]["value"], found[column]["status"]) == (None, "missing")
     assert "VQAv2 (val)" not in found  # nobody measured this split, nobody published it
     text = {row["benchmark"]: row for row in render_beside(table)}
@@ -120,10 +125,13 @@ def test_one_command_prints_our_numbers_beside_the_published_ones(
     assert "87.5" in shown
     assert "missing" in shown
     assert shown.strip().endswith("leaderboard.html")
+    assert "MMVet (step by step): not comparable, asks to think step by step first" in shown
+    assert "SEED-IMG: the first character of the answer" in shown
+    assert "GQA: " not in shown.partition("What our numbers differ in")[2]  # nobody measured it
     table = pl.read_csv(tmp_path / "out" / "published.csv")
-    assert table.height == 17 * 9  # 16 published columns and one of another split, 8 published rows and ours
-    # LLaVA-1.5 has no region columns (4 x 4), nobody published a validation split (8), we measured 9 of 17.
-    assert table.filter(pl.col("status") == "missing").height == 16 + 8 + 8
+    assert table.height == 18 * 9  # 16 published columns and two of ours alone, 8 published rows and ours
+    # LLaVA-1.5 has no region columns (4 x 4), nobody published our two (2 x 8), we measured 11 of 18.
+    assert table.filter(pl.col("status") == "missing").height == 16 + 16 + 7
 
 
 def test_a_malformed_file_is_named(tmp_path: Path) -> None:

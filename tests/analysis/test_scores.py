@@ -130,6 +130,35 @@ def test_a_log_without_scores_has_a_row_that_says_so(tmp_path: Path, make: Simpl
     assert any("--score-key" in note for note in logs.notes)
 
 
+def judged_row(make: SimpleNamespace, doc: int, grade: float | None, *capability: str) -> dict[str, Any]:
+    """As `vlm_backbones.tasks.judged` logs an answer: null where no judge graded it."""
+    metrics = {f"judge_score_{name}": grade for name in capability}
+    ours = {"score": grade, "parsed": "x", "rungs": dict.fromkeys(capability, grade)}
+    return dict(make.row(doc, "x", "x", None, judge_score=grade, **metrics, backbones=ours))
+
+
+def test_answers_without_a_grade_are_missing_in_every_metric_that_asked_for_one(
+    tmp_path: Path, make: SimpleNamespace
+) -> None:
+    """Of four questions two are ungraded; three need reading, of which one is graded; none of lang is."""
+    rows = [judged_row(make, 0, 0.5, "ocr"), judged_row(make, 1, None, "ocr"), judged_row(make, 2, None, "ocr", "lang"),
+            judged_row(make, 3, 1.0)]  # fmt: skip
+    make.log(tmp_path / "a", rows, task="vip_bench_bbox")
+    found = by_metric(scores(load_logs([tmp_path]), bootstrap=100))
+    counts = {name: (row["n"], row["n_missing"]) for name, row in found.items()}
+    assert counts == {"score": (2, 2), "judge_score": (2, 2), "judge_score_ocr": (1, 2), "judge_score_lang": (0, 1)}
+    assert found["judge_score"]["value"] == 0.75
+    assert found["judge_score"]["value_missing_wrong"] == 0.375
+
+
+def test_an_interval_holds_its_value_where_only_rounding_parts_them(tmp_path: Path, make: SimpleNamespace) -> None:
+    """Equal grades, no right answer, only right ones: the interval's own arithmetic misses the value by a few ulp."""
+    for value, n in ((0.1, 7), (0.0, 13), (1.0, 13), (0.7, 303)):
+        make.log(tmp_path / f"{value}-{n}", [make.row(i, "x", "x", value) for i in range(n)])
+        (row,) = scores(load_logs([tmp_path / f"{value}-{n}"]), bootstrap=200).to_dicts()
+        assert row["ci_low"] <= row["value"] <= row["ci_high"]
+
+
 def test_a_leaderboard_shows_f1_as_f1_and_pairs_it(tmp_path: Path, make: SimpleNamespace) -> None:
     right = yes_no(2)
     for run in (3, 4):

@@ -23,8 +23,10 @@ from PIL import Image as PILImage
 
 from vlm_backbones.analysis import read_samples
 from vlm_backbones.analysis.leaderboard.sources import read_standing
+from vlm_backbones.tasks import data, judge
 
 STOCK = Path(lmms_eval.tasks.__file__).parent
+OWN = Path(data.__file__).parent
 PICTURE = PILImage.new("RGB", (8, 8), "red")
 TEN = List(Value("string"))
 ANSWERS = ["yes", "No", "Yes.", "maybe", "no", "YES", "A", "B. blue", "c", "Two", "a cat", "", "y", "No, not"]
@@ -69,6 +71,11 @@ def rows() -> dict[str, tuple[str, str, list[dict[str, Any]], dict[str, Any]]]:
          "answers": rng.choice(["2", "a cat", "Cat", "yes", "no"], 10).tolist()}
         for i in range(count)
     ]  # fmt: skip
+    vet = [
+        {"question_id": f"v1_{i}", "question": "What is x?", "answer": "-1<AND>-5", "image_source": "x",
+         "capability": ("rec,ocr", "math")[i % 2], "imagename": f"v1_{i}.png"}
+        for i in range(6)
+    ]  # fmt: skip
     return {
         "mme_tiny": ("mme/mme.yaml", "test", mme, dict.fromkeys(mme[0], text)),
         "pope_tiny": ("pope/pope.yaml", "test", pope, dict.fromkeys(pope[0], text)),
@@ -80,15 +87,26 @@ def rows() -> dict[str, tuple[str, str, list[dict[str, Any]], dict[str, Any]]]:
             "textvqa/textvqa_val.yaml", "validation", reading,
             {**dict.fromkeys(reading[0], text), "answers": TEN, "ocr_tokens": TEN, "question_id": Value("int64")},
         ),
+        "textvqa_study_tiny": (
+            str(OWN / "textvqa_study" / "textvqa_study.yaml"), "validation", reading,
+            {**dict.fromkeys(reading[0], text), "answers": TEN, "ocr_tokens": TEN, "question_id": Value("int64")},
+        ),
+        "mmvet_study_tiny": (str(OWN / "mmvet_study" / "mmvet_study.yaml"), "test", vet, dict.fromkeys(vet[0], text)),
     }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The stock tasks on local rows, logged as `lmms-eval --log_samples` does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("OPENAI_API_KEY", raising=False)
+        judge._judge.cache_clear()
+        return evaluated(tmp_path_factory.mktemp("stock"))
+
+
+def evaluated(folder: Path) -> Path:
     from datasets import DatasetDict
 
-    folder = tmp_path_factory.mktemp("stock")
     (folder / "tasks").mkdir()
     for task, (source, split, examples, features) in rows().items():
         table = [{"image": PICTURE, **example} for example in examples]
@@ -156,13 +174,29 @@ def test_mme(run: Path) -> None:
 
 @pytest.mark.parametrize(
     ("task", "metric"),
-    [("scienceqa_tiny", "exact_match"), ("textvqa_tiny", "exact_match"), ("pope_tiny", "pope_accuracy")],
+    [
+        ("scienceqa_tiny", "exact_match"),
+        ("textvqa_tiny", "exact_match"),
+        ("pope_tiny", "pope_accuracy"),
+        ("textvqa_study_tiny", "exact_match"),
+    ],
 )
 def test_the_mean_of_the_scores_that_we_read(run: Path, task: str, metric: str) -> None:
     frame = read_samples([run]).filter(pl.col("task") == task)
     assert frame.height == 60
     assert 0 < results_of(run, task)[metric] < 1
     assert frame["score"].mean() == pytest.approx(results_of(run, task)[metric])
+
+
+def test_a_task_that_nobody_graded_has_no_score_and_the_results_file_is_json(run: Path) -> None:
+    (file,) = run.rglob("*_results.json")
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} in {file}")
+
+    row = json.loads(file.read_text(), parse_constant=refuse)["results"]["mmvet_study_tiny"]
+    assert [row[f"{name},none"] for name in ("judge_score", "judge_score_math", "judge_score_ocr")] == [None] * 3
+    assert [sample["judge_score"] for sample in samples_of(run, "mmvet_study_tiny")] == [None] * 6
 
 
 def test_sums_of_the_results_file_stand_in_the_published_columns(run: Path, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ import pytest
 from vlm_backbones.errors import LogError
 from vlm_backbones.tasks import judge
 from vlm_backbones.tasks.judge_files import read_grades, write_questions
-from vlm_backbones.tasks.vip_bench import process_results
+from vlm_backbones.tasks.judged import judged_result
+from vlm_backbones.tasks.vip_bench_bbox.utils import process_results
 
 DOC = {"question_id": "v1_0", "question": "What is it?", "answer": "5<AND>7", "capability": ["rec", "ocr"]}
 
@@ -81,6 +82,13 @@ def test_the_published_prompt() -> None:
     assert lines[11:] == ["", "What is it? | 5 <AND> 7 <OR> 8 | five | "]
 
 
+def test_mm_vet_is_graded_by_its_own_rows() -> None:
+    lines = judge.judge_prompt("What is it?", "5<AND>7", "five", "mm_vet").split("\n")
+    assert lines[4] == "What is x in the equation? | -1 <AND> -5 | x = 3 | 0.0"
+    assert not any("rectangle" in line for line in lines)
+    assert lines[11:] == ["", "What is it? | 5 <AND> 7 | five | "]
+
+
 def test_the_real_provider_is_asked_as_the_published_evaluator_asks(server: Server) -> None:
     server.replies = ["0.7"]
     result = process_results(DOC, ["5 and 7"])
@@ -101,6 +109,24 @@ def test_an_answer_that_is_no_grade_is_asked_for_again_and_never_counts_as_zero(
     assert len(server.requests) == 9
     assert result["judge_score"] is None
     assert result["backbones"]["score"] is None
+
+
+@pytest.mark.usefixtures("no_judge")
+def test_a_log_of_mm_vet_is_graded_from_a_file_with_its_own_prompt(tmp_path: Path) -> None:
+    doc = {"question_id": "v1_0", "question": "What is it?", "answer": "5", "capability": "ocr,spat"}
+    result = judged_result(doc, ["five"], "mm_vet")
+    assert result["judge_score_spat"] is None
+    row = {"doc_id": 0, "target": "5", "filtered_resps": ["five"], **result}
+    path = tmp_path / "logs" / "20260101_000000_samples_mmvet_study.jsonl"
+    path.parent.mkdir()
+    path.write_text(json.dumps(row) + "\n")
+    assert write_questions(tmp_path / "logs", tmp_path / "out") == 1
+    (question,) = (json.loads(line) for line in (tmp_path / "out" / "questions.jsonl").read_text().splitlines())
+    assert question["prompt"] == judge.judge_prompt("What is it?", "5", "five", "mm_vet")
+    (tmp_path / "grades.jsonl").write_text(json.dumps({"key": question["key"], "grade": 0.4}))
+    assert read_grades(tmp_path / "logs", tmp_path / "grades.jsonl").graded == 1
+    graded = json.loads(path.read_text())
+    assert graded["judge_score"] == graded["judge_score_ocr"] == graded["judge_score_spat"] == 0.4
 
 
 @pytest.mark.usefixtures("no_judge")
