@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from lmms_eval.api.instance import Instance
+from PIL import Image
 from safetensors.torch import load_file
 from tokenizers.processors import TemplateProcessing
 from transformers import (
@@ -28,9 +29,11 @@ from transformers import (
 )
 
 from vlm_backbones.errors import CheckpointError
+from vlm_backbones.model_wrappers._prompting import Prompter
 from vlm_backbones.model_wrappers.backbone_vlm import BackboneVLM
 from vlm_backbones.tasks.common import doc_to_visual
 from vlm_backbones.tasks.vqa_scene.utils import doc_to_text
+from vlm_backbones.vlm import convert
 
 # As published with llava-hf/llava-1.5-7b-hf: no system prompt, no BOS, a space after the answer and no end of turn.
 HF_TEMPLATE = (
@@ -167,6 +170,55 @@ def test_an_original_checkpoint_answers_as_its_own_computation(
         assert counts["input_tokens"] == embeddings.shape[1]
         assert counts["reasoning_tokens"]["token_count"] == min(ended + 1, 6)
         assert text == decoded(original.folder, answer[:ended])
+
+
+def prompt_ids(folder: Path) -> tuple[list[int], list[int], int]:
+    """Return our prompt's ids and transformers' own of one chat, one token an image, and the start token's id."""
+    model = BackboneVLM(pretrained=str(folder), device="cpu")
+    assert model.engine is not None
+    prompter, processor = Prompter(model.engine), AutoProcessor.from_pretrained(folder, backend="pil")
+    content = [{"type": "image", "image": Image.new("RGB", (56, 56))}, {"type": "text", "text": "What is it?"}]
+    chat = [{"role": "user", "content": content}]
+    encoded = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=True)
+    theirs = [int(token) for token in encoded["input_ids"][0]]
+    image = prompter.image_token_id
+    once = [token for index, token in enumerate(theirs) if token != image or theirs[index - 1] != image]
+    return prompter.prompt_ids("What is it?", 1), once, int(processor.tokenizer.bos_token_id)
+
+
+@pytest.mark.parametrize("writes_start", [False, True])
+def test_a_llava_hf_checkpoint_keeps_its_tokenizer_and_starts_once(tmp_path: Path, writes_start: bool) -> None:
+    folder = hf_checkpoint(tmp_path / "hf", vip=False)
+    template = ("{{ bos_token }}" if writes_start else "") + HF_TEMPLATE
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    ours, theirs, start = prompt_ids(folder)
+    assert ours == theirs
+    assert ours[0] == start
+    assert ours.count(start) == 1
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    model = BackboneVLM(pretrained=str(folder), device="cpu")
+    assert model.engine is not None
+    assert model.engine.tokenizer("a")["input_ids"][0] == start  # as it was saved
+
+
+@pytest.mark.parametrize(("kind", "starts"), [("vicuna", 1), ("llama-3", 1), ("llama-3-new", 2), ("phi-3", 1)])
+def test_a_converted_checkpoint_is_asked_with_the_ids_of_plain_transformers(
+    originals: ModuleType, tmp_path: Path, kind: str, starts: int
+) -> None:
+    original = originals.build(tmp_path / "checkpoint", kind)
+    convert(original.folder, tmp_path / "converted", vision_tower=original.tower_folder)
+    ours, theirs, start = prompt_ids(tmp_path / "converted")
+    assert ours == theirs
+    assert ours.count(start) == starts
+    if original.tower_folder is None:  # else it cannot be read without its tower
+        assert prompt_ids_of_original(original.folder) == ours
+
+
+def prompt_ids_of_original(folder: Path) -> list[int]:
+    model = BackboneVLM(pretrained=str(folder), device="cpu")
+    assert model.engine is not None
+    return Prompter(model.engine).prompt_ids("What is it?", 1)
 
 
 def decoded(folder: Path, ids: list[int]) -> str:

@@ -7,20 +7,23 @@ them is kept.
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from vlm_backbones._backbone_facts import number_pieces
 from vlm_backbones.data.chat_format import chat_messages, encode_chats, get_chat_template, stop_token_ids
 from vlm_backbones.data.conversations import Example, ImageSource, Turn
 from vlm_backbones.data.packing import pack_examples
+from vlm_backbones.vlm.start_token import add_no_tokens
 
 PACKAGES = ["llama-tokenizer-js@1.2.2", "llama3-tokenizer-js@1.2.0"]
 TEXTS = [
@@ -184,6 +187,29 @@ def test_the_prompt_alone_is_how_training_begins(real: dict[str, Any], kind: str
     text = tokenizer.apply_chat_template(question, chat_template=template, tokenize=False, add_generation_prompt=True)
     prompt = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert ids[: len(prompt) + len(first)] == [*prompt, *first]
+
+
+@pytest.mark.parametrize(("kind", "name"), [case for case in CASES if case[1] != "plain"])
+def test_a_saved_tokenizer_adds_no_second_start_token(
+    real: dict[str, Any], tmp_path: Path, kind: str, name: str
+) -> None:
+    """LLaMA's files add the start token; the chat format writes it already."""
+    tokenizer = copy.deepcopy(real[kind])
+    start = (tokenizer.bos_token, tokenizer.bos_token_id)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{start[0]} $A", pair=f"{start[0]} $A $B", special_tokens=[start]
+    )
+    question = chat_messages(TURNS[:1], with_image=True)[:1]
+    tokenizer.chat_template = get_chat_template(name, tokenizer)
+    text = tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
+    assert tokenizer(text)["input_ids"][:2] == [start[1]] * 2
+    add_no_tokens(tokenizer)
+    tokenizer.save_pretrained(tmp_path)
+    saved = AutoTokenizer.from_pretrained(tmp_path)
+    ids = saved(text)["input_ids"]
+    assert ids == saved(text, add_special_tokens=False)["input_ids"]
+    assert ids == real[kind](text, add_special_tokens=False)["input_ids"]
+    assert ids.count(start[1]) == 1
 
 
 def test_the_space_before_an_answer(real: dict[str, Any]) -> None:

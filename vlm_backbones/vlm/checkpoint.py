@@ -20,6 +20,7 @@ from vlm_backbones.vision.preprocessing import BACKEND
 from vlm_backbones.vlm.composition import Vlm
 from vlm_backbones.vlm.foreign import match_processor, read_model_config
 from vlm_backbones.vlm.original import is_original, load_original, read_config
+from vlm_backbones.vlm.start_token import write_setting
 
 __all__ = ["checkpoint_fingerprint", "load", "save", "staged_folder"]
 
@@ -69,6 +70,7 @@ def save(model: Vlm, processor: LlavaProcessor, path: str | Path, *, card: str =
         try:
             model.save_pretrained(folder)
             processor.save_pretrained(folder)
+            write_setting(folder, processor.tokenizer)
         except SafetensorError as error:  # how the weight writer reports a full disk
             raise OSError(str(error)) from error
         if card:

@@ -23,6 +23,7 @@ from vlm_backbones.backbones import Backbone, get_backbone
 from vlm_backbones.data.chat_format import get_chat_template, stop_token_ids
 from vlm_backbones.vision import VisionTower, get_vision_tower
 from vlm_backbones.vision.preprocessing import build_image_processor
+from vlm_backbones.vlm.start_token import add_no_tokens
 from vlm_backbones.vlm.towers import load_vision_tower
 
 __all__ = ["Vlm", "add_image_token", "build_processor", "build_skeleton", "compose", "load_vision_tower"]
@@ -80,7 +81,11 @@ def compose(
 def build_processor(
     row: VisionTower, image_processor: Any, tokenizer: Any, chat_template: str, image_token: str
 ) -> LlavaProcessor:
-    """Return the processor that turns pictures and chats into a VLM's inputs, with as many image tokens as it needs."""
+    """Return the processor that turns pictures and chats into a VLM's inputs, with as many image tokens as it needs.
+
+    The template writes the start token; from here on the tokenizer adds none.
+    """
+    add_no_tokens(tokenizer)
     build: Any = LlavaProcessor
     processor: LlavaProcessor = build(
         image_processor=image_processor,
