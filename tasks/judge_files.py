@@ -87,6 +87,8 @@ def read_grades(logs: Path, grades: Path) -> GradedCounts:
             used |= own
             atomic_write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in samples))
             _update_results(path, samples)
+            used_here = {key: given[key] for key in sorted(own)}
+            atomic_write_text(path.with_name(f"{path.stem}.graded.json"), json.dumps(used_here))  # analyses look at it
     if not used:
         raise LogError(f"no grade of {grades} belongs to the answers in {logs}. Write their questions again.")
     return GradedCounts(graded, ungraded, len(set(given) - used))

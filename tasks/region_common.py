@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from vlm_backbones.data.region_records import region_example
 from vlm_backbones.data.visual_prompts import EVALUATION_ALPHA
 from vlm_backbones.errors import DataError
+from vlm_backbones.pictures import open_rgb
 from vlm_backbones.tasks.common import Doc, answer_text, record
 from vlm_backbones.tasks.region_data import evaluation_generator
 
@@ -18,12 +18,11 @@ __all__ = ["doc_to_marked_visual", "doc_to_text", "doc_to_visual", "process_matc
 
 
 def doc_to_visual(doc: Doc) -> list[Any]:
-    """Return the picture of `image_path` in RGB."""
+    """Return the picture of `image_path` in RGB, as training sees a region record's: not turned by EXIF."""
     try:
-        with Image.open(doc["image_path"]) as picture:
-            return [picture.convert("RGB")]
-    except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"{doc['image_path']} is no readable picture ({error}). Download it again.") from error
+        return [open_rgb(Path(doc["image_path"]), upright=False)]
+    except DataError as error:
+        raise DataError(f"{doc['image_path']}: {error}") from error
 
 
 def doc_to_marked_visual(doc: Doc) -> list[Any]:

@@ -19,8 +19,13 @@ _ORIENTATION = 0x0112  # EXIF
 _SIXTEEN_BIT = 65_535
 
 
-def open_rgb(data: bytes | Path) -> Image.Image:
-    """Return an encoded picture as RGB.
+def open_rgb(data: bytes | Path, *, upright: bool = True) -> Image.Image:
+    """Return an encoded picture as RGB, as `to_rgb` does.
+
+    Parameters
+    ----------
+    upright
+        False: as its pixels are stored, for boxes that count in them, and without the tag that would turn it later.
 
     Raises
     ------
@@ -31,6 +36,9 @@ def open_rgb(data: bytes | Path) -> Image.Image:
         with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as picture:
             _check_size(picture)
             picture.load()
+            if not upright:
+                picture = picture.copy()
+                picture.info = {key: value for key, value in picture.info.items() if key == "transparency"}
             return to_rgb(picture)
     except Image.DecompressionBombError as error:
         raise DataError(f"the image is too large ({error}): shrink it to {MAX_SIDE_PX} pixels a side.") from error

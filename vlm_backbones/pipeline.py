@@ -245,6 +245,8 @@ def _analyze_stage(study: Study, out: Path, needs: Sequence[Stage]) -> Stage:
     code = files_fingerprint([package_folder("vlm_backbones.analysis")])
     facts = ["analyze", code, study.model_dump(mode="json")]
     facts += [stage.fingerprint for stage in needs]
+    if graded := sorted(out.glob("*/logs/**/*.graded.json")):  # `judge read` changed the logs since
+        facts.append(files_fingerprint(graded))
     arguments = ["analyze", *(part for name in names for part in ("--run", f"{name}={out / name}"))]
     arguments += ["--study-dir", str(out), "--out", str(out), "--bootstrap", str(study.analysis.bootstrap)]
     job = Job("analyze", _CLI, tuple(arguments), out / "analyze.log", needs=_names(needs))

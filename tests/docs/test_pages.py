@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -95,6 +96,34 @@ def test_rows_of_the_pages_are_rows_of_the_registries(tmp_path: Path) -> None:
     for page, kind in (("adding-a-backbone", Backbone), ("adding-a-vision-tower", VisionTower)):
         (row,) = (yaml.safe_load(block.body) for block in blocks(page) if block.body.startswith("id: "))
         assert kind(**row).id == row["id"]
+
+
+def test_every_command_of_the_docs_is_one() -> None:
+    """Names and options of each `vlm-backbones` line are parsed as the command line would; nothing runs."""
+    import typer
+
+    from vlm_backbones.cli import app
+
+    lines = [
+        line
+        for path in (*DOCS.glob("*.md"), DOCS.parent / "README.md", *(DOCS.parent / "tasks").glob("*/README.md"))
+        for fence in re.findall(r"^```\w*\n(.*?)^```$", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+        for line in fence.splitlines()
+        if "vlm-backbones " in line and not line.lstrip().startswith("#")
+    ]
+    assert len(lines) > 50
+    for line in lines:
+        words = shlex.split(line.replace("[STUDY]", "pocket"), comments=True)
+        start = words.index("vlm-backbones") if "vlm-backbones" in words else None
+        if start is None:
+            continue
+        command, rest = typer.main.get_command(app), words[start + 1 :]
+        while rest and rest[0] in getattr(command, "commands", {}):
+            command, rest = command.commands[rest[0]], rest[1:]  # type: ignore[attr-defined]
+        try:
+            command.make_context(line, rest)
+        except Exception as error:  # usage errors of another library
+            raise AssertionError(f"{line}: {error}") from error
 
 
 def test_pictures_and_pages_that_are_linked_exist() -> None:

@@ -191,6 +191,26 @@ def test_a_changed_picture_beside_a_json_file_is_noticed(tiny_study: Path, tmp_p
     assert {name for name, mark in fingerprints().items() if mark == before[name]} == set()
 
 
+def test_grades_that_were_read_later_are_analysed_again_and_only_that(tiny_study: Path, tmp_path: Path) -> None:
+    from vlm_backbones.pipeline import plan_study
+    from vlm_backbones.study import load_study
+
+    study = load_study(tiny_study)
+
+    def fingerprints() -> dict[str, str]:
+        return {stage.job.name: stage.fingerprint for stage in plan_study(study, tmp_path)}
+
+    before, marks = fingerprints(), []
+    beside = tmp_path / "tiny-1" / "logs" / "clean" / "x" / "20260101_000000_samples_vip_bench_bbox.graded.json"
+    beside.parent.mkdir(parents=True)
+    for grade in (0.5, 1.0):
+        beside.write_text(json.dumps({"key": grade}))
+        after = fingerprints()
+        assert {name for name in after if after[name] != before[name]} == {"analyze"}
+        marks.append(after["analyze"])
+    assert marks[0] != marks[1]
+
+
 def test_a_stage_that_fails_names_the_row_and_keeps_what_is_done(
     tiny_study: Path, finished: Path, cache: Path, tmp_path: Path
 ) -> None:

@@ -12,7 +12,9 @@ import pytest
 from datasets import load_from_disk
 from PIL import Image
 
+from vlm_backbones.data.conversations import load_examples
 from vlm_backbones.errors import DataError
+from vlm_backbones.pictures import to_rgb
 from vlm_backbones.tasks import region_data
 from vlm_backbones.tasks.pointqa_looktwice import utils as pointqa
 from vlm_backbones.tasks.v7w import utils as v7w
@@ -28,6 +30,38 @@ def root(region_parts: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def rows(task: str) -> Any:
     return load_from_disk(region_data.dataset_dir(task))["test"]
+
+
+def test_boxes_count_the_stored_pixels_of_a_picture_that_exif_would_turn(root: Path, tmp_path: Path) -> None:
+    """Boxes were drawn on what Pillow opens: turned upright, a picture would be marked in another place."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (64, 40)).save(root / "v7w" / "0.png", exif=exif)
+    record = {**json.loads(rows("v7w")[0]["record"]), "bboxes": [[2, 2, 60, 9], [2, 12, 60, 18], [2, 20, 60, 28],
+              [2, 30, 60, 38]], "answer": [2, 2, 60, 9]}  # fmt: skip
+    doc = {**rows("v7w")[0], "record": json.dumps(record)}
+    (asked,) = v7w.doc_to_visual(doc)
+    (root / "train.json").write_text(json.dumps([record]))
+    (example,) = load_examples([root / "train.json"])
+    assert example.image is not None
+    for marked in (to_rgb(asked), example.image.open()):
+        assert marked.size == (64, 40)
+        drawn = np.asarray(marked).any(axis=2)
+        assert drawn[[2, 12, 20, 30], 2:61].all()
+        assert not drawn[10].any()
+
+
+@pytest.mark.usefixtures("root")
+def test_pictures_of_odd_kinds_are_opened_or_refused_by_name(root: Path) -> None:
+    doc = rows("vip_bench_bbox")[0]
+    Image.fromarray(np.full((9, 7), 40_000, np.uint16)).save(doc["image_path"])
+    assert vip_bench.doc_to_visual(doc)[0].getpixel((0, 0)) == (156, 156, 156)  # round(40000 / 257)
+    Path(doc["image_path"]).write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"v1_0\.png: the image is corrupt"):
+        vip_bench.doc_to_visual(doc)
+    Image.new("1", (20_000, 2)).save(doc["image_path"])
+    with pytest.raises(DataError, match=r"v1_0\.png: the image is 20000x2 pixels"):
+        vip_bench.doc_to_visual(doc)
 
 
 @pytest.mark.usefixtures("root")

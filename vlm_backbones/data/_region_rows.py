@@ -31,13 +31,13 @@ class _MarkedPicture(ImageSource):
     meta: Mapping[str, Any] | None = field(repr=False, default=None)
 
     def open(self) -> Image.Image:
-        """Return the picture with its visual prompts."""
+        """Return the picture with its visual prompts, not turned by EXIF: boxes count the pixels as they are stored."""
         generator = record_generator(_SEED, str(self.row["id"]))
-        return region_example(self.row, super().open(), generator, place=self.place, vcr_meta=self.meta).image
+        return region_example(self.row, self._rgb(upright=False), generator, place=self.place, vcr_meta=self.meta).image
 
     def digest(self) -> bytes:
         """Return a hash of the file and of what is drawn on it."""
-        record = json.dumps([_SEED, self.row, self.meta], sort_keys=True, default=str)
+        record = json.dumps([_SEED, self.row, self.meta, "as stored"], sort_keys=True, default=str)
         return hashlib.sha256(super().digest() + record.encode()).digest()
 
 

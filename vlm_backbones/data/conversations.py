@@ -47,9 +47,12 @@ class ImageSource:
 
     def open(self) -> Image.Image:
         """Return the picture as RGB; `DataError` where it is missing, corrupt or too large."""
+        return self._rgb(upright=True)
+
+    def _rgb(self, *, upright: bool) -> Image.Image:
         data = self.read()
         try:
-            return open_rgb(data)
+            return open_rgb(data, upright=upright)
         except DataError as error:
             raise DataError(f"{self.place}: {error}") from error
 
