@@ -40,6 +40,13 @@ class RunInfo:
     backbone: str
     seed: int
     run_dir: Path | None
+    is_best: bool = False
+    """Trained at the learning rate that a sweep chose for its backbone."""
+
+    @property
+    def group(self) -> str:
+        """What its seeds have in common: the backbone, apart by whether a sweep chose the learning rate."""
+        return self.backbone + ("-best" if self.is_best else "")
 
 
 def find_logs(
@@ -194,4 +201,4 @@ def read_run_info(run: str, run_dir: Path | None) -> RunInfo:
         backbone = backbone.get("id", run)
     if not isinstance(seed, int | None):
         raise LogError(f"{file}: seed is {seed!r}, expected a whole number. Restore it or remove it.")
-    return RunInfo(run, str(backbone), seed or 0, run_dir)
+    return RunInfo(run, str(backbone), seed or 0, run_dir, row.get("is_best") is True)

@@ -167,11 +167,12 @@ def _load(
 
 
 def _ordered(info: dict[str, RunInfo], backbones: Sequence[str]) -> dict[str, RunInfo]:
-    """Runs of the named backbones first, in their order and by seed; without names as they came."""
+    """Runs of the named backbones first, in their order and by seed, those at a sweep's best rates behind them; without
+    names as they came."""
     if not backbones:
         return info
     place = {name: number for number, name in enumerate(backbones)}
-    rank = {run: (place.get(facts.backbone, len(place)), facts.seed) for run, facts in info.items()}
+    rank = {run: (facts.is_best, place.get(facts.backbone, len(place)), facts.seed) for run, facts in info.items()}
     return {run: info[run] for run in sorted(info, key=rank.__getitem__)}
 
 

@@ -39,9 +39,10 @@ def claims(
 
     Parameters
     ----------
-    backbones : the study's, oldest generation first; with fewer than two there is nothing to claim.
+    backbones : the study's, oldest generation first; with fewer than two there is nothing to claim. Runs at the best
+        rates of a sweep are left out: the claims are about one recipe.
     """
-    runs = {name: [run for run, info in logs.runs.items() if info.backbone == name] for name in backbones}
+    runs = {name: [run for run, info in logs.runs.items() if info.group == name] for name in backbones}
     present = [name for name in backbones if runs[name]]
     found: list[Claim] = []
     for task, part in by_task(logs.samples, "clean") if len(present) > 1 else ():

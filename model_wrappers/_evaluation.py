@@ -48,6 +48,7 @@ class Evaluation:
     subset: int | None = None
     states: str | None = None
     layers: str = "every4"
+    split: str | None = None
 
     def run(self) -> None:
         """Evaluate what is not finished, one condition after the other.
@@ -63,6 +64,8 @@ class Evaluation:
         engine = load_engine(checkpoint_dir(self.checkpoint), device=pick_device(self.device))
         manager = _task_manager(self.tasks)
         tasks = _load_tasks(self.tasks, manager)
+        if self.split is not None:
+            tasks = _of_split(tasks, self.split)
         asked = {condition: self._documents(condition, tasks) for condition in conditions}
         left = {condition: self._left(condition, asked[condition], engine.fingerprint) for condition in conditions}
         progress = _Progress(self.out, sum(_size(task, self.limit) for todo in left.values() for task in todo.values()))
@@ -191,6 +194,18 @@ class Evaluation:
 
 def _split(task: Any) -> str:
     return str(task.config.test_split or task.config.validation_split)
+
+
+def _of_split(tasks: dict[str, Any], split: str) -> dict[str, Any]:
+    """Return the tasks that have a split, asking it in place of their own."""
+    for name in [name for name, task in tasks.items() if split not in task.dataset]:
+        print(f"task {name!r} has no split {split!r}, skipped.", flush=True)
+    having = {name: task for name, task in tasks.items() if split in task.dataset}
+    if not having:
+        raise DataError(f"none of {', '.join(tasks)} has a split {split!r}: name a task that has, or drop the sweep.")
+    for task in having.values():
+        task.config.test_split = split
+    return having
 
 
 def _read_done(folder: Path) -> dict[str, Any]:

@@ -49,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             subset=arguments.subset,
             states=arguments.states,
             layers=arguments.layers,
+            split=arguments.split,
         ).run()
     except VlmBackbonesError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -70,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--subset", type=int, help="documents a task for states and all conditions but clean and swap")
     parser.add_argument("--states", help="keep hidden states in OUT/states/CONDITION/: last_prompt+image_mean, ...")
     parser.add_argument("--layers", default="every4", help="layers of the states: all, every4 or 0+8+16")
+    parser.add_argument("--split", help="answer this split in place of each task's own, as a sweep does: validation")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--device", help="cuda, cuda:1, cpu (default: the GPU where there is one)")

@@ -16,6 +16,9 @@ from vlm_backbones.cache import atomic_write_text, cache_dir
 from vlm_backbones.data.evaluation_data import EVALUATION_SPLIT, TASKS, check_test_split
 from vlm_backbones.errors import DataError
 
+_SPLITS = ("validation", EVALUATION_SPLIT)
+"""What lmms-eval opens: the test split, and what a sweep chooses by."""
+
 
 def __getattr__(name: str) -> str:
     task = name.lower()
@@ -49,20 +52,21 @@ def dataset_dir(task: str) -> Path:
 
 
 def _view(folder: Path) -> Path:
-    """Return a folder that links to a split saved alone and has the `dataset_dict.json` that it lacks."""
+    """Return a folder that links to splits saved alone and has the `dataset_dict.json` that they lack."""
     view = cache_dir() / "views" / f"{folder.name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}"
-    link, split = view / EVALUATION_SPLIT, folder / EVALUATION_SPLIT
+    splits = [split for split in _SPLITS if (folder / split / "state.json").is_file()]
+    listed, listing = view / "dataset_dict.json", json.dumps({"splits": splits})
     try:
         view.mkdir(parents=True, exist_ok=True)
-        if not link.exists():
+        for link in [view / split for split in splits if not (view / split).exists()]:
             link.unlink(missing_ok=True)
             with suppress(FileExistsError):  # another process of the same run was first
-                link.symlink_to(split, target_is_directory=True)
+                link.symlink_to(folder / link.name, target_is_directory=True)
     except OSError as error:
         raise DataError(
             f"cannot write {view}: {error.strerror or error}. {folder} holds no dataset_dict.json and is opened "
             "through the cache: save it as a DatasetDict, or name a folder to write to by VLM_BACKBONES_CACHE."
         ) from error
-    if not (view / "dataset_dict.json").is_file():
-        atomic_write_text(view / "dataset_dict.json", json.dumps({"splits": [EVALUATION_SPLIT]}))
+    if not listed.is_file() or listed.read_text(encoding="utf-8") != listing:
+        atomic_write_text(listed, listing)
     return view

@@ -6,6 +6,7 @@ python -m vlm_backbones.train.finetune --study pocket --backbone pocket-llama-3 
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -17,11 +18,13 @@ from transformers import set_seed
 
 from vlm_backbones._hub import part_files
 from vlm_backbones._outputs import missing_outputs
+from vlm_backbones._sweep import read_choice
 from vlm_backbones.backbones import get_backbone
-from vlm_backbones.cache import disk_is_full
+from vlm_backbones.cache import disk_is_full, staged_path
 from vlm_backbones.data.conversations import Example, examples_digest, load_training_examples
 from vlm_backbones.errors import VlmBackbonesError
 from vlm_backbones.recipe import Recipe, StageRecipe
+from vlm_backbones.run import Run
 from vlm_backbones.study import Study, load_study
 from vlm_backbones.train.card import model_card
 from vlm_backbones.train.dataset import StageData, build_stage_data, parameter_dtype
@@ -52,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     try:
-        train(load_study(arguments.study), arguments.backbone, arguments.seed, arguments.out)
+        run = Run(arguments.backbone, arguments.seed, arguments.learning_rate, arguments.best)
+        train(load_study(arguments.study), run, arguments.out)
     except VlmBackbonesError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -76,12 +80,16 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--backbone", required=True, help="one of the study's backbones")
     parser.add_argument("--seed", type=int, default=0, help="of projector, adapters and dropout")
     parser.add_argument("--out", type=Path, required=True, help="the study's output folder")
+    parser.add_argument("--learning-rate", type=float, default=None, help="makes it a trial of the study's sweep")
+    parser.add_argument("--best", action="store_true", help="at the learning rate that the sweep chose")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads")
     return parser.parse_args(argv)
 
 
-def train(study: Study, backbone: str, seed: int, out: Path) -> Path:
-    """Train one run of a study and return its folder; a finished run of the same content is left as it is.
+def train(study: Study, run: Run, out: Path) -> Path:
+    """Train one run of a study and return its folder.
+
+    A finished run of the same content is left as it is; where another run of the study has it, it is taken over.
 
     Raises
     ------
@@ -92,8 +100,9 @@ def train(study: Study, backbone: str, seed: int, out: Path) -> Path:
     CheckpointError
         If a pretrained part cannot be loaded.
     """
-    run_dir = out / study.run_name(backbone, seed)
-    recipe = study.recipe_for(backbone)
+    run_dir, backbone, seed = out / run.name, run.backbone, run.seed
+    rate = read_choice(out, backbone) if run.is_best else run.learning_rate
+    recipe = study.recipe_for(backbone, rate)
 
     # 1. what was trained before decides whether there is anything to do
     refuse_other_version(run_dir, VERSION)
@@ -104,7 +113,11 @@ def train(study: Study, backbone: str, seed: int, out: Path) -> Path:
         print(f"{run_dir}: finished already")
         return run_dir
 
-    record = RunRecord(run_dir, {"run": run_dir.name, "backbone": backbone, "seed": seed, "version": VERSION})
+    head = {"run": run.name, "backbone": backbone, "seed": seed, "version": VERSION}
+    head |= {"learning_rate": rate, "is_best": run.is_best} if study.sweep else {}
+    if _take_over(out, run_dir, fingerprint, head):
+        return run_dir
+    record = RunRecord(run_dir, head)
     record.write(state="running", fingerprint=fingerprint, facts=facts, study=study.model_dump(mode="json"))
     record.write(**environment(), seconds={}, stages={})
     with record.running():
@@ -167,6 +180,23 @@ def _is_finished(run_dir: Path, fingerprint: str) -> bool:
     record = read_record(run_dir)
     is_same = record.get("state") == "finished" and record.get("fingerprint") == fingerprint
     return is_same and not missing_outputs(run_dir / "checkpoint" / "config.json")
+
+
+def _take_over(out: Path, run_dir: Path, fingerprint: str, head: dict[str, Any]) -> bool:
+    """Copy another run of the study that is finished and was trained from the same content; whether there was one."""
+    others = [path.parent for pattern in ("*/run.json", "sweep/*/run.json") for path in sorted(out.glob(pattern))]
+    same = [other for other in others if other != run_dir and _is_finished(other, fingerprint)]
+    if not same:
+        return False
+    if processes().is_main_process:
+        shutil.rmtree(run_dir / "checkpoint", ignore_errors=True)  # what a killed copy left has no finished record
+        with staged_path(run_dir / "checkpoint") as staged:
+            shutil.copytree(same[0] / "checkpoint", staged)
+        shutil.copy(same[0] / "metrics.jsonl", run_dir)
+        RunRecord(run_dir, read_record(same[0]) | head).write(copied_from=str(same[0].relative_to(out)))
+        print(f"{run_dir}: the same training as {same[0]}, taken over")
+    processes().wait_for_everyone()
+    return True
 
 
 def _train_stage(

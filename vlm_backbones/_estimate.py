@@ -25,6 +25,7 @@ from typing import Any
 from vlm_backbones.backbones import get_backbone
 from vlm_backbones.data.order import count_steps
 from vlm_backbones.recipe import StageRecipe
+from vlm_backbones.run import Run
 from vlm_backbones.study import ExpectedData, Study
 from vlm_backbones.vision import VisionTower, get_vision_tower
 
@@ -119,7 +120,7 @@ def estimate_study(study: Study, examples: Mapping[str, ExpectedData] | None = N
         shapes = _read_shapes(backbone, tower)
         for name, recipe in study.recipe_for(backbone).stages.items():
             if name in known:
-                run = study.run_name(backbone)
+                run = Run(backbone).name
                 estimates.append(estimate_stage(run, name, recipe, known[name], shapes, tower))
     return estimates
 

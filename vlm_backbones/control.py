@@ -28,10 +28,11 @@ from vlm_backbones.cache import atomic_write_text
 from vlm_backbones.data._bad_rows import BadRows
 from vlm_backbones.data.conversations import Example, examples_digest, load_training_examples
 from vlm_backbones.data.counts import check_captions, count_data
-from vlm_backbones.data.evaluation_data import TASKS, check_test_split
+from vlm_backbones.data.evaluation_data import EVALUATION_SPLIT, TASKS, check_test_split
 from vlm_backbones.data.order import order_examples
 from vlm_backbones.errors import DataError
 from vlm_backbones.pocket.datasets import data_dir
+from vlm_backbones.run import Run
 from vlm_backbones.study import Study
 from vlm_backbones.vision import VisionTower, get_vision_tower
 
@@ -66,7 +67,7 @@ def check_study(study: Study, out: Path) -> dict[str, Any]:
         if recipe.chat_format == "plain":
             check_captions(stages[name], name, bad)
     _refuse(bad, study, out)
-    views = {study.run_name(backbone): _view_of(study, backbone, stages, bad) for backbone in study.backbones}
+    views = {Run(backbone).name: _view_of(study, backbone, stages, bad) for backbone in study.backbones}
     _refuse(bad, study, out)
     certificate = {
         "version": VERSION,
@@ -137,9 +138,10 @@ def _read_images(stages: Stages, bad: BadRows) -> str:
 def _read_test_splits(study: Study) -> BadRows:
     """Read every row and picture that our own tasks will ask; what is wrong there cannot be left out."""
     bad, folder = BadRows(), study.data.eval or data_dir()
+    splits = [EVALUATION_SPLIT, *(["validation"] if study.sweep else [])]
     for task in TASKS:
-        if task in study.tasks or _GROUP in study.tasks:
-            check_test_split(task, folder, decode=True, bad=bad)
+        for split in splits if task in study.tasks or _GROUP in study.tasks else ():
+            check_test_split(task, folder, decode=True, bad=bad, name=split)
     return bad
 
 

@@ -6,7 +6,7 @@ __all__ = ["Stage", "default_out", "own_out", "plan_study", "run_stage", "run_st
 
 import os
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,11 +16,14 @@ from vlm_backbones._fingerprints import files_fingerprint, hash_of, read_record,
 from vlm_backbones._outputs import missing_outputs
 from vlm_backbones._scheduler import Display, Job, cores, run_jobs
 from vlm_backbones._study_loading import package_folder
+from vlm_backbones._sweep import choice_file
 from vlm_backbones.cache import atomic_write_text, write_last_study
 from vlm_backbones.data._references import referenced_images
 from vlm_backbones.errors import ConfigError, DataError
+from vlm_backbones.run import Run
 from vlm_backbones.study import Study
 
+_CHOOSE = "vlm_backbones.analysis.sweep"
 _CLI = "vlm_backbones.cli"
 _FEATURES = "vlm_backbones.train.features"
 _TRAIN = "vlm_backbones.train.finetune"
@@ -77,9 +80,45 @@ def plan_study(study: Study, out: Path) -> list[Stage]:
     data = [_data_stage(out)] if _uses_pocket_data(study) else []
     check = _check_stage(study, out, data)
     features = _features_stage(study, out, data)
-    trained = {run: _train_stage(study, out, run, [check, features]) for run in study.runs()}
+    trained = {run: _train_stage(study, out, run, [check, features]) for run in study.runs() if not run.is_best}
+    stages = [*data, check, features, *trained.values()]
+    if study.sweep:
+        trials, best = _sweep_stages(study, out, [check, features], trained)
+        stages, trained = [*stages, *trials, *best.values()], trained | best
     evaluated = [_eval_stage(study, out, run, train) for run, train in trained.items()]
-    return [*data, check, features, *trained.values(), *evaluated, _analyze_stage(study, out, [check, *evaluated])]
+    return [*stages, *evaluated, _analyze_stage(study, out, [check, *evaluated])]
+
+
+def _sweep_stages(
+    study: Study, out: Path, needs: Sequence[Stage], trained: Mapping[Run, Stage]
+) -> tuple[list[Stage], dict[Run, Stage]]:
+    """Return the trials up to the choice for each backbone, and the trainings at the rates that were chosen.
+
+    A training takes over one that was finished with the same content, so a trial of the recipe's own rate waits for it.
+    """
+    own_rates = {name: study.recipe_for(name).finetune_stages[0].learning_rate for name in study.backbones}
+    trials, validated, chosen = dict[Run, Stage](), dict[Run, Stage](), dict[str, Stage]()
+    for run in study.trials():
+        same = run.learning_rate == own_rates[run.backbone]
+        trials[run] = _train_stage(study, out, run, [trained[Run(run.backbone, run.seed)]] if same else needs)
+        validated[run] = _eval_stage(study, out, run, trials[run])
+    for backbone in study.backbones:
+        own = {run: stage for run, stage in validated.items() if run.backbone == backbone}
+        chosen[backbone] = _choose_stage(study, out, backbone, own)
+    best = {run: _train_stage(study, out, run, [chosen[run.backbone]]) for run in study.runs() if run.is_best}
+    return [*trials.values(), *validated.values(), *chosen.values()], best
+
+
+def _choose_stage(study: Study, out: Path, backbone: str, validated: Mapping[Run, Stage]) -> Stage:
+    facts = ["choose", stage_version(_CHOOSE), [stage.fingerprint for stage in validated.values()]]
+    file = choice_file(out, backbone)
+    trials = [f"{run.learning_rate!r}={out / run.name}" for run in validated]
+    arguments = ("--out", str(file), "--bootstrap", str(study.analysis.bootstrap), *trials)
+    job = Job(
+        f"choose {Run(backbone).name}", _CHOOSE, arguments, out / "sweep" / f"{file.stem}.log",
+        needs=_names(list(validated.values())),
+    )  # fmt: skip
+    return _stage(out, job, facts, [file])
 
 
 def _uses_pocket_data(study: Study) -> bool:
@@ -95,7 +134,7 @@ def _stage(
     *,
     only_for_others: bool = False,
 ) -> Stage:
-    record = out / ".stages" / f"{job.name.replace(' ', '-')}.json"
+    record = out / ".stages" / f"{job.name.replace(' ', '-').replace('/', '-')}.json"
     return Stage(job, hash_of(facts), record, tuple(outputs), only_for_others)
 
 
@@ -181,52 +220,62 @@ def _features_stage(study: Study, out: Path, needs: Sequence[Stage]) -> Stage:
     return _stage(out, job, facts, (), only_for_others=True)
 
 
-def _train_stage(study: Study, out: Path, run: tuple[str, int], needs: Sequence[Stage]) -> Stage:
-    backbone, seed = run
-    name = study.run_name(backbone, seed)
+def _train_stage(study: Study, out: Path, run: Run, needs: Sequence[Stage]) -> Stage:
     facts = [
         "train",
         stage_version(_TRAIN),
         needs[-1].fingerprint,
-        study.recipe_for(backbone).model_dump(mode="json"),
-        [backbone, _part_fingerprint(backbone), seed, study.chat_format_for(backbone), study.trust_remote_code],
+        study.recipe_for(run.backbone, run.learning_rate).model_dump(mode="json"),
+        [
+            run.backbone,
+            _part_fingerprint(run.backbone),
+            run.seed,
+            study.chat_format_for(run.backbone),
+            study.trust_remote_code,
+        ],
     ]
+    arguments = ["--study", str(out / "study.yaml"), "--backbone", run.backbone, "--seed", str(run.seed)]
+    arguments += ["--learning-rate", repr(run.learning_rate)] if run.learning_rate is not None else []
+    arguments += ["--best"] if run.is_best else []
+    folder = out / run.name
     job = Job(
-        f"train {name}",
+        f"train {run.name}",
         _TRAIN,
-        ("--study", str(out / "study.yaml"), "--backbone", backbone, "--seed", str(seed), "--out", str(out)),
-        out / name / "train.log",
+        (*arguments, "--out", str(out)),
+        folder / "train.log",
         needs=_names(needs),
-        progress=out / name / "progress.json",
+        progress=folder / "progress.json",
         uses_gpu=True,
         threads=_threads(study),
     )
-    return _stage(out, job, facts, [out / name / "checkpoint" / "config.json", out / name / "run.json"])
+    return _stage(out, job, facts, [folder / "checkpoint" / "config.json", folder / "run.json"])
 
 
-def _eval_stage(study: Study, out: Path, run: tuple[str, int], train: Stage) -> Stage:
-    name = study.run_name(*run)
-    folder, conditions = out / name, study.conditions()
+def _eval_stage(study: Study, out: Path, run: Run, train: Stage) -> Stage:
+    is_trial = run.learning_rate is not None
+    folder, conditions = out / run.name, ["clean"] if is_trial else study.conditions()
     facts = [
         "eval",
         stage_version(_EVALUATE),
         train.fingerprint,
         [study.tasks, conditions, study.evaluation.model_dump(), files_fingerprint(study.task_paths)],
-        [study.analysis.states, study.analysis.layers, study.analysis.subset],
+        [study.analysis.states, study.analysis.layers, study.analysis.subset] if not is_trial else "validation",
     ]
     arguments = [str(folder), "--tasks", ",".join(study.tasks), "--conditions", ",".join(conditions)]
     arguments += ["--out", str(folder), "--batch-size", str(study.evaluation.batch_size)]
     environment = {"VLM_BACKBONES_TASKS": os.pathsep.join(map(str, study.task_paths))} if study.task_paths else {}
     if study.data.eval:
         environment["VLM_BACKBONES_DATA"] = str(study.data.eval)
-    if study.analysis.subset is not None:
+    if is_trial:
+        arguments += ["--split", "validation"]
+    elif study.analysis.subset is not None:
         arguments += ["--subset", str(study.analysis.subset)]
-    if study.analysis.states:
+    if study.analysis.states and not is_trial:
         arguments += ["--states", "+".join(_TOKEN_TYPES), "--layers", study.analysis.layers]
     if study.evaluation.limit is not None:
         arguments += ["--limit", str(study.evaluation.limit)]
     job = Job(
-        f"eval {name}",
+        f"eval {run.name}",
         _EVALUATE,
         tuple(arguments),
         folder / "eval.log",
@@ -240,7 +289,7 @@ def _eval_stage(study: Study, out: Path, run: tuple[str, int], train: Stage) -> 
 
 
 def _analyze_stage(study: Study, out: Path, needs: Sequence[Stage]) -> Stage:
-    names = [study.run_name(*run) for run in study.runs()]
+    names = [run.name for run in study.runs()]
     # analysis is cheap: any change of its code repeats it, no VERSION needed
     code = files_fingerprint([package_folder("vlm_backbones.analysis")])
     facts = ["analyze", code, study.model_dump(mode="json")]
@@ -331,7 +380,7 @@ def _remember(study: Study, out: Path) -> None:
     """Note the newest checkpoint for a bare `lmms-eval`; a finished study does not fail for want of that note."""
     newest = study.backbones[-1]
     try:
-        write_last_study(out, newest, out / study.run_name(newest, study.seeds[0]) / "checkpoint")
+        write_last_study(out, newest, out / Run(newest, study.seeds[0]).name / "checkpoint")
     except DataError as error:
         print(f"note: {error} The study is whole; lmms-eval needs --model_args pretrained=CHECKPOINT.", file=sys.stderr)
 

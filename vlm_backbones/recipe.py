@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from vlm_backbones._names import known_chat_formats
 from vlm_backbones.errors import nearest
 
-__all__ = ["Lora", "Recipe", "StageRecipe", "Strict"]
+__all__ = ["Lora", "Recipe", "StageRecipe", "Strict", "at_learning_rate"]
 
 
 class Strict(BaseModel):
@@ -124,3 +124,17 @@ class Recipe(Strict):
         if self.finetune_stages[-1].chat_format == "plain":
             raise ValueError("the last stage cannot use chat_format 'plain', which knows no questions and no end")
         return self
+
+
+def at_learning_rate(recipe: Recipe, rate: float) -> Recipe:
+    """Return a recipe whose first finetuning stage has this rate; the other finetuning rates keep their ratio to it."""
+    factor = rate / recipe.finetune_stages[0].learning_rate
+    stages = [_scaled(stage, factor) for stage in recipe.finetune_stages]
+    stages[0] = stages[0].model_copy(update={"learning_rate": rate})
+    return recipe.model_copy(update={"finetune": stages if isinstance(recipe.finetune, list) else stages[0]})
+
+
+def _scaled(stage: StageRecipe, factor: float) -> StageRecipe:
+    own = stage.projector_learning_rate
+    rates = {"learning_rate": stage.learning_rate * factor, "projector_learning_rate": own and own * factor}
+    return stage.model_copy(update=rates)

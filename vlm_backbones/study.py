@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["Analysis", "Condition", "Data", "Evaluation", "Lora", "Recipe", "StageRecipe", "Study", "load_study"]
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -13,12 +12,13 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from vlm_backbones._names import known_chat_formats
-from vlm_backbones._registry import split_revision
 from vlm_backbones.errors import nearest
-from vlm_backbones.recipe import Lora, Recipe, StageRecipe, Strict
+from vlm_backbones.recipe import Lora, Recipe, StageRecipe, Strict, at_learning_rate
+from vlm_backbones.run import Run
 
 Condition = Literal["clean", "jpeg40", "noise05", "shift4", "paraphrase", "swap"]
 Ids = Annotated[list[str], Field(min_length=1)]
+LearningRates = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
 
 
 class ExpectedData(Strict):
@@ -104,7 +104,8 @@ class Study(Strict):
     chat_format: str | dict[str, str] = "shared"
     """`shared`: one text for all; `native`: each backbone's own; a format's name; or backbone -> name, where a backbone
     that is left out has its own."""
-    sweep: dict[Literal["learning_rate"], Annotated[list[float], Field(min_length=1)]] = Field(default={})
+    sweep: dict[Literal["learning_rate"], LearningRates] = Field(default={})
+    """Learning rates to try for each backbone; the one that does best on validation is trained and shown as well."""
     data: Data = Data()
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = Field(default=[0])
     tasks: Ids
@@ -121,13 +122,12 @@ class Study(Strict):
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
         problems = [f"'{key}' names {word!r} twice" for key, word in self._repeated()]
-        slugs = [_slug(backbone) for backbone in self.backbones]
-        problems += [f"two backbones share the run name {slug!r}" for slug in _repeats(slugs)]
+        problems += [f"two runs share the name {name!r}" for name in _repeats([run.name for run in self.runs()])]
         problems += _format_problems(self)
         unknown = [stage for stage in (*self.data.stages, *self.data.expected) if stage not in self.recipe.stages]
         problems += [f"'data' names the stage {stage!r}.{nearest(stage, self.recipe.stages)}" for stage in unknown]
-        if self.sweep:
-            problems.append("'sweep' needs a later version; put the learning rate into the recipe")
+        trials = [run.name for run in self.trials()]
+        problems += [f"'sweep' names the learning rate of {name} twice" for name in _repeats(trials)]
         problems += _deviation_problems(self)
         if problems:
             raise ValueError("; ".join(problems))
@@ -137,24 +137,37 @@ class Study(Strict):
         fields = {"backbones": self.backbones, "tasks": self.tasks, "seeds": [str(seed) for seed in self.seeds]}
         return [(key, word) for key, words in fields.items() for word in _repeats(words)]
 
-    def run_name(self, backbone: str, seed: int = 0) -> str:
-        """Return the run's folder name: a slug of the backbone, with the seed where it is not 0."""
-        return _slug(backbone) + (f"-seed{seed}" if seed else "")
-
     def chat_format_for(self, backbone: str) -> str:
         """Return the name of a backbone's chat format: `native` is what its registry row or tokenizer says."""
         return self.chat_format if isinstance(self.chat_format, str) else self.chat_format.get(backbone, "native")
 
-    def runs(self) -> list[tuple[str, int]]:
-        """Return every (backbone, seed), seeds outermost, so that a whole comparison exists early."""
-        return [(backbone, seed) for seed in self.seeds for backbone in self.backbones]
+    def runs(self) -> list[Run]:
+        """Return every run to compare, seeds outermost, so that a whole comparison exists early.
+
+        After a sweep each (backbone, seed) is there twice: with the one recipe, then at the backbone's best rate.
+        """
+        kinds = [False, True] if self.sweep else [False]
+        pairs = [(backbone, seed) for seed in self.seeds for backbone in self.backbones]
+        return [Run(backbone, seed, is_best=best) for best in kinds for backbone, seed in pairs]
+
+    def trials(self) -> list[Run]:
+        """Return the sweep's trials: every backbone at every learning rate, with the first seed."""
+        rates = self.sweep.get("learning_rate", [])
+        return [Run(backbone, self.seeds[0], learning_rate=rate) for backbone in self.backbones for rate in rates]
 
     def conditions(self) -> list[str]:
         """Return the conditions to evaluate, `clean` first."""
         return ["clean", *(name for name in self.analysis.conditions if name != "clean")]
 
-    def recipe_for(self, backbone: str) -> Recipe:
-        """Return the recipe of one backbone, with its declared deviations applied."""
+    def recipe_for(self, backbone: str, learning_rate: float | None = None) -> Recipe:
+        """Return the recipe of one backbone, with its declared deviations applied, at another rate where one is given.
+
+        The first finetuning stage then has that learning rate; every other rate of finetuning keeps its ratio to it.
+        """
+        recipe = self._deviating(backbone)
+        return recipe if learning_rate is None else at_learning_rate(recipe, learning_rate)
+
+    def _deviating(self, backbone: str) -> Recipe:
         changes = {key: value for key, value in self.deviations.get(backbone, {}).items() if key != "reason"}
         if not changes:
             return self.recipe
@@ -172,13 +185,6 @@ class Study(Strict):
     def model_dump_yaml(self) -> str:
         """Return the resolved study as YAML that `load_study` reads back to an equal value."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def _slug(backbone: str) -> str:
-    base, revision = split_revision(backbone)
-    if revision and "/" not in base:  # of a commit's 40 digits the first seven tell it apart
-        backbone = f"{base}-{revision[:7] if re.fullmatch('[0-9a-f]{40}', revision) else revision}"
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(backbone).name).strip("-.") or "backbone"
 
 
 def _repeats(words: Sequence[str]) -> list[str]:

@@ -108,11 +108,16 @@ def _submit_slurm(name: str, out: Path, left: Sequence[Stage], settings: Mapping
 
 
 def _groups(stages: Sequence[Stage]) -> list[list[Stage]]:
-    """Return the stages with those of one kind together: all trainings, all evaluations."""
-    groups: dict[str, list[Stage]] = {}
+    """Return the stages with those of one kind together, all trainings and all evaluations, after those they need.
+
+    A sweep trains twice, the second time after its choice: stages of one group need equally many before them.
+    """
+    depth: dict[str, int] = {}
+    groups: dict[tuple[int, str], list[Stage]] = {}
     for stage in stages:
-        groups.setdefault(stage.job.name.partition(" ")[0], []).append(stage)
-    return list(groups.values())
+        depth[stage.job.name] = 1 + max((depth.get(name, 0) for name in stage.job.needs), default=0)
+        groups.setdefault((depth[stage.job.name], stage.job.name.partition(" ")[0]), []).append(stage)
+    return [groups[key] for key in sorted(groups)]
 
 
 def _dependency(group: Sequence[Stage], jobs: Mapping[str, str]) -> str | None:

@@ -58,17 +58,21 @@ class Changes:
     tasks: list[Change]
 
 
-def find_changes(view: View) -> Changes | None:
-    """Compare the last run's backbone with the first run's, over their seeds; None where there is one run only."""
-    if len(view.runs) < 2:
+def find_changes(view: View, *, is_best: bool = False) -> Changes | None:
+    """Compare the last run's backbone with the first run's, over their seeds; None where there is one run only.
+
+    `is_best` compares the runs at the learning rates that a sweep chose, in place of those of the one recipe.
+    """
+    of = {run: view.logs.runs[run] for run in view.runs if view.logs.runs[run].is_best == is_best}
+    if len(of) < 2:
         return None
-    old, new = (view.logs.runs[run].backbone for run in (view.runs[0], view.runs[-1]))
-    older, newer = ([run for run in view.runs if view.logs.runs[run].backbone == name] for name in (old, new))
+    first, *_, last = of
+    old, new = of[first].group, of[last].group
+    older, newer = ([run for run, info in of.items() if info.group == name] for name in (old, new))
     if old == new or len(older) == len(newer) == 1:
-        old, new = view.runs[0], view.runs[-1]
-        pairs = view.table("agreement", run_a=old, run_b=new)
+        pairs = view.table("agreement", run_a=first, run_b=last)
         found = [_of_row(row) for row in pairs.to_dicts() if row["n"] and row["diff"] == row["diff"]]
-        return Changes(old, new, 1, _adjusted(view, found))
+        return Changes(first, last, 1, _adjusted(view, found))
     found = [change for task in view.tasks if (change := _over_seeds(view, task, older, newer)) is not None]
     return Changes(old, new, min(len(older), len(newer)), _adjusted(view, found))
 

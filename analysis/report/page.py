@@ -24,6 +24,7 @@ from vlm_backbones.analysis.report.section_calibration import plan_calibration
 from vlm_backbones.analysis.report.section_coordinates import plan_coordinates
 from vlm_backbones.analysis.report.section_inside import plan_inside
 from vlm_backbones.analysis.report.section_scores import plan_scores
+from vlm_backbones.analysis.report.sweep import read_sweep
 from vlm_backbones.analysis.report.templating import page_template
 from vlm_backbones.analysis.report.verdict import write_verdict
 from vlm_backbones.analysis.report.view import View, look_at
@@ -60,9 +61,10 @@ def write_report(
     script = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS)
     page = page_template("report.html.j2", _filters()).render(
         title=title,
-        verdict=write_verdict(view, changes),
+        verdict=write_verdict(view, changes, find_changes(view, is_best=True)),
         certificate=read_certificate(study_dir),
         deviations=deviations,
+        sweep=read_sweep(study_dir),
         view=view,
         pictures=_draw(view, changes, letters, out),
         rows=read_rows(view, letters),

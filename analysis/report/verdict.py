@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["Verdict", "write_verdict"]
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 
@@ -17,21 +17,30 @@ _MOST_NAMED = 5
 
 @dataclass(frozen=True)
 class Verdict:
-    """Headline, two sentences, and what must be said beside them."""
+    """Headline, two sentences, what must be said beside them, and the verdict at a sweep's best learning rates."""
 
     headline: str
     scores: str
     questions: str
     caveat: str
+    best: str = ""
 
 
-def write_verdict(view: View, changes: Changes | None) -> Verdict:
-    """Compare the newest backbone with the oldest; with one run, say what it reaches."""
+def write_verdict(view: View, changes: Changes | None, best: Changes | None = None) -> Verdict:
+    """Compare the newest backbone with the oldest; with one run, say what it reaches.
+
+    `best` are the same backbones' runs at the learning rates that a sweep chose for each.
+    """
     if changes is None:
         return _single(view.headline(), view.runs[0])
     if not changes.tasks:
         return Verdict(f"{changes.old} and {changes.new} share no scored question", "Nothing to compare.", "", "")
-    return _compared(changes)
+    verdict = _compared(changes)
+    return replace(verdict, best=_at_best_rates(_compared(best))) if best and best.tasks else verdict
+
+
+def _at_best_rates(best: Verdict) -> str:
+    return f"With each backbone at its own best learning rate, chosen on validation: {best.headline}. {best.scores}"
 
 
 def _compared(changes: Changes) -> Verdict:

@@ -52,7 +52,7 @@ class View:
         """A sentence where a picture shows fewer runs than there are."""
         if len(shown) == len(self.runs):
             return ""
-        backbones = len({self.logs.runs[run].backbone for run in self.runs})
+        backbones = len({self.logs.runs[run].group for run in self.runs})
         which = "first seed of each backbone, " if len(shown) == backbones else ""
         return f" Drawn: the {which}{len(shown)} {'' if which else 'best '}of {len(self.runs)} runs."
 
@@ -102,7 +102,7 @@ def _first_seeds(logs: Logs, runs: Sequence[str]) -> list[str]:
     """One run a backbone where some have several seeds: curves of every seed would hide the backbones."""
     first: dict[str, str] = {}
     for run in sorted(runs, key=lambda run: logs.runs[run].seed):
-        first.setdefault(logs.runs[run].backbone, run)
+        first.setdefault(logs.runs[run].group, run)
     return [run for run in runs if run in first.values()]
 
 

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from vlm_backbones.errors import ConfigError
+from vlm_backbones.run import Run
 from vlm_backbones.study import Study, load_study
 
 STAGE = {"steps": 10, "batch_size": 8, "learning_rate": 1e-3}
@@ -121,13 +122,13 @@ def test_relative_paths_start_at_the_file(tmp_path: Path) -> None:
     study = load_study(write(tmp_path, backbones=["./my-llm"], data={"finetune": "rows.json"}))
     assert study.backbones == [str(tmp_path / "my-llm")]
     assert study.data.finetune == [tmp_path / "rows.json"]
-    assert study.run_name(study.backbones[0], 2) == "my-llm-seed2"
+    assert Run(study.backbones[0], 2).name == "my-llm-seed2"
 
 
 def test_two_folders_with_one_name_are_refused(tmp_path: Path) -> None:
     for parent in ("a", "b"):
         (tmp_path / parent / "llm").mkdir(parents=True)
-    assert "share the run name 'llm'" in problem(write(tmp_path, backbones=["./a/llm", "./b/llm"]))
+    assert "share the name 'llm'" in problem(write(tmp_path, backbones=["./a/llm", "./b/llm"]))
 
 
 def test_a_deviation_changes_one_backbone_only(tmp_path: Path) -> None:
@@ -139,7 +140,7 @@ def test_a_deviation_changes_one_backbone_only(tmp_path: Path) -> None:
 
 def test_runs_and_conditions_have_a_fixed_order(tmp_path: Path) -> None:
     study = load_study(write(tmp_path, seeds=[0, 1], analysis={"conditions": ["swap", "clean"]}))
-    names = [study.run_name(*run) for run in study.runs()]
+    names = [run.name for run in study.runs()]
     assert names == ["pocket-llama-1", "pocket-llama-3", "pocket-llama-1-seed1", "pocket-llama-3-seed1"]
     assert study.conditions() == ["clean", "swap"]
 

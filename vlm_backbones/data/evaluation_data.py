@@ -31,13 +31,17 @@ _COLUMNS = {
 _Row = Mapping[str, Any]
 
 
-def check_test_split(task: str, folder: Path, *, decode: bool, bad: BadRows | None = None) -> None:
+def check_test_split(
+    task: str, folder: Path, *, decode: bool, bad: BadRows | None = None, name: str = EVALUATION_SPLIT
+) -> None:
     """Read every row of a task's test split and refuse what cannot be asked or scored.
 
     Parameters
     ----------
     folder
         Of all tasks' datasets: the split is `folder/TASK/test`.
+    name
+        Of another split that is asked: a sweep chooses by `validation`.
     decode
         Decode every picture; else only its head is read, and broken pixels are found when the row is asked.
     bad
@@ -50,7 +54,7 @@ def check_test_split(task: str, folder: Path, *, decode: bool, bad: BadRows | No
     """
     rows = BadRows() if bad is None else bad
     with rows.gather():
-        split = folder / task / EVALUATION_SPLIT
+        split = folder / task / name
         if not (split / "state.json").is_file():
             raise DataError(
                 f"no dataset of task {task!r} in {split}. Expected a folder saved by datasets.save_to_disk; "
