@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from vlm_backbones._hub import download_checkpoint
 from vlm_backbones.cache import read_last_study
 from vlm_backbones.errors import CheckpointError, ConfigError
 from vlm_backbones.model_wrappers._backbone import Backbone, build_backbone
@@ -16,6 +18,7 @@ from vlm_backbones.model_wrappers._backbone import Backbone, build_backbone
 __all__ = ["Engine", "checkpoint_dir", "load_engine", "pick_device"]
 
 MAKE_ONE = "Run `vlm-backbones study run` to make one, or give --model_args pretrained=DIR."
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 
 
 @dataclass(frozen=True)
@@ -53,14 +56,15 @@ class Engine:
 
 
 def checkpoint_dir(pretrained: str | None) -> Path:
-    """Return the checkpoint's folder: of a run, of a checkpoint, or of the last study where nothing is named.
+    """Return the checkpoint's folder: of a run, of a checkpoint, of a repository on the hub (OWNER/NAME, downloaded),
+    or of the last study where nothing is named.
 
     Raises
     ------
     ConfigError
         If nothing is named and no study has been run.
     CheckpointError
-        If the folder is no checkpoint.
+        If the folder is no checkpoint, or the repository cannot be downloaded.
     """
     if pretrained is None:
         last = read_last_study()
@@ -69,6 +73,8 @@ def checkpoint_dir(pretrained: str | None) -> Path:
         print(f"backbone_vlm: using {last['backbone']} of the last study: {last['checkpoint']}", flush=True)
         pretrained = last["checkpoint"]
     folder = Path(pretrained).expanduser()
+    if not folder.exists() and _REPOSITORY.fullmatch(pretrained):
+        folder = download_checkpoint(pretrained)
     if (folder / "checkpoint" / "config.json").is_file():
         folder = folder / "checkpoint"
     if not (folder / "config.json").is_file():

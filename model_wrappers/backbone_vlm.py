@@ -43,7 +43,7 @@ class BackboneVLM(lmms):  # type: ignore[misc]
     Parameters
     ----------
     pretrained
-        A checkpoint's or a run's folder; default: the newest generation of the last study.
+        A checkpoint's or a run's folder, or OWNER/NAME on the hub; default: the newest generation of the last study.
     batch_size
         Requests a forward pass; answers do not depend on it.
     device

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["Part", "is_here", "loading_options", "opening_error", "part_files", "unpinned"]
+__all__ = ["Part", "download_checkpoint", "is_here", "loading_options", "opening_error", "part_files", "unpinned"]
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -49,6 +50,35 @@ def _hub_answers() -> bool:
     except Exception:  # offline mode, no route, no name, a proxy that refuses: there are as many kinds as clients
         return False
     return True
+
+
+def download_checkpoint(name: str) -> Path:
+    """Return the folder of a whole VLM on the hub, OWNER/NAME or OWNER/NAME@REVISION, downloaded where it is not yet.
+
+    Raises
+    ------
+    CheckpointError
+        If it cannot be downloaded; the message has the remedy.
+    """
+    from huggingface_hub import snapshot_download
+
+    repo, _, revision = name.partition("@")
+    part = _Repository(repo, repo, revision or None)
+    try:
+        folder = snapshot_download(repo, revision=part.revision, local_files_only=not _hub_answers())
+    except (OSError, ValueError) as error:  # the hub's own errors are both
+        raise opening_error("checkpoint", part, error) from error
+    return Path(folder)
+
+
+@dataclass(frozen=True)
+class _Repository:
+    """A repository that no registry knows."""
+
+    id: str
+    source: str
+    revision: str | None
+    licence: str | None = None
 
 
 def is_here(row: Part) -> bool:

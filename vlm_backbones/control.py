@@ -59,6 +59,7 @@ def check_study(study: Study, out: Path) -> dict[str, Any]:
         Where a part cannot be opened, or a reporter cannot start.
     """
     check_reporters(study.report_to)
+    _check_tower(get_vision_tower(study.vision_tower))
     bad = BadRows()
     stages = load_training_examples(study.data, study.recipe.stages, bad)
     images = _read_images(stages, bad)
@@ -98,6 +99,14 @@ def missing_parts(study: Study) -> list[str]:
 
 def _parts(study: Study) -> list[Backbone | VisionTower]:
     return [*map(get_backbone, study.backbones), get_vision_tower(study.vision_tower)]
+
+
+def _check_tower(row: VisionTower) -> None:
+    """Refuse a tower that has no such feature layer or another size than its row says, before any row is read."""
+    from vlm_backbones.vlm.full_size import vision_config
+    from vlm_backbones.vlm.towers import check_tower
+
+    check_tower(row, vision_config(row))
 
 
 def _refuse(bad: BadRows, study: Study, out: Path) -> None:

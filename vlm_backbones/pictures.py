@@ -36,10 +36,7 @@ def open_rgb(data: bytes | Path, *, upright: bool = True) -> Image.Image:
         with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as picture:
             _check_size(picture)
             picture.load()
-            if not upright:
-                picture = picture.copy()
-                picture.info = {key: value for key, value in picture.info.items() if key == "transparency"}
-            return to_rgb(picture)
+            return to_rgb(picture if upright else _as_stored(picture))
     except Image.DecompressionBombError as error:
         raise DataError(f"the image is too large ({error}): shrink it to {MAX_SIDE_PX} pixels a side.") from error
     except (OSError, ValueError, SyntaxError) as error:
@@ -74,6 +71,12 @@ def to_rgb(picture: Image.Image) -> Image.Image:
         return picture if picture.mode == "RGB" else picture.convert("RGB")
     except ValueError as error:
         raise DataError(f"the image's mode {picture.mode} has no conversion to RGB: save it as RGB.") from error
+
+
+def _as_stored(picture: Image.Image) -> Image.Image:
+    copy = picture.copy()
+    copy.info = {key: value for key, value in picture.info.items() if key == "transparency"}
+    return copy
 
 
 def _check_size(picture: Image.Image) -> None:

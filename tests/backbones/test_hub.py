@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -33,7 +34,18 @@ class Hub(BaseHTTPRequestHandler):
     """Has the files of pocket-llama-2 under two commits of one repository, and refuses every other."""
 
     def do_HEAD(self) -> None:
-        """Answer with a file, or with the repository's error."""
+        """Answer with a file, a list of files, or the repository's error."""
+        if re.fullmatch(rf"/api/models/meta-llama/Llama-2-13b-hf/(revision/main|tree/{COMMIT}\\?.*)", self.path):
+            names = [path.name for path in sorted(Path(get_backbone("pocket-llama-2").source).iterdir())]
+            files = [{"type": "file", "path": name, "oid": "0" * 40, "size": 1} for name in names]
+            model = {"id": "x/y", "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}
+            content = json.dumps(files if "/tree/" in self.path else model).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+            return
         found = re.fullmatch(r"/meta-llama/Llama-2-13b-hf/resolve/([^/]+)/(.+)", self.path)
         if found is None:
             self.refuse()
@@ -117,15 +129,51 @@ def test_the_commit_that_was_read_is_known_and_an_unpinned_part_is_said_to_chang
     assert moving.endswith(f"is not pinned, now at {COMMIT} and can change: write llama-2-13b@{COMMIT} in its place")
     assert pinned == f"meta-llama/Llama-2-13b-hf@{OLDER}"
     assert named == pinned
-    nowhere = "http://127.0.0.1:9"  # what was downloaded is read on without the hub
-    assert opened(["llama-2-13b"], tmp_path, HF_ENDPOINT=nowhere) == [moving]
+    # what was downloaded is read on without the hub, and what was not is refused at once
+    again, missing, seconds = opened(
+        ["llama-2-13b", "llama-1-7b"], tmp_path, HF_ENDPOINT="http://127.0.0.1:9", TELL_SECONDS="1"
+    )
+    assert again == moving
+    assert "Is there a network? Else download https://huggingface.co/huggyllama/llama-7b elsewhere" in missing
+    assert float(seconds) < 20  # the five retries of the hub's client take 23 seconds and more
 
 
-@pytest.mark.parametrize("without", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}])
-def test_without_a_network_the_folder_is_asked_for_at_once(without: dict[str, str], tmp_path: Path) -> None:
-    message, seconds = opened(["llama-1-7b"], tmp_path, TELL_SECONDS="1", **without)
+def test_offline_mode_asks_for_the_folder(tmp_path: Path) -> None:
+    (message,) = opened(["llama-1-7b"], tmp_path, HF_HUB_OFFLINE="1")
     assert "Is there a network? Else download https://huggingface.co/huggyllama/llama-7b elsewhere" in message
-    assert float(seconds) < 20  # five retries take 23 seconds and more
+
+
+def test_a_whole_checkpoint_is_read_from_the_hub_by_its_name(hub: str, tmp_path: Path) -> None:
+    """`pretrained=OWNER/NAME`: downloaded once, then read without the hub; an unknown one has its remedy."""
+    code = (
+        "import sys; from vlm_backbones.model_wrappers._engine import checkpoint_dir\n"
+        "from vlm_backbones.errors import CheckpointError\n"
+        "for name in sys.argv[1:]:\n"
+        "    try: print(checkpoint_dir(name))\n"
+        "    except CheckpointError as error: print(error)"
+    )
+
+    def found(endpoint: str) -> list[str]:
+        variables = {**os.environ, "HF_HOME": str(tmp_path), "HF_ENDPOINT": endpoint}
+        done = subprocess.run(
+            [sys.executable, "-c", code, "meta-llama/Llama-2-13b-hf", "some/model"],
+            env=variables,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout.splitlines()
+
+    folder, unknown = found(hub)
+    assert Path(folder).name == COMMIT
+    original = Path(get_backbone("pocket-llama-2").source)
+    assert {path.name: path.read_bytes() for path in Path(folder).iterdir()} == {
+        path.name: path.read_bytes() for path in original.iterdir()
+    }
+    assert "There is no public https://huggingface.co/some/model" in unknown
+    again, missing = found("http://127.0.0.1:9")
+    assert again == folder
+    assert "Is there a network? Else download" in missing
 
 
 def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:

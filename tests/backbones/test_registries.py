@@ -44,6 +44,17 @@ def test_an_unknown_id_names_the_nearest() -> None:
         get_vision_tower("pocket-visoin")
 
 
+def test_a_revision_stands_behind_the_id_and_belongs_to_a_repository() -> None:
+    row = get_backbone("llama-2-7b@0123abc")
+    assert (row.id, row.source, row.revision) == ("llama-2-7b", "meta-llama/Llama-2-7b-hf", "0123abc")
+    assert get_backbone("llama-2-7b").revision is None
+    assert get_vision_tower("clip-vit-l-336@main").revision == "main"
+    with pytest.raises(ConfigError, match=r"unknown backbone 'llama-2-7c'\. Did you mean 'llama-2-7b'"):
+        get_backbone("llama-2-7c@0123abc")
+    with pytest.raises(ConfigError, match="is in no repository and has no revisions"):
+        get_backbone("pocket-llama-1@main")
+
+
 def test_a_local_folder_is_a_backbone_and_a_tower(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     assert get_backbone(tmp_path).source == str(tmp_path)

@@ -55,6 +55,16 @@ def test_the_certificate_is_the_same_twice(tiny_study: Path, tmp_path: Path, cer
     assert json.loads(json.dumps(again)) == certificate
 
 
+def test_a_feature_layer_that_the_tower_lacks_is_refused_before_any_row_is_read(
+    tiny_study: Path, tmp_path: Path
+) -> None:
+    tower = shutil.copytree(tiny_study.parent / "eye", tmp_path / "eye")
+    (tower / "vision_tower.yaml").write_text("feature_layer: 9\n")
+    study = load_study(tiny_study, [f"vision_tower={tower}", "data.finetune=[/nowhere/rows.json]"])
+    with pytest.raises(ConfigError, match=r"vision tower eye: no feature layer 9; it has \d hidden states"):
+        check_study(study, tmp_path / "out")
+
+
 def test_truncation_that_differs_is_a_confound(tiny_study: Path, tmp_path: Path) -> None:
     """Single digits make the coordinates' answer longer, so one length cuts it for one backbone only."""
     longest = {

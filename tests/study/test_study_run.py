@@ -56,7 +56,13 @@ def test_every_stage_leaves_its_files(finished: Path) -> None:
     }
     for name in ("tiny-1", "tiny-2"):
         run_dir = finished / name
-        assert json.loads((run_dir / "run.json").read_text(encoding="utf-8"))["state"] == "finished"
+        record = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
+        assert record["state"] == "finished"
+        assert len(record["files"]) == 2  # which weights: of the backbone and of the tower
+        assert (
+            json.loads((finished / "certificate.json").read_text())["backbones"][name]["files"]
+            in record["files"].values()
+        )
         assert (run_dir / "checkpoint" / "model.safetensors").is_file()
         for condition in ("clean", "swap", "noise05"):
             assert len(list((run_dir / "states" / condition).glob("*.safetensors"))) == 2
