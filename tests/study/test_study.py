@@ -128,9 +128,7 @@ def test_relative_paths_start_at_the_file(tmp_path: Path) -> None:
 def test_two_revisions_of_one_backbone_are_two_runs(tmp_path: Path) -> None:
     commit = "01ab" * 10
     study = load_study(write(tmp_path, backbones=["olmo-2-1b@stage1-step1000", f"olmo-2-1b@{commit}"]))
-    assert [study.run_name(backbone) for backbone in study.backbones] == [
-        "olmo-2-1b-stage1-step1000", "olmo-2-1b-01ab01a",
-    ]  # fmt: skip
+    assert [run.name for run in study.runs()] == ["olmo-2-1b-stage1-step1000", "olmo-2-1b-01ab01a"]
     assert "unknown id 'olmo-1b@x'. Did you mean 'olmo-2-1b'" in problem(write(tmp_path, backbones=["olmo-1b@x"]))
 
 
