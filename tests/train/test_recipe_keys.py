@@ -35,7 +35,7 @@ PUBLISHED: dict[str, list[tuple[Any, ...]]] = {  # recipe -> per stage: examples
 
 
 def test_every_shipped_recipe_is_valid_and_has_the_published_numbers() -> None:
-    assert set(shipped_recipes()) == {"pocket", *PUBLISHED}
+    assert set(shipped_recipes()) == {"pocket", "smollm", *PUBLISHED}
     for name, expected in PUBLISHED.items():
         recipe = Recipe.model_validate(load_recipe(name, Path()))
         assert recipe.name == name

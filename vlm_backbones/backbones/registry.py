@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_backbones._registry import PACKAGE_DIR, Rows, find_source
+from vlm_backbones.backbones.packaged import PackagedGguf
 
 __all__ = ["BACKBONES", "Backbone", "get_backbone", "list_backbones"]
 
@@ -33,18 +34,29 @@ class Backbone:
     """Its shapes as keys of transformers' configuration, for what can be known without its files."""
     package_path: str | None = None
     """Folder inside this package, for the embedded backbones."""
+    gguf: PackagedGguf | None = None
+    """The file of another PyPI package, for what comes neither with this one nor from the hub."""
     local_path: str | None = None
 
     @property
     def source(self) -> str:
-        """Folder or hub repository to load from; `ConfigError` where the row knows none."""
+        """Folder or hub repository to load from; a package's file is converted on the first look.
+
+        Raises
+        ------
+        ConfigError
+            Where the row knows none, or the package is not installed.
+        """
         if self.local_path is not None:
             return self.local_path
+        if self.gguf is not None:
+            return str(self.gguf.folder())
         return find_source(self.id, "backbone", package_path=self.package_path, hub_repo=self.hub_repo)
 
 
 def _build_backbone(content: dict[str, Any]) -> Backbone:
-    return Backbone(**{**content, "stop_tokens": tuple(content.get("stop_tokens") or ())})
+    gguf = PackagedGguf(**content["gguf"]) if "gguf" in content else None
+    return Backbone(**{**content, "stop_tokens": tuple(content.get("stop_tokens") or ()), "gguf": gguf})
 
 
 BACKBONES: Rows[Backbone] = Rows(PACKAGE_DIR / "backbones" / "rows", _build_backbone, "backbone")
