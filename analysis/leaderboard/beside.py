@@ -55,11 +55,12 @@ def _is_published(standing: Standing, benchmark: int) -> bool:
 
 
 def render_beside(table: pl.DataFrame) -> list[dict[str, str]]:
-    """Return one row of text a benchmark, one column an entry; what nobody measured is marked."""
+    """Return one row of text a benchmark, one column an entry; what nobody measured or graded is marked."""
     rows: dict[str, dict[str, str]] = {}
     for line in table.iter_rows(named=True):
         row = rows.setdefault(line["benchmark"], {"benchmark": line["benchmark"]})
-        row[line["entry"]] = MISSING if line["value"] is None else number(line["value"])
+        without = f" ({line['n_missing']} {MISSING})" if line["n_missing"] else ""
+        row[line["entry"]] = MISSING if line["value"] is None else number(line["value"]) + without
     return list(rows.values())
 
 

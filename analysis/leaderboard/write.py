@@ -5,10 +5,11 @@ from __future__ import annotations
 __all__ = ["write_leaderboard"]
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from vlm_backbones.analysis.columns import write_tables
-from vlm_backbones.analysis.leaderboard.beside import beside_table
+from vlm_backbones.analysis.leaderboard.beside import beside_table, differences
 from vlm_backbones.analysis.leaderboard.logged import parse_wanted
 from vlm_backbones.analysis.leaderboard.sources import read_standing, shipped_columns
 from vlm_backbones.analysis.leaderboard.tables import build_leaderboard, build_tables
@@ -55,11 +56,16 @@ def write_leaderboard(
         bootstrap=bootstrap,
         seed=seed,
     )
+    columns = shipped_columns(paths)
+    beside = None
+    if columns and any(entry.kind == "run" for entry in standing.entries):
+        beside = beside_table(standing, columns)
+        differing = [f"Not as published: {line}." for line in differences(beside)]
+        standing = replace(standing, notes=[*standing.notes, *differing])
     made = build_leaderboard(standing, bootstrap=bootstrap, seed=seed)
     tables = build_tables(made)
-    columns = shipped_columns(paths)
-    if columns and any(entry.kind == "run" for entry in standing.entries):
-        tables["published"] = beside_table(standing, columns)
+    if beside is not None:
+        tables["published"] = beside
     else:
         for stale in out.glob("published.*"):
             stale.unlink()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
@@ -127,11 +128,23 @@ def test_one_command_prints_our_numbers_beside_the_published_ones(
     assert shown.strip().endswith("leaderboard.html")
     assert "MMVet (step by step): not comparable, asks to think step by step first" in shown
     assert "SEED-IMG: the first character of the answer" in shown
+    page = (tmp_path / "out" / "leaderboard.html").read_text()
+    assert "Not as published: SEED-IMG: the first character of the answer" in page
     assert "GQA: " not in shown.partition("What our numbers differ in")[2]  # nobody measured it
     table = pl.read_csv(tmp_path / "out" / "published.csv")
     assert table.height == 18 * 9  # 16 published columns and two of ours alone, 8 published rows and ours
     # LLaVA-1.5 has no region columns (4 x 4), nobody published our two (2 x 8), we measured 11 of 18.
     assert table.filter(pl.col("status") == "missing").height == 16 + 16 + 7
+
+
+def test_a_score_of_some_answers_says_how_many_are_missing(tmp_path: Path, make: SimpleNamespace) -> None:
+    """Two of three answers graded: 100 * (0.4 + 0.8) / 2."""
+    rows = [make.row(doc, "x", "x", None, judge_score=grade, backbones={"score": grade, "parsed": "x"})
+            for doc, grade in enumerate((0.4, None, 0.8))]  # fmt: skip
+    make.log(tmp_path / "ours", rows, task="mmvet_study")
+    standing = read_standing([STUDY, str(tmp_path)], bootstrap=100)
+    text = {row["benchmark"]: row["ours"] for row in render_beside(beside_table(standing, shipped_columns([STUDY])))}
+    assert text["MMVet"] == "60.0 (1 missing)"
 
 
 def test_a_malformed_file_is_named(tmp_path: Path) -> None:
