@@ -28,7 +28,7 @@ from vlm_backbones.cache import atomic_write_text
 from vlm_backbones.data._bad_rows import BadRows
 from vlm_backbones.data.conversations import Example, examples_digest, load_training_examples
 from vlm_backbones.data.counts import check_captions, count_data
-from vlm_backbones.data.evaluation_data import EVALUATION_SPLIT, TASKS, check_test_split
+from vlm_backbones.data.evaluation_data import EVALUATION_SPLIT, check_test_split
 from vlm_backbones.data.order import order_examples
 from vlm_backbones.errors import DataError
 from vlm_backbones.pocket.datasets import data_dir
@@ -37,7 +37,6 @@ from vlm_backbones.study import Study
 from vlm_backbones.vision import VisionTower, get_vision_tower
 
 VERSION = 3
-_GROUP = "backbone_study"
 _WORDING = ("prompts.py", "data/_region_words.py")
 _PACKAGES = ("", ".train", ".model_wrappers", ".tasks", ".analysis")
 
@@ -146,10 +145,12 @@ def _read_images(stages: Stages, bad: BadRows) -> str:
 
 def _read_test_splits(study: Study) -> BadRows:
     """Read every row and picture that our own tasks will ask; what is wrong there cannot be left out."""
-    bad, folder = BadRows(), study.data.eval or data_dir()
+    bad = BadRows()
     splits = [EVALUATION_SPLIT, *(["validation"] if study.sweep else [])]
-    for task in TASKS:
-        for split in splits if task in study.tasks or _GROUP in study.tasks else ():
+    asked = study.own_tasks()
+    folder = (study.data.eval or data_dir()) if asked else Path()
+    for task in asked:
+        for split in splits:
             check_test_split(task, folder, decode=True, bad=bad, name=split)
     return bad
 

@@ -122,7 +122,7 @@ def _choose_stage(study: Study, out: Path, backbone: str, validated: Mapping[Run
 
 
 def _uses_pocket_data(study: Study) -> bool:
-    from_pocket = not (study.data.finetune and study.data.eval)
+    from_pocket = not study.data.finetune or bool(study.own_tasks() and not study.data.eval)
     return from_pocket and not os.environ.get("VLM_BACKBONES_DATA")
 
 

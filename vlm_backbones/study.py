@@ -155,6 +155,12 @@ class Study(Strict):
         rates = self.sweep.get("learning_rate", [])
         return [Run(backbone, self.seeds[0], learning_rate=rate) for backbone in self.backbones for rate in rates]
 
+    def own_tasks(self) -> list[str]:
+        """Return those of our three tasks that are asked; their rows come from `data.eval`, else the pocket data."""
+        from vlm_backbones.data._task_folders import TASKS
+
+        return [task for task in TASKS if task in self.tasks or "backbone_study" in self.tasks]
+
     def conditions(self) -> list[str]:
         """Return the conditions to evaluate, `clean` first."""
         return ["clean", *(name for name in self.analysis.conditions if name != "clean")]

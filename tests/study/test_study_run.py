@@ -197,6 +197,21 @@ def test_a_changed_picture_beside_a_json_file_is_noticed(tiny_study: Path, tmp_p
     assert {name for name, mark in fingerprints().items() if mark == before[name]} == set()
 
 
+def test_the_pocket_data_is_built_only_for_a_study_that_reads_it(tiny_study: Path, tmp_path: Path) -> None:
+    from vlm_backbones.pipeline import plan_study
+    from vlm_backbones.study import load_study
+
+    def builds(*overrides: str) -> bool:
+        study = load_study(tiny_study, overrides)
+        return "data" in {stage.job.name for stage in plan_study(study, tmp_path)}
+
+    assert not builds()  # it has data of its own for everything
+    assert builds("data.eval=null")
+    assert builds("data.finetune=[]", "tasks=[pope]")
+    assert not builds("data.eval=null", "tasks=[pope, v7w]")
+    assert builds("data.eval=null", "tasks=[backbone_study]")
+
+
 def test_grades_that_were_read_later_are_analysed_again_and_only_that(tiny_study: Path, tmp_path: Path) -> None:
     from vlm_backbones.pipeline import plan_study
     from vlm_backbones.study import load_study
