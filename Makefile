@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: study smollm test test-tokenizers lint types docs wheel clean
+.PHONY: study smollm test assurance test-tokenizers lint types docs wheel audit clean
 .DEFAULT_GOAL := study
 
 study: .venv/.installed  ## train, evaluate and compare the three pocket backbones
@@ -15,6 +15,9 @@ test: .venv/.installed-dev  ## the whole test suite
 
 smollm: .venv/.installed-smollm  ## the optional study: a pretrained backbone of 135 million parameters, most of an hour
 	$(BIN)/vlm-backbones study run smollm
+
+assurance: .venv/.installed-dev  ## every fuzzer with 100,000 inputs and every simulation in full: hours
+	$(BIN)/python -m pytest -n 2 --assurance tests/assurance tests/analysis/test_planted_effects.py
 
 test-tokenizers: .venv/.installed-dev  ## chat formats on LLaMA's real vocabularies; needs node and npm
 	$(BIN)/python -m pytest -rs tests/optional/real_vocabularies.py
@@ -35,6 +38,10 @@ docs: wheel .venv/.installed-docs
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/docs dist/*.whl
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@ls build/site/index.html
+
+# a bill of materials, licences, and known vulnerabilities where the advisory service answers
+audit: .venv/.installed-dev .venv/audit/.installed
+	.ci/audit
 
 wheel: .venv/.installed-dev
 	rm -rf build/lib build/bdist.* dist
@@ -62,6 +69,11 @@ wheel: .venv/.installed-dev
 
 .venv/.installed-docs: pyproject.toml constraints.txt | .venv/.installed-dev
 	$(PIP_INSTALL) -e '.[docs]'
+	@touch $@
+
+.venv/audit/.installed: .ci/audit-requirements.txt | .venv/bin/python
+	$(BIN)/python -m venv .venv/audit
+	.venv/audit/bin/python -m pip install --quiet --disable-pip-version-check -r .ci/audit-requirements.txt
 	@touch $@
 
 clean:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 __all__ = ["CHOICE", "answer_letter", "computed_score", "is_coordinate_target"]
 
-import json
 import math
 import re
 from typing import Any
 
 from vlm_backbones.analysis._option_column import Options
 from vlm_backbones.analysis._values import Record
+from vlm_backbones.json_text import parse_json
 from vlm_backbones.scoring import coordinate_rungs
 
 CHOICE = "computed: most probable option = target"
@@ -62,7 +62,7 @@ def is_coordinate_target(target: str | None) -> bool:
     if not target or not target.lstrip().startswith("{"):
         return False
     try:
-        value: Any = json.loads(target)
+        value: Any = parse_json(target)
         return all(math.isfinite(float(value[key])) for key in ("lat", "lon"))
     except (ValueError, TypeError, KeyError):
         return False

@@ -5,7 +5,6 @@ from __future__ import annotations
 __all__ = ["read_batches"]
 
 import gzip
-import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +14,12 @@ import orjson
 
 from vlm_backbones.analysis.record import is_sample
 from vlm_backbones.errors import LogError
+from vlm_backbones.json_text import parse_json
 
 _BATCH = 4096
 _STARTS = b'{"'
+_LONGEST_BYTES = 64 * 2**20
+"""Of a row: a compressed file of a megabyte can hold one of gigabytes."""
 
 
 def read_batches(path: Path, notes: list[str]) -> Iterator[list[dict[str, Any]]]:
@@ -59,7 +61,11 @@ def _numbered_lines(path: Path, notes: list[str]) -> Iterator[tuple[int, bytes]]
     row = 0
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
-            for row, line in enumerate(lines, start=1):
+            for row, line in enumerate(iter(lambda: lines.readline(_LONGEST_BYTES), b""), start=1):
+                if len(line) == _LONGEST_BYTES:
+                    raise LogError(
+                        f"{path} row {row}: longer than {_LONGEST_BYTES >> 20} MB. Repair or remove the row."
+                    )
                 if not line.isspace():
                     yield row, line
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -72,7 +78,7 @@ def _parse(line: bytes) -> Any:
     try:
         return orjson.loads(line)
     except ValueError:  # what Python writes and the JSON standard lacks: bare NaN, lone surrogates; also broken UTF-8
-        return json.loads(line.decode("utf-8", "replace"))
+        return parse_json(line.decode("utf-8", "replace"))
 
 
 def _what_it_is(record: Any) -> str:

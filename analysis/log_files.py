@@ -4,14 +4,15 @@ from __future__ import annotations
 
 __all__ = ["CONDITIONS", "LogFile", "RunInfo", "distinct_names", "find_logs", "read_run_info"]
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vlm_backbones.analysis._values import text
 from vlm_backbones.errors import LogError
+from vlm_backbones.json_text import parse_json
 
 CONDITIONS = ("clean", "jpeg40", "noise05", "shift4", "paraphrase", "swap")
 
@@ -113,14 +114,24 @@ def _samples_under(root: Path) -> list[Path]:
 def _refuse_lost_samples(done: Path) -> None:
     """Refuse a finished condition of ours of which a log is gone: a table would silently lack a row."""
     try:
-        content = json.loads(done.read_text(encoding="utf-8"))
+        content = parse_json(done.read_text(encoding="utf-8"))
     except ValueError as error:
         raise LogError(f"{done} is not valid JSON ({error}). Run the study or the evaluation again.") from error
     tasks = content.get("tasks") if isinstance(content, dict) else None
     for task, row in tasks.items() if isinstance(tasks, dict) else ():
-        log = done.parent / str(row.get("samples", "")) if isinstance(row, dict) else done
-        if not log.is_file():
-            raise LogError(f"{log} is gone, the samples of task {task!r} that {done} lists. Run the evaluation again.")
+        named = row.get("samples", "") if isinstance(row, dict) else ""
+        if not isinstance(named, str) or not _is_file(done.parent / named):
+            raise LogError(
+                f"{done.parent}: {str(named)[:200]!r} is gone, the samples of task {task[:200]!r} that {done.name} "
+                "lists. Run the evaluation again."
+            )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # no file can have such a name
+        return False
 
 
 def _describe(path: Path, root: Path, name: str | None = None) -> LogFile:
@@ -188,7 +199,7 @@ def read_run_info(run: str, run_dir: Path | None) -> RunInfo:
     if file is None or not file.is_file():
         return RunInfo(run, run, 0, run_dir)
     try:
-        row = json.loads(file.read_text(encoding="utf-8"))
+        row = parse_json(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise LogError(f"{file} is not valid JSON ({error}). Restore it or remove it.") from error
     if not isinstance(row, dict):
@@ -199,6 +210,6 @@ def read_run_info(run: str, run_dir: Path | None) -> RunInfo:
     seed = row.get("seed", config.get("seed", 0))
     if isinstance(backbone, dict):
         backbone = backbone.get("id", run)
-    if not isinstance(seed, int | None):
-        raise LogError(f"{file}: seed is {seed!r}, expected a whole number. Restore it or remove it.")
-    return RunInfo(run, str(backbone), seed or 0, run_dir, row.get("is_best") is True)
+    if not isinstance(seed, int | None) or abs(seed or 0) >= 2**63:
+        raise LogError(f"{file}: seed is {str(seed)[:60]!r}, expected a whole number. Restore it or remove it.")
+    return RunInfo(run, text(str(backbone)) or run, seed or 0, run_dir, row.get("is_best") is True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["RANDOM_WEIGHTS", "TaskStates", "find_states"]
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from vlm_backbones.analysis.log_files import RunInfo
 from vlm_backbones.errors import LogError
+from vlm_backbones.json_text import parse_json
 
 RANDOM_WEIGHTS = "random_weights"
 """In a condition's place: the clean documents through a backbone of random weights."""
@@ -99,7 +99,7 @@ def find_states(runs: Mapping[str, RunInfo], tasks: Sequence[str]) -> dict[tuple
 def _header(path: Path) -> dict[str, object]:
     try:
         with safe_open(path, framework="numpy") as shard:
-            header = {name: json.loads(value) for name, value in (shard.metadata() or {}).items()}
+            header = {name: parse_json(value) for name, value in (shard.metadata() or {}).items()}
     except (SafetensorError, OSError, ValueError) as error:
         raise LogError(f"{path} cannot be read ({error}). Delete it and evaluate again.") from error
     if not {"layers", "token_types"} <= set(header):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["probe"]
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from vlm_backbones.analysis.columns import build_table
 from vlm_backbones.analysis.image_draws import draw_images
 from vlm_backbones.analysis.probe_task import Column, predict_folds
 from vlm_backbones.analysis.states import RANDOM_WEIGHTS, TaskStates
+from vlm_backbones.json_text import parse_json
 
 Floats = NDArray[np.float64]
 FEWEST_DOCUMENTS = 50
@@ -86,7 +86,7 @@ def _labels(
         "doc_key", keep="first"
     )
     by_key = {row["doc_key"]: row for row in part.to_dicts()}
-    rows = [(key, by_key[key], json.loads(by_key[key]["targets"] or "{}")) for key in keys if key in by_key]
+    rows = [(key, by_key[key], parse_json(by_key[key]["targets"] or "{}")) for key in keys if key in by_key]
     names = dict.fromkeys(name for _, _, known in rows for name in known)
     for name in names if wanted is None else [name for name in wanted if name in names]:
         kept = [(key, row, known[name]) for key, row, known in rows if known.get(name) is not None]

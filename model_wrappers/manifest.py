@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_backbones.errors import user_error
+from vlm_backbones.trust import tell_of_task_folders
 
 __all__ = ["register", "task_paths"]
 
@@ -57,6 +58,7 @@ def _join_include_path() -> None:
     def initialize_tasks(self: Any, include_path: Any = None, include_defaults: bool = True) -> Any:
         _exit_on_our_errors()
         given = [include_path] if isinstance(include_path, str) else list(include_path or [])
+        tell_of_task_folders([*map(Path, given), *map(Path, task_paths()[1:])])
         return original(self, include_path=[*given, *task_paths()], include_defaults=include_defaults)
 
     setattr(initialize_tasks, _MARK, True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vlm_backbones.json_text import parse_json
 from vlm_backbones.pictures import to_rgb
 
 __all__ = ["answer_text", "decoded_targets", "doc_to_visual", "finite_or_none", "mean", "median", "record"]
@@ -31,7 +31,7 @@ def answer_text(results: Sequence[Any]) -> str:
 def decoded_targets(doc: Doc) -> dict[str, Any]:
     """Return the `targets` column decoded; empty where it is missing or no JSON object."""
     try:
-        targets = json.loads(doc.get("targets") or "{}")
+        targets = parse_json(doc.get("targets") or "{}")
     except (TypeError, ValueError):
         return {}
     return targets if isinstance(targets, dict) else {}

@@ -7,14 +7,16 @@ vlm-backbones judge read LOGS GRADES.jsonl
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, ValidationError
 
 from vlm_backbones.cache import atomic_write_text
 from vlm_backbones.errors import LogError
+from vlm_backbones.json_text import parse_json, written_json
 from vlm_backbones.tasks.common import answer_text, mean
 from vlm_backbones.tasks.judge import Rubric, judge_prompt, parse_grade
 from vlm_backbones.tasks.judged import graded_metrics
@@ -56,8 +58,8 @@ def write_questions(logs: Path, out: Path) -> int:
             }  # fmt: skip
             answers[judged["question_id"]] = _answer(sample)
         name = f"submission-{path.parent.name}-{task}.json"
-        atomic_write_text(out / name, json.dumps(answers, ensure_ascii=False, indent=1))
-    lines = [json.dumps(row, ensure_ascii=False) for row in rows.values()]
+        atomic_write_text(out / name, written_json(answers, indent=1))
+    lines = [written_json(row) for row in rows.values()]
     atomic_write_text(out / "questions.jsonl", "\n".join(lines) + "\n")
     return len(lines)
 
@@ -85,10 +87,12 @@ def read_grades(logs: Path, grades: Path) -> GradedCounts:
             ungraded += sample["backbones"]["score"] is None
         if own := set(keys) & set(given):
             used |= own
-            atomic_write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in samples))
+            atomic_write_text(path, "".join(written_json(row) + "\n" for row in samples))
             _update_results(path, samples)
             used_here = {key: given[key] for key in sorted(own)}
-            atomic_write_text(path.with_name(f"{path.stem}.graded.json"), json.dumps(used_here))  # analyses look at it
+            atomic_write_text(
+                path.with_name(f"{path.stem}.graded.json"), written_json(used_here)
+            )  # analyses look at it
     if not used:
         raise LogError(f"no grade of {grades} belongs to the answers in {logs}. Write their questions again.")
     return GradedCounts(graded, ungraded, len(set(given) - used))
@@ -100,18 +104,52 @@ def _judged_logs(root: Path) -> Iterator[tuple[Path, list[Sample]]]:
     found = False
     for path in paths:
         try:
-            samples = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            # by lines of bytes: str.splitlines would cut an answer at characters that JSON leaves bare
+            samples = [parse_json(line) for line in path.read_bytes().splitlines() if line.strip()]
         except (OSError, ValueError) as error:
             raise LogError(f"{path} is no readable log of samples ({error}). Evaluate again.") from error
-        if samples and all("judged" in (sample.get("backbones") or {}) for sample in samples):
+        if samples and all(_waits_for_a_judge(sample) for sample in samples):
             found = True
+            for row, sample in enumerate(samples, start=1):
+                _check(sample, f"{path} row {row}")
             yield path, samples
     if not found:
         raise LogError(f"{root} holds no logged samples that a judge grades: {', '.join(_TASKS)}.")
 
 
+def _waits_for_a_judge(sample: Any) -> bool:
+    ours = sample.get("backbones") if isinstance(sample, dict) else None
+    return isinstance(ours, dict) and "judged" in ours
+
+
+class _Judged(BaseModel):
+    """What is asked of the judge; `question_id` names it in the file for ViP-Bench's server."""
+
+    question_id: str | int
+    question: str
+    answer: str
+
+
+class _Graded(BaseModel):
+    """The part of a logged sample that this module reads and writes."""
+
+    judged: _Judged
+    rungs: dict[str, Annotated[float, Field(strict=True)] | None]
+    score: Annotated[float, Field(strict=True)] | None
+
+
+def _check(sample: Sample, place: str) -> None:
+    try:
+        _Graded.model_validate(sample["backbones"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in ("backbones", *first["loc"]))
+        raise LogError(f"{place}: {name} is {str(first['input'])[:60]!r}: {first['msg']}. Evaluate again.") from error
+
+
 def _answer(sample: Sample) -> str:
-    return answer_text(sample.get("filtered_resps") or sample.get("resps") or [])
+    said = sample.get("filtered_resps") or sample.get("resps") or []
+    return answer_text(said if isinstance(said, list) else [said])
 
 
 def _prompt(sample: Sample) -> str:
@@ -125,18 +163,18 @@ def _rubric(sample: Sample) -> Rubric:
 
 
 def _key(prompt: str) -> str:
-    return hashlib.sha256(prompt.encode()).hexdigest()[:24]
+    return hashlib.sha256(prompt.encode("utf-8", "backslashreplace")).hexdigest()[:24]
 
 
 def _read_grade_file(path: Path) -> dict[str, float | None]:
     if not path.is_file():
         raise LogError(f"no file {path}. Expected one JSON object a line: key and grade.")
     grades: dict[str, float | None] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             key, grade = str(row["key"]), row["grade"]
         except (ValueError, KeyError, TypeError) as error:
             raise LogError(f"{path} line {number}: expected an object with key and grade ({error!r}).") from error
@@ -161,10 +199,15 @@ def _update_results(path: Path, samples: list[Sample]) -> None:
     file = path.with_name(f"{stamp}results.json")
     if not file.is_file():
         return
-    content = json.loads(file.read_text(encoding="utf-8"))
-    row = content.get("results", {}).get(task)
+    try:
+        content = parse_json(file.read_bytes())
+    except ValueError as error:
+        raise LogError(f"{file} is not valid JSON ({error}). Remove it, or evaluate again.") from error
+    results = content.get("results") if isinstance(content, dict) else None
+    row = results.get(task) if isinstance(results, dict) else None
     if not isinstance(row, dict):
         return
     for name in [key for key in row if key.partition(",")[0].startswith("judge_score") and "_stderr" not in key]:
-        row[name] = mean([sample.get(name.partition(",")[0]) for sample in samples])
-    atomic_write_text(file, json.dumps(content, ensure_ascii=False, indent=2))
+        grades = [sample.get(name.partition(",")[0]) for sample in samples]
+        row[name] = mean([grade for grade in grades if isinstance(grade, int | float)])
+    atomic_write_text(file, written_json(content, indent=2))

@@ -17,6 +17,7 @@ from typing import Any
 from vlm_backbones.cache import cache_dir, partial_name
 from vlm_backbones.data.region_records import record_generator, region_conversation
 from vlm_backbones.errors import DataError
+from vlm_backbones.json_text import parse_json
 
 __all__ = ["REGION_TASKS", "dataset_dir", "region_root"]
 
@@ -98,7 +99,10 @@ def _check_pictures(task: str, rows: list[dict[str, Any]]) -> None:
 
 
 def _inside(root: Path, name: Any, place: str) -> str:
-    path = (root / str(name)).resolve() if isinstance(name, str) and name else root
+    try:
+        path = (root / name).resolve() if isinstance(name, str) else root
+    except (OSError, ValueError):  # no file can have such a name
+        path = root
     if path == root or not path.is_relative_to(root):
         raise DataError(f"{place}: image {name!r} is no file under {root}.")
     return str(path)
@@ -106,7 +110,7 @@ def _inside(root: Path, name: Any, place: str) -> str:
 
 def _json(file: Path, kind: type) -> Any:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"{file} is not valid JSON ({error}). Download it again.") from error
     if not isinstance(content, kind):
@@ -141,24 +145,27 @@ def _vip_bench_rows(files: list[Path]) -> Rows:
     meta_file, question_file = files
     meta = _json(meta_file, dict)
     seen = set()
-    for number, line in enumerate(question_file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(question_file.read_bytes().splitlines(), start=1):
         if not line.strip():
             continue
         place = f"{question_file} line {number}"
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             key, text, image = f"v1_{str(row['question_id']).removeprefix('v1_')}", str(row["text"]), row["image"]
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{place}: expected an object with question_id, image and text ({error!r}).") from error
         facts = meta.get(key)
         if not isinstance(facts, dict) or not isinstance(facts.get("answer"), str):
             raise DataError(f"{place}: {meta_file} has no answer for {key!r}. Both files belong to one download.")
+        capability = facts.get("capability") or []
+        if not isinstance(capability, list):
+            raise DataError(f"{meta_file}: the capability of {key!r} is no list. Download it again.")
         seen.add(key)
         yield {
             "question_id": key,
             "question": text.removeprefix("<image>\n"),
             "answer": facts["answer"],
-            "capability": [str(name) for name in facts.get("capability") or []],
+            "capability": [str(name) for name in capability],
             "image_path": _inside(question_file.parent / "images", image, place),
         }
     if left := sorted(set(meta) - seen):

@@ -82,6 +82,7 @@ def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--assurance` repeats what chance decides often enough to hold it to its figures."""
     parser.addoption("--assurance", action="store_true", help="all repetitions of simulations and faults: hours")
+    parser.addoption("--inputs", type=int, help="inputs of each fuzz test; 100,000 with --assurance")
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@ import math
 import re
 from collections.abc import Mapping
 
+from vlm_backbones.errors import DataError
+
 __all__ = ["description_facts"]
 
 MAGNITUDE_TOLERANCE = 0.15
@@ -13,7 +15,7 @@ DEPTH_TOLERANCE_SHARE = 0.10
 DEPTH_TOLERANCE_KM = 5.0
 
 _MAGNITUDE = re.compile(r"\b(?i:magnitude)\b\D{0,12}?(\d+(?:\.\d+)?)|\bM[wbsl]?\s?(\d+(?:\.\d+)?)")
-_DEPTH = re.compile(r"(\d+(?:\.\d+)?)\s*(?:km|kilomet)", re.IGNORECASE)
+_DEPTH = re.compile(r"(?<!\d)(\d+(?:\.\d+)?)\s*(?:km|kilomet)", re.IGNORECASE)
 _REGION = re.compile(r"\b(?:near|in|off|around)\s+(?:the\s+coast\s+of\s+)?([A-Z][\w'\-]*(?:\s+[A-Z][\w'\-]*)*)")
 _QUADRANT = re.compile(r"\b(north|south)[\s\-]?(east|west)(?:ern)?\b|\b(centre|center)\b", re.IGNORECASE)
 _INTENSITY = re.compile(r"\b(?i:intensit(?:y|ies))\b[^.;]{0,30}?\b([IVX]+|\d{1,2})\b")
@@ -38,14 +40,23 @@ def _stated_intensity(answer: str) -> str | None:
     return _ROMAN[int(text) - 1] if text.isdigit() and 1 <= int(text) <= len(_ROMAN) else text
 
 
+def _number(name: str, expected: object) -> float:
+    try:
+        return float(str(expected))
+    except ValueError:
+        raise DataError(
+            f"the fact {name} is {str(expected)[:60]!r}; expected a number. Mend or drop the row."
+        ) from None
+
+
 def _judge(answer: str, name: str, expected: object) -> tuple[bool, bool]:
     """Return (stated, right) of one fact."""
     if name == "magnitude":
         match = _MAGNITUDE.search(answer)
         stated = float(match.group(1) or match.group(2)) if match else math.nan
-        return match is not None, abs(stated - float(str(expected))) <= MAGNITUDE_TOLERANCE + 1e-9
+        return match is not None, abs(stated - _number(name, expected)) <= MAGNITUDE_TOLERANCE + 1e-9
     if name == "depth_km":
-        match, truth = _DEPTH.search(answer), float(str(expected))
+        match, truth = _DEPTH.search(answer), _number(name, expected)
         stated = float(match.group(1)) if match else math.nan
         tolerance = max(DEPTH_TOLERANCE_SHARE * abs(truth), DEPTH_TOLERANCE_KM)
         return match is not None, abs(stated - truth) <= tolerance + 1e-9
@@ -76,6 +87,11 @@ def description_facts(answer: str, facts: Mapping[str, object]) -> dict[str, obj
     -------
     dict
         `facts` (name -> right), `score` (share right, NaN without facts), `hallucinated` (number stated but wrong).
+
+    Raises
+    ------
+    DataError
+        If the magnitude or the depth of the event is no number.
 
     Examples
     --------

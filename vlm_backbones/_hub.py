@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Protocol
 
 from vlm_backbones._fingerprints import files_fingerprint
@@ -133,6 +134,8 @@ def _remedy(row: Part, error: Exception) -> str:
     from huggingface_hub import errors as hub
 
     page = f"https://huggingface.co/{row.source}"
+    if any(isinstance(cause, UnpicklingError) or "weights_only" in str(cause) for cause in _causes(error)):
+        return "Its pickled weights hold more than tensors and could run code. Ask for safetensors."
     if Path(row.source).is_dir():
         return "Is the folder whole? It needs config.json, the weights and the tokenizer's files."
     for cause in _causes(error):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Generic, TypeVar, cast
 import yaml
 
 from vlm_backbones.errors import CheckpointError, ConfigError, nearest
+from vlm_backbones.json_text import parse_json
 
 T = TypeVar("T")
 
@@ -65,9 +65,11 @@ class Rows(Mapping[str, T], Generic[T]):
         if name in self or not folder.is_dir():
             return self._at_revision(name)
         try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            config = parse_json((folder / "config.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{folder} is no {self._kind}: config.json cannot be read ({error}).") from error
+        if not isinstance(config, dict):
+            raise CheckpointError(f"{folder} is no {self._kind}: config.json holds no JSON object.")
         return from_folder(folder, config)
 
     def _at_revision(self, name: str) -> T:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
 from pydantic import BaseModel, ValidationError
 from yaml import YAMLError
 
@@ -45,14 +47,29 @@ def find_study(name_or_path: str | Path) -> Path:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return a YAML mapping as plain values."""
     try:
-        content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        with _without_environment():
+            content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror or error}.") from error
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    except Exception as error:  # odd dates, numbers and nestings make YAML's constructors raise nearly anything
+        raise ConfigError(f"{path} is not valid YAML: {str(error)[:500] or type(error).__name__}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds no mapping of keys to values.")
     return {str(key): value for key, value in content.items()}
+
+
+@contextmanager
+def _without_environment() -> Iterator[None]:
+    """Refuse `${oc.env:NAME}`: a study of somebody else must not read tokens into names that a report shows."""
+
+    def refuse(name: str, *_: object) -> None:
+        raise ValueError(f"${{oc.env:{name}}} is not read from a file. Write the value, or give it by --set.")
+
+    OmegaConf.register_resolver("oc.env", refuse, replace=True)
+    try:
+        yield
+    finally:
+        OmegaConf.register_resolver("oc.env", oc.env, replace=True)
 
 
 def read_study(path: Path, overrides: Sequence[str]) -> dict[str, Any]:

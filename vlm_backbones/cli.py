@@ -64,8 +64,10 @@ def study_run(study: StudyArgument = "pocket", overrides: SetOption = None, out:
     from vlm_backbones._display import StudyDisplay, scores_table
     from vlm_backbones.pipeline import default_out, run_study
     from vlm_backbones.study import load_study
+    from vlm_backbones.trust import tell_of_study
 
     config = load_study(study, overrides or [])
+    tell_of_study(config)
     console = Console()
     with StudyDisplay(console) as display:
         report = run_study(config, out or default_out(config), display)
@@ -84,8 +86,10 @@ def study_check(study: StudyArgument = "pocket", overrides: SetOption = None, ou
     from vlm_backbones.control import check_study, missing_parts
     from vlm_backbones.pipeline import own_out
     from vlm_backbones.study import load_study
+    from vlm_backbones.trust import tell_of_study
 
     config = load_study(study, overrides or [])
+    tell_of_study(config)
     folder = own_out(config, out)
     missing = missing_parts(config)
     if missing:
@@ -142,8 +146,10 @@ def study_submit(
     from vlm_backbones.pipeline import default_out
     from vlm_backbones.study import load_study
     from vlm_backbones.submission import submit_study
+    from vlm_backbones.trust import tell_of_study
 
     config = load_study(study, overrides or [])
+    tell_of_study(config)
     folder = out or default_out(config)
     pairs = dict(_key_value(text) for text in settings or [])
     for name, job in submit_study(config, folder, executor, pairs).items():

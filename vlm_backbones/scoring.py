@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from vlm_backbones._description_facts import description_facts
 from vlm_backbones._vqa_words import CONTRACTIONS, NUMBER_WORDS
 from vlm_backbones.errors import DataError
+from vlm_backbones.json_text import parse_json
 
 __all__ = [
     "EARTH_RADIUS_KM",
@@ -137,13 +138,16 @@ def _number(value: object) -> float | None:
             return None
     if isinstance(value, str):
         numbers = _signed_numbers(value)
-        return numbers[0][0] if len(numbers) == 1 else None
+        return numbers[0][0] if len(numbers) == 1 and math.isfinite(numbers[0][0]) else None
     return None
 
 
 def _signed_numbers(text: str) -> list[tuple[float, str]]:
-    """Return (number, hemisphere letter or "") pairs in the order of the text; S and W make a number negative."""
-    numbers = list(_NUMBER.finditer(text))
+    """Return (number, hemisphere letter or "") pairs in the order of the text; S and W make a number negative.
+
+    At most three: a place has two, and an endless answer must not take endless time.
+    """
+    numbers = list(islice(_NUMBER.finditer(text), 3))
     inside = [range(number.start(), number.end()) for number in numbers]
     letters = [one for one in _HEMISPHERE.finditer(text) if not any(one.start() in number for number in inside)]
     before = bool(letters and numbers) and letters[0].start() < numbers[0].start()
@@ -164,8 +168,8 @@ def _from_json(answer: str) -> Coordinates | None:
     if start < 0 or end < start:
         return None
     try:
-        row = json.loads(answer[start : end + 1])
-    except (ValueError, RecursionError):
+        row = parse_json(answer[start : end + 1])
+    except ValueError:
         return None
     if not isinstance(row, dict):
         return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["Aggregate", "Results", "find_results", "read_results"]
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from typing import Any
 
 from vlm_backbones.analysis.leaderboard.claimed import visible
 from vlm_backbones.errors import LogError
+from vlm_backbones.json_text import parse_json
 
 _CONDITION = re.compile(r"(?:^|,)condition=(\w+)")
 _PRETRAINED = re.compile(r"(?:^|,)pretrained=([^,]+)")
@@ -60,7 +60,7 @@ def read_results(path: Path) -> Results | None:
         If the file cannot be read or is not valid JSON.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise LogError(f"{path} is not readable JSON ({error}). Evaluate again, or remove the file.") from error
     if not isinstance(content, dict) or not isinstance(content.get("results"), dict) or "configs" not in content:
@@ -85,8 +85,9 @@ def _aggregates(content: Mapping[str, Any], task: str) -> list[Aggregate]:
     samples = _mapping(_mapping(content.get("n-samples")).get(task))
     n = samples.get("effective", samples.get("original"))
     better = _mapping(_mapping(content.get("higher_is_better")).get(task))
-    listed = _mapping(_mapping(content["configs"]).get(task)).get("metric_list") or []
-    how = {row.get("metric"): str(row.get("aggregation")) for row in listed if isinstance(row, Mapping)}
+    listed = _mapping(_mapping(content["configs"]).get(task)).get("metric_list")
+    metrics = [row for row in listed if isinstance(row, Mapping)] if isinstance(listed, list) else []
+    how = {str(row.get("metric")): str(row.get("aggregation")) for row in metrics}
     found: dict[str, Aggregate] = {}
     for key, value in _mapping(content["results"][task]).items():
         metric = key.partition(",")[0]
@@ -104,7 +105,12 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond every float
+        return False
 
 
 def _short(checkpoint: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_backbones.errors import DataError
+from vlm_backbones.json_text import parse_json
 
 _HASH_SHOWN = 12
 
@@ -45,7 +46,7 @@ def read_certificate(study_dir: Path | None) -> Certificate | None:
     if file is None or not file.is_file():
         return None
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(file.read_text(encoding="utf-8"))
         equal = [Line(_words(name), "", _values(value)) for name, value in content.get("equal", {}).items()]
         backbones: Mapping[str, Any] = content.get("backbones", {})
         same, varies = _compare(backbones, content.get("varies", {}))

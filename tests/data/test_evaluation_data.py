@@ -96,13 +96,14 @@ def test_all_bad_rows_come_at_once_and_broken_pixels_are_found_by_decoding(
     cut = {"bytes": png(64)[:300], "path": None}
     pictures = [None, {"bytes": b"no picture", "path": None}, cut, cut]
     split = write(tmp_path, "seismic_coords", [{"image": picture} for picture in pictures] + [{"latitude": 99.0}])
+    mend = "Replace it or drop the row."
     assert refused(tmp_path, "seismic_coords").splitlines() == [
         "5 bad rows:",
         f"  - {split} row 0: the image is missing.",
         f"  - {split} row 4: latitude is 99.0; expected degrees between -90 and 90. Mend or drop the row.",
-        f"  - {split} row 1: no readable image (cannot identify image file). Replace it or drop the row.",
-        f"  - {split} row 2: no readable image (image file is truncated). Replace it or drop the row.",
-        f"  - {split} row 3: no readable image (image file is truncated). Replace it or drop the row.",
+        f"  - {split} row 1: the image is corrupt or no picture (cannot identify image file). {mend}",
+        f"  - {split} row 2: the image is corrupt or no picture (image file is truncated). {mend}",
+        f"  - {split} row 3: the image is corrupt or no picture (image file is truncated). {mend}",
     ]
     assert refused(tmp_path, "seismic_coords", decode=False).startswith("3 bad rows:")
 

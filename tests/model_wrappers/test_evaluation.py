@@ -125,7 +125,7 @@ def test_a_failed_request_fails_the_run_and_leaves_nothing_done(
     split = broken / "seismic_coords" / "test"
     monkeypatch.setenv("VLM_BACKBONES_DATA", str(broken))
     for picture, message in (
-        (b"no picture", f"error: {split} row 1: no readable image (cannot identify image file)."),
+        (b"no picture", f"error: {split} row 1: the image is corrupt or no picture (cannot identify image file)."),
         (stream.getvalue()[:200], "error: task 'seismic_coords', split 'test', row 1: "),
     ):
         row = {"latitude": 1.0, "longitude": 2.0, "frame": "x"}

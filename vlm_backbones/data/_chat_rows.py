@@ -78,7 +78,7 @@ def _text(content: Any, place: str) -> str:
     if isinstance(content, str):
         return content
     if isinstance(content, list) and all(isinstance(part, Mapping) for part in content):
-        kinds = {part.get("type") for part in content}
+        kinds = {str(part.get("type")) for part in content}
         if kinds <= {"text", "image"}:
             return "".join(IMAGE_TOKEN + "\n" if part["type"] == "image" else str(part.get("text")) for part in content)
     raise DataError(f"{place} is malformed: expected a message's text, found {str(content)[:80]!r}.")

@@ -6,12 +6,14 @@ set's pictures lie in a folder of their own. No torch.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from vlm_backbones.errors import DataError
 
-__all__ = ["find_picture", "resolve_picture"]
+__all__ = ["find_picture", "is_address", "resolve_picture"]
 
+_ADDRESS = re.compile(r"\s*(?:[a-zA-Z][a-zA-Z0-9+.-]+://|data:[^,]*,)")
 _ENDINGS = (".jpg", ".png", ".gif", ".jpeg", ".webp")
 
 
@@ -30,6 +32,8 @@ def resolve_picture(root: Path, name: str, place: str) -> tuple[Path, bool]:
     DataError
         If the name is no file name, leads out of the folder, or no such file exists.
     """
+    if is_address(name):
+        raise DataError(f"{place}: image {name[:200]!r} is an address. Pictures are read from files only: download it.")
     try:
         inside = (root / name).resolve().is_relative_to(root)
         found = find_picture(root, name) if inside else None
@@ -42,6 +46,11 @@ def resolve_picture(root: Path, name: str, place: str) -> tuple[Path, bool]:
     if not found.resolve().is_relative_to(root):
         raise DataError(f"{place}: image {name!r} leads outside {root}.")
     return found, found.suffix != Path(name).suffix
+
+
+def is_address(name: str) -> bool:
+    """Whether a picture's name is a URL, as `https://...` or `data:...`, and no file's name."""
+    return _ADDRESS.match(name) is not None
 
 
 def find_picture(root: Path, name: str) -> Path | None:

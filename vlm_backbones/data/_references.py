@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import mmap
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from vlm_backbones.data._pictures import find_picture
+from vlm_backbones.json_text import parse_json
 
 _IMAGES = re.compile(rb'"images?"\s*:\s*("(?:[^"\\]|\\.)*"|\[[^\]{}]*\])')
 
@@ -25,7 +25,7 @@ def _named(path: Path, text: mmap.mmap) -> Iterator[Path]:
     seen = set[str]()
     for match in _IMAGES.finditer(text):
         try:
-            named = json.loads(match[1])
+            named = parse_json(match[1])
         except ValueError:  # not a list of names: preflight says what is wrong with the row
             continue
         for name in [named] if isinstance(named, str) else named:

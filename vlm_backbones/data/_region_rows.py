@@ -16,6 +16,7 @@ from vlm_backbones.data._pictures import resolve_picture
 from vlm_backbones.data.conversations import IMAGE_TOKEN, Example, ImageSource, Turn
 from vlm_backbones.data.region_records import record_generator, region_example
 from vlm_backbones.errors import DataError
+from vlm_backbones.json_text import parse_json
 
 __all__ = ["build_region_example"]
 
@@ -74,7 +75,7 @@ def _read_meta(row: Mapping[str, Any], place: str, root: Path) -> Mapping[str, A
         raise DataError(f"{place}: meta_dir is {name!r}, expected a file's name.")
     path, _ = resolve_picture(root, name, place)
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
+        meta = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{place}: {path} is not valid JSON ({error}).") from error
     if not isinstance(meta, dict):

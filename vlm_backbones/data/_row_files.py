@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from vlm_backbones.data._region_rows import build_region_example
 from vlm_backbones.data.conversations import Example
 from vlm_backbones.data.region_records import is_region_record
 from vlm_backbones.errors import DataError
+from vlm_backbones.json_text import parse_json
 
 __all__ = ["is_row_file", "read_rows"]
 
@@ -62,7 +62,7 @@ def _example(row: Any, index: int, place: str, root: Path) -> Example:
 
 def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is not valid JSON ({error}).") from error
     if not isinstance(rows, list):
@@ -83,7 +83,7 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, Any]]:
 
 def _parsed(line: str) -> Any:
     try:
-        return json.loads(line)
+        return parse_json(line)
     except ValueError as error:
         return error
 
@@ -95,8 +95,8 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
     try:
         cache = str(cache_dir() / "datasets")
         table = datasets.Dataset.from_parquet(str(path), cache_dir=cache).with_format("arrow")[:]
-    except (OSError, ValueError, RuntimeError, IndexError) as error:
-        raise DataError(f"{path} cannot be read as parquet ({error}).") from error
+    except Exception as error:  # a damaged file makes datasets and Arrow raise nearly anything
+        raise DataError(f"{path} cannot be read as parquet ({error.__cause__ or error}).") from error
     name = next((column for column in ("image", "images") if column in table.column_names), None)
     pictures = table.column(name) if name else None
     for index, row in enumerate(table.drop_columns([name] if name else []).to_pylist()):

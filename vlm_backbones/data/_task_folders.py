@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from vlm_backbones.data._bad_rows import BadRows
+from vlm_backbones.data._pictures import is_address
 from vlm_backbones.data.conversations import Example, ImageSource, Turn
 from vlm_backbones.errors import DataError
+from vlm_backbones.json_text import parse_json
 from vlm_backbones.prompts import (
     caption_prompt,
     coordinates_answer,
@@ -42,7 +43,7 @@ def read_folder(folder: Path, split: str, bad: BadRows, *, captions: bool) -> li
             with bad.gather():
                 _check_columns(row, _COLUMNS[task], place)
                 key = str(row["image_id"])
-                image = image_of(picture, place)
+                image = image_of(picture, place, folder)
                 _refuse_other_picture(images.setdefault(key, image), image, key)
                 collected = turns.setdefault(key, [])
                 for question, answer in _captions(task, row, place) if captions else _turns(task, row, place):
@@ -97,13 +98,27 @@ def _kind_name(kind: type | tuple[type, ...]) -> str:
     return "list of texts" if kind is list else "number"
 
 
-def image_of(cell: Any, place: str) -> ImageSource:
-    """Return the picture of an image column's cell; `DataError` where there is none."""
+def image_of(cell: Any, place: str, root: Path) -> ImageSource:
+    """Return the picture of an image column's cell: its bytes, or a file under `root`, the folder of all tasks.
+
+    `datasets` opens a path by itself when a task is evaluated, and would fetch an address.
+
+    Raises
+    ------
+    DataError
+        If there is no picture, or it is an address or leads out of `root`.
+    """
     cell = cell if isinstance(cell, dict) else {}
     if cell.get("bytes"):
         return ImageSource(place, data=cell["bytes"])
-    if cell.get("path"):
-        return ImageSource(place, path=Path(cell["path"]))
+    if path := cell.get("path"):
+        try:
+            inside = not is_address(path) and Path(path).resolve().is_relative_to(root.resolve())
+        except (OSError, ValueError):  # no file can have such a name
+            inside = False
+        if not inside:
+            raise DataError(f"{place}: image {path[:200]!r} is no file under {root}. Import or copy the data again.")
+        return ImageSource(place, path=Path(path))
     raise DataError(f"{place}: the image is missing.")
 
 
@@ -125,12 +140,15 @@ def _turns(task: str, row: Mapping[str, Any], place: str) -> list[tuple[str, str
 
 
 def _targets(row: Mapping[str, Any], place: str) -> dict[str, Any]:
+    given = row.get("targets")
+    if given is not None and not isinstance(given, str):
+        raise DataError(f"{place}: column targets is {str(given)[:60]!r}, expected a JSON object as text.")
     try:
-        targets = json.loads(row.get("targets") or "{}")
+        targets = parse_json(given or "{}")
     except ValueError as error:
         raise DataError(f"{place}: column targets is not valid JSON ({error}).") from error
     if not isinstance(targets, dict):
-        raise DataError(f"{place}: column targets is {targets!r}, expected a JSON object, name -> value.")
+        raise DataError(f"{place}: column targets is {str(targets)[:60]}, expected a JSON object, name -> value.")
     return targets
 
 

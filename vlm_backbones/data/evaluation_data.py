@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,12 +10,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from vlm_backbones.data._bad_rows import BadRows
 from vlm_backbones.data._task_folders import TASKS, image_of, read_rows
 from vlm_backbones.data.conversations import ImageSource
 from vlm_backbones.errors import DataError
+from vlm_backbones.pictures import check_picture
 
 __all__ = ["EVALUATION_SPLIT", "TASKS", "check_test_split"]
 
@@ -61,20 +59,20 @@ def check_test_split(
                 "build one with `vlm-backbones data import`, or unset VLM_BACKBONES_DATA to use the pocket data."
             )
         found = read_rows(split, _COLUMNS[task], decoded=True)
-        _refuse_unreadable(_pictures_of_checked(found, _CHECKS[task], rows), rows, decode=decode)
+        _refuse_unreadable(_pictures_of_checked(found, _CHECKS[task], folder, rows), rows, decode=decode)
     if bad is None:
         rows.refuse()
 
 
 def _pictures_of_checked(
-    rows: Iterable[tuple[str, _Row, Any]], check: Callable[[_Row, str], None], bad: BadRows
+    rows: Iterable[tuple[str, _Row, Any]], check: Callable[[_Row, str], None], root: Path, bad: BadRows
 ) -> Iterator[ImageSource]:
     """Yield each row's picture after a look at the row's values."""
     for place, row, cell in rows:
         with bad.gather():
             check(row, place)
         with bad.gather():
-            yield image_of(cell, place)
+            yield image_of(cell, place, root)
 
 
 def _refuse_unreadable(pictures: Iterator[ImageSource], bad: BadRows, *, decode: bool) -> None:
@@ -87,16 +85,14 @@ def _refuse_unreadable(pictures: Iterator[ImageSource], bad: BadRows, *, decode:
             for picture in batch:
                 with bad.gather():
                     if why := found[picture.data or picture.path]:
-                        raise DataError(f"{picture.place}: no readable image ({why}). Replace it or drop the row.")
+                        raise DataError(f"{picture.place}: {why}")
 
 
 def _why_unreadable(picture: ImageSource, *, decode: bool) -> str | None:
     try:
-        with Image.open(io.BytesIO(picture.data) if picture.data else picture.path or "") as image:
-            if decode:
-                image.load()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return str(error).split(" <_io.")[0]  # Pillow names the buffer's address
+        check_picture(picture.data or picture.path or b"", decode=decode)
+    except DataError as error:
+        return str(error)
     return None
 
 

@@ -56,7 +56,7 @@ def _own_processor(tower: VisionTower) -> Any:
         return CLIPImageProcessorPil()
     loader: Any = AutoImageProcessor
     try:
-        return loader.from_pretrained(tower.source, backend=BACKEND, **loading_options(tower))
+        return loader.from_pretrained(tower.source, backend=BACKEND, trust_remote_code=False, **loading_options(tower))
     except (OSError, ValueError) as error:
         raise opening_error("the image processor of vision tower", tower, error) from error
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from vlm_backbones._registry import PACKAGE_DIR, Rows, find_source
 from vlm_backbones.errors import CheckpointError, ConfigError, nearest
@@ -16,6 +17,7 @@ __all__ = ["CLASS_TOKENS", "ROW_FILE", "VISION_TOWERS", "VisionTower", "get_visi
 
 CLASS_TOKENS = {"clip": 1, "dinov2": 1, "siglip": 0}
 """Of each family, before the patches."""
+_LARGEST_PX = 2**14
 ROW_FILE = "vision_tower.yaml"
 """In a local tower's folder: the row's keys that its config.json cannot know, such as `feature_layer`."""
 
@@ -54,6 +56,11 @@ class VisionTower:
     def __post_init__(self) -> None:
         if self.family not in CLASS_TOKENS:
             raise ConfigError(f"vision tower {self.id!r}: unknown family.{nearest(self.family, CLASS_TOKENS)}")
+        if not 1 <= self.patch_size <= self.image_size <= _LARGEST_PX:
+            raise ConfigError(
+                f"vision tower {self.id!r}: patches of {self.patch_size} pixels in pictures of {self.image_size}: "
+                f"expected 1 <= patch_size <= image_size <= {_LARGEST_PX}."
+            )
         if self.is_multi_layer and not (self.class_tokens and self.select_strategy == "default"):
             raise ConfigError(
                 f"vision tower {self.id!r}: several feature layers make a VipLlava, which drops the first token of "
@@ -116,23 +123,30 @@ def get_vision_tower(id_or_path: str | Path) -> VisionTower:
 
 
 def _from_folder(folder: Path, config: dict[str, Any]) -> VisionTower:
-    config = config.get("vision_config", config)
+    inner = config.get("vision_config")
+    config = inner if isinstance(inner, dict) else config
     kind = str(config.get("model_type", ""))
     family = kind.removesuffix("_vision_model").removesuffix("_model")
     if family not in CLASS_TOKENS or "image_size" not in config:
         raise CheckpointError(
             f"{folder}: expected a CLIP, SigLIP (2 with a fixed resolution) or DINOv2 vision tower, found {kind!r}."
         )
+    sizes = {key: config.get(key) for key in ("image_size", "patch_size")}
+    if not all(isinstance(size, int) for size in sizes.values()):
+        raise CheckpointError(f"{folder}: expected image_size and patch_size in pixels, found {str(sizes)[:120]}.")
     guessed = {
         "id": folder.resolve().name,
         "family": family,
-        "image_size": int(config["image_size"]),
-        "patch_size": int(config["patch_size"]),
+        **sizes,
         "select_strategy": "full" if family == "siglip" or config["image_size"] <= 112 else "default",
         "pad_to_square": config["image_size"] > 112,
         "local_path": str(folder),
     }
-    return _build_tower({**guessed, **_read_row_file(folder / ROW_FILE)})
+    try:
+        return TypeAdapter(VisionTower).validate_python({**guessed, **_read_row_file(folder / ROW_FILE)})
+    except ValidationError as error:
+        said = "; ".join(f"{row['loc'][0]}: {row['msg']}" for row in error.errors() if row["loc"])
+        raise ConfigError(f"{folder / ROW_FILE}: {said}.") from error
 
 
 def _read_row_file(path: Path) -> dict[str, Any]:
@@ -141,7 +155,7 @@ def _read_row_file(path: Path) -> dict[str, Any]:
         return {}
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except Exception as error:  # odd dates, numbers and nestings make YAML's constructors raise nearly anything
         raise ConfigError(f"{path} cannot be read ({error}).") from error
     known = {row.name for row in fields(VisionTower)} - {"id", "family", "hub_repo", "package_path", "local_path"}
     if not isinstance(content, dict):

@@ -103,7 +103,7 @@ def load(
     processor_loader: Any = AutoProcessor
     model_loader: Any = AutoModelForImageTextToText
     try:
-        processor = processor_loader.from_pretrained(folder, backend=BACKEND)
+        processor = processor_loader.from_pretrained(folder, backend=BACKEND, trust_remote_code=False)
     except Exception as error:  # a damaged file makes tokenizers and transformers raise nearly anything
         raise CheckpointError(
             f"{folder}: the processor cannot be loaded ({type(error).__name__}: {error}). "
@@ -112,7 +112,12 @@ def load(
     try:
         config = read_model_config(folder)
         model, report = model_loader.from_pretrained(
-            folder, config=config, dtype=dtype or "auto", output_loading_info=True
+            folder,
+            config=config,
+            dtype=dtype or "auto",
+            output_loading_info=True,
+            use_safetensors=True,
+            trust_remote_code=False,
         )
     except Exception as error:
         raise CheckpointError(f"{folder}: the model cannot be loaded ({type(error).__name__}: {error}).") from error

@@ -21,6 +21,7 @@ from transformers import (
 from vlm_backbones._hub import loading_options, opening_error
 from vlm_backbones.backbones import Backbone, get_backbone
 from vlm_backbones.data.chat_format import get_chat_template, stop_token_ids
+from vlm_backbones.trust import tell_of_remote_code
 from vlm_backbones.vision import VisionTower, get_vision_tower
 from vlm_backbones.vision.preprocessing import build_image_processor
 from vlm_backbones.vlm.start_token import add_no_tokens
@@ -101,9 +102,11 @@ def build_processor(
 
 def _load_backbone(row: Backbone, dtype: torch.dtype, trust_remote_code: bool) -> tuple[Any, Any]:
     options = {**loading_options(row), "trust_remote_code": trust_remote_code}
+    if trust_remote_code:
+        tell_of_remote_code(row)
     try:
         tokenizer = AutoTokenizer.from_pretrained(row.source, **options)
-        llm = AutoModelForCausalLM.from_pretrained(row.source, dtype=dtype, **options)
+        llm = AutoModelForCausalLM.from_pretrained(row.source, dtype=dtype, weights_only=True, **options)
     except Exception as error:  # a damaged file makes tokenizers and transformers raise nearly anything
         raise opening_error("backbone", row, error) from error
     if tokenizer.pad_token is None:

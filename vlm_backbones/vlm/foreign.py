@@ -21,7 +21,7 @@ def read_model_config(folder: Path) -> Any:
     The first published ones carry `vision_feature_layer: -2`, which their code ignored.
     """
     loader: Any = AutoConfig
-    config = loader.from_pretrained(folder)
+    config = loader.from_pretrained(folder, trust_remote_code=False)
     if config.model_type == "vipllava" and isinstance(config.vision_feature_layer, int):
         width = _norm_width(folder)
         if width == len(VIP_LAYERS) * config.vision_config.hidden_size:

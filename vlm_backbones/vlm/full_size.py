@@ -42,7 +42,7 @@ def vision_config(row: VisionTower) -> Any:
 def _read_config(row: Backbone | VisionTower) -> Any:
     loader: Any = AutoConfig
     try:
-        return loader.from_pretrained(row.source, **loading_options(row))
+        return loader.from_pretrained(row.source, trust_remote_code=False, **loading_options(row))
     except (OSError, ValueError) as error:
         raise opening_error("the configuration of", row, error) from error
 

@@ -28,7 +28,9 @@ def load_vision_tower(row: VisionTower, *, dtype: torch.dtype = torch.float32) -
     """
     load = TOWER_CLASSES[row.family].from_pretrained
     try:
-        tower, report = load(row.source, dtype=dtype, output_loading_info=True, **loading_options(row))
+        tower, report = load(
+            row.source, dtype=dtype, weights_only=True, output_loading_info=True, **loading_options(row)
+        )
     except Exception as error:  # a damaged file makes transformers raise nearly anything
         raise opening_error("vision tower", row, error) from error
     if report["missing_keys"]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vlm_backbones.data._pictures import is_address
 from vlm_backbones.data.conversations import ImageSource
 from vlm_backbones.errors import DataError
+from vlm_backbones.json_text import parse_json
 
 __all__ = ["Table", "picture_of", "read_table"]
 
@@ -50,22 +52,24 @@ def read_table(path: Path) -> Table:
 
 
 def _json_lines(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = parse_json(line.removeprefix(codecs.BOM_UTF8))
             except ValueError as error:
                 raise DataError(f"{path} line {number} is not valid JSON ({error}).") from error
             if not isinstance(row, dict):
-                raise DataError(f"{path} line {number} is {line.strip()[:60]!r}, expected a JSON object.")
+                raise DataError(
+                    f"{path} line {number} is {line.strip()[:60].decode('utf-8', 'replace')!r}, expected a JSON object."
+                )
             yield row
 
 
 def _json_list(path: Path) -> Iterator[Row]:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
+        rows = parse_json(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise DataError(f"{path} is not valid JSON ({error}). JSON lines end in .jsonl.") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -99,6 +103,18 @@ def _parquet(path: Path) -> Iterator[Row]:
 _READERS = {".jsonl": _json_lines, ".json": _json_list, ".csv": _csv, ".parquet": _parquet}
 
 
+def _inside(root: Path, name: str, place: str) -> Path:
+    if is_address(name):
+        raise DataError(f"{place}: image {name[:200]!r} is an address. Pictures are read from files only: download it.")
+    try:
+        file = (root / name).resolve()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{place}: image {name[:200]!r} is no file name ({error}).") from error
+    if not file.is_relative_to(root.resolve()):
+        raise DataError(f"{place}: image {name!r} lies outside {root}. Move it there, or name the right folder.")
+    return file
+
+
 def picture_of(cell: Any, root: Path, place: str) -> bytes:
     """Return the encoded picture of a cell: bytes, {bytes, path} as datasets write it, or a file under `root`.
 
@@ -112,10 +128,7 @@ def picture_of(cell: Any, root: Path, place: str) -> bytes:
     if isinstance(cell, bytes) and cell:
         source = ImageSource(place, data=cell)
     elif isinstance(cell, str) and cell.strip():
-        file = (root / cell.strip()).resolve()
-        if not file.is_relative_to(root.resolve()):
-            raise DataError(f"{place}: image {cell!r} lies outside {root}. Move it there, or name the right folder.")
-        source = ImageSource(place, path=file)
+        source = ImageSource(place, path=_inside(root, cell.strip(), place))
     else:
         raise DataError(f"{place}: the image is {str(cell)[:60]!r}. Expected a file's name or an encoded picture.")
     source.open()

@@ -9,7 +9,6 @@ SOURCE holds the questions and the annotations as they are downloaded, and the f
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -20,6 +19,7 @@ from vlm_backbones.data._bad_rows import BadRows
 from vlm_backbones.data.imports.tables import picture_of
 from vlm_backbones.data.imports.write import refuse_existing, save_split
 from vlm_backbones.errors import DataError
+from vlm_backbones.json_text import parse_json
 
 __all__ = ["import_vqav2"]
 
@@ -126,7 +126,7 @@ def _only(source: Path, word: str) -> Path:
 
 def _read(path: Path, kind: type[Kind]) -> Kind:
     try:
-        return kind.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        return kind.model_validate(parse_json(path.read_text(encoding="utf-8")))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])

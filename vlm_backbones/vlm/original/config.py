@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from transformers import LlamaConfig, MistralConfig, Phi3Config
 
 from vlm_backbones.errors import CheckpointError
+from vlm_backbones.json_text import parse_json
 
 __all__ = ["VIP_LAYERS", "OriginalConfig", "build_text_config", "is_original", "parse_config", "read_config"]
 
@@ -20,6 +20,9 @@ _TEXT_CONFIGS: dict[str, Any] = {
     "LlavaMistralForCausalLM": MistralConfig,
     "LlavaPhi3ForCausalLM": Phi3Config,
 }
+_SIZES = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "num_key_value_heads",
+          "vocab_size")  # fmt: skip
+_LARGEST = 2**20
 _ORIGINAL = re.compile(r"^(Vip)?Llava[A-Z]\w*ForCausalLM$")
 _VIP_TOWER = "clip_4layers"
 VIP_LAYERS = (-2, -5, -8, -11, 6)
@@ -36,7 +39,7 @@ def is_original(config: Mapping[str, Any]) -> bool:
 def read_config(folder: Path) -> dict[str, Any]:
     """Return a folder's config.json; `CheckpointError` where there is none or it is no JSON object."""
     try:
-        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        content = parse_json((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder} is no checkpoint: config.json cannot be read ({error}).") from error
     if not isinstance(content, dict):
@@ -91,14 +94,21 @@ def parse_config(folder: Path, content: Mapping[str, Any]) -> OriginalConfig:
 
 def build_text_config(folder: Path, content: Mapping[str, Any], names: Collection[str]) -> Any:
     """Return the LLM's configuration, of the class that `architectures` names; else that the tensors' names tell."""
-    named = [name for name in content.get("architectures") or [] if _ORIGINAL.match(str(name))]
+    listed = content.get("architectures")
+    named = [str(name) for name in (listed if isinstance(listed, list) else []) if _ORIGINAL.match(str(name))]
     if named and named[0] not in _TEXT_CONFIGS:
         known = ", ".join(_TEXT_CONFIGS)
         raise CheckpointError(f"{folder}: architecture {named[0]} is not known. Known: {known}.")
     fused = any(name.endswith("self_attn.qkv_proj.weight") for name in names)
     kind = _TEXT_CONFIGS[named[0]] if named else Phi3Config if fused else LlamaConfig
     known_keys = {*kind().to_dict(), "rope_theta", "rope_scaling"} - {"architectures", "dtype", "model_type"}
+    for key in _SIZES:
+        value = content.get(key, 1)
+        if value is not None and not (isinstance(value, int) and 0 < value <= _LARGEST):
+            raise CheckpointError(
+                f"{folder}: {key} of config.json is {str(value)[:60]!r}, no size of a {kind.model_type}."
+            )
     try:
         return kind(**{key: value for key, value in content.items() if key in known_keys})
-    except (ValueError, TypeError) as error:
+    except Exception as error:  # transformers checks a configuration with errors of its own
         raise CheckpointError(f"{folder}: config.json does not describe a {kind.model_type} ({error}).") from error

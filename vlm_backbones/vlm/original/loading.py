@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from vlm_backbones.vlm.original.weights import Tensors, check_names, read_tensor
 __all__ = ["convert", "load_original"]
 
 _IMAGE_TOKEN = "<image>"
+_LAYER = re.compile(r"model\.layers\.(\d+)\.")
 _EMBEDDINGS = "model.embed_tokens.weight"
 
 
@@ -117,7 +119,7 @@ def _folder(path: str | Path) -> Path:
 def _read_config(folder: Path) -> dict[str, Any]:
     content = read_config(folder)
     if not is_original(content):
-        found = (content.get("architectures") or [content.get("model_type")])[0]
+        found = str(content.get("architectures") or content.get("model_type"))[:80]
         raise CheckpointError(
             f"{folder} is not in the original LLaVA format: neither mm_vision_tower nor an original architecture in "
             f"config.json, found {found}. transformers' own format needs no conversion."
@@ -132,7 +134,11 @@ def _build_model(
     text_config.pad_token_id = None
     single = config.mm_projector_type == "linear" and not config.is_vip
     options = {"projector_hidden_act": "linear"} if single else {}
-    skeleton: Any = build_skeleton(text_config, tower.config, tower.row, 0, **options)
+    _check_layers(folder, text_config, tensors)
+    try:
+        skeleton: Any = build_skeleton(text_config, tower.config, tower.row, 0, **options)
+    except Exception as error:  # transformers divides, indexes and looks up with what a configuration says
+        raise CheckpointError(f"{folder}: no model can be built of its config.json ({error!r}).") from error
     state = rename(tensors) | {f"model.vision_tower.{name}": value for name, value in tower.tensors.items()}
     if single:
         state |= _identity_layer(text_config.hidden_size)
@@ -142,6 +148,15 @@ def _build_model(
     loaded = type(skeleton).from_pretrained(None, config=skeleton.config, state_dict=state, dtype=dtype)
     model: Vlm = loaded.eval()
     return model
+
+
+def _check_layers(folder: Path, text_config: Any, tensors: Tensors) -> None:
+    """Refuse another number of layers than there are weights for, before they are built."""
+    stored = {match[1] for match in map(_LAYER.match, tensors) if match}
+    if len(stored) != text_config.num_hidden_layers:
+        raise CheckpointError(
+            f"{folder}: config.json has {text_config.num_hidden_layers} layers, the weights have {len(stored)}."
+        )
 
 
 def _identity_layer(width: int) -> Tensors:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 
 from vlm_backbones.errors import CheckpointError
+from vlm_backbones.json_text import parse_json
 from vlm_backbones.vlm.original.weights import Tensors, read_file, read_tensors
 
 __all__ = ["find_base", "is_lora", "read_lora"]
@@ -83,7 +83,7 @@ def _read_one(folder: Path, *names: str) -> dict[str, torch.Tensor]:
 
 def _read_settings(folder: Path) -> dict[str, Any]:
     try:
-        settings: dict[str, Any] = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
+        settings: dict[str, Any] = parse_json((folder / _SETTINGS).read_text(encoding="utf-8"))
         if not settings["r"] > 0 or not isinstance(settings["lora_alpha"], int | float):
             raise ValueError("r or lora_alpha is no number")
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from transformers import AutoTokenizer, GenerationConfig, LlamaTokenizer, Phi3Co
 
 from vlm_backbones.data.chat_format import get_chat_template
 from vlm_backbones.errors import CheckpointError
+from vlm_backbones.json_text import parse_json
 from vlm_backbones.vlm.original.config import OriginalConfig
 
 __all__ = ["build_chat_template", "build_generation_config", "guess_chat_format", "load_tokenizer"]
@@ -31,7 +31,7 @@ def load_tokenizer(folder: Path, text_config: Any) -> Any:
         tokenizer = loader.from_pretrained(folder, config=text_config, trust_remote_code=False)
         if isinstance(tokenizer, LlamaTokenizer) and not tokenizer.legacy:
             tokenizer = loader.from_pretrained(folder, config=text_config, trust_remote_code=False, legacy=True)
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # a damaged file makes tokenizers and transformers raise nearly anything
         raise CheckpointError(f"{folder}: its tokenizer cannot be loaded ({error}).") from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
@@ -84,10 +84,15 @@ def build_generation_config(folder: Path, chat_format: str, tokenizer: Any) -> A
     own: Any = None
     if (folder / "generation_config.json").is_file():
         try:
-            own = json.loads((folder / "generation_config.json").read_text(encoding="utf-8")).get("eos_token_id")
+            own = parse_json((folder / "generation_config.json").read_text(encoding="utf-8")).get("eos_token_id")
         except (ValueError, AttributeError) as error:
             raise CheckpointError(f"{folder / 'generation_config.json'} is no JSON object ({error}).") from error
-    stops = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
+    ends = [end for end in (own if isinstance(own, list) else [own]) if end is not None]
+    if not all(isinstance(end, int) and 0 <= end < len(tokenizer) for end in ends):
+        raise CheckpointError(
+            f"{folder / 'generation_config.json'}: eos_token_id {str(own)[:60]} is no token's number."
+        )
+    stops = {tokenizer.eos_token_id, *ends} - {None}
     if chat_format in _END_OF_TURN:
         stops.add(tokenizer.convert_tokens_to_ids(_END_OF_TURN[chat_format]))
     build: Any = GenerationConfig

@@ -14,7 +14,7 @@ from vlm_backbones.vision import VISION_TOWERS, VisionTower, get_vision_tower
 from vlm_backbones.vision.preprocessing import at_size, build_image_processor, padding_processor
 from vlm_backbones.vlm.original.config import OriginalConfig
 from vlm_backbones.vlm.original.weights import Tensors
-from vlm_backbones.vlm.towers import load_vision_tower
+from vlm_backbones.vlm.towers import check_tower, load_vision_tower
 
 __all__ = ["Tower", "find_tower"]
 
@@ -50,6 +50,7 @@ def find_tower(config: OriginalConfig, embedded: Tensors, folder: Path, given: P
     """
     if embedded and given is None:
         row, vision_config = _row_of_tensors(embedded)
+        check_tower(_as_read(row, config), vision_config)
         base: Any = CLIPImageProcessorPil()
         pads = config.image_aspect_ratio == "pad"
         image_processor = (padding_processor if pads else at_size)(base, row.image_size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 import zipfile
@@ -15,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from vlm_backbones.errors import CheckpointError
+from vlm_backbones.json_text import parse_json
 
 __all__ = ["check_names", "read_tensors", "rename", "split_tower"]
 
@@ -66,10 +66,14 @@ def _weight_files(folder: Path) -> list[Path]:
 
 def _shards(index: Path) -> list[Path]:
     try:
-        named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+        named = sorted({str(name) for name in parse_json(index.read_bytes())["weight_map"].values()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index} cannot be read: expected a JSON object with weight_map ({error}).") from error
-    shards = [index.parent / name for name in sorted(set(named))]
+    if outside := [name for name in named if Path(name).name != name or "\0" in name or len(name) > 255]:
+        raise CheckpointError(
+            f"{index}: {outside[0][:60]!r} is no name of a file beside it. Copy the checkpoint again."
+        )
+    shards = [index.parent / name for name in named]
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:
         raise CheckpointError(f"{index.parent}: {', '.join(missing)} named by {index.name} are missing. Copy them too.")

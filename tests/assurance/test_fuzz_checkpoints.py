@@ -1,0 +1,99 @@
+"""The JSON files of checkpoints in the original format: converted, or refused by name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from fuzzing import as_json, fuzz, lawful, mostly, spoilt
+from hypothesis import strategies as st
+
+from vlm_backbones.backbones import get_backbone
+from vlm_backbones.vision import get_vision_tower
+from vlm_backbones.vlm.original import is_original, read_config
+from vlm_backbones.vlm.original.config import OriginalConfig, build_text_config, parse_config
+from vlm_backbones.vlm.original.loading import load_original
+from vlm_backbones.vlm.original.lora import find_base, is_lora, read_lora
+from vlm_backbones.vlm.original.weights import read_tensors
+
+LLAMA: dict[str, Any] = {
+    "architectures": ["LlavaLlamaForCausalLM"], "model_type": "llava_llama", "mm_vision_tower": "openai/clip-vit-l-336",
+    "mm_vision_select_layer": -2, "mm_vision_select_feature": "patch", "mm_projector_type": "mlp2x_gelu",
+    "mm_use_im_start_end": False, "image_aspect_ratio": "pad", "hidden_size": 64, "intermediate_size": 128,
+    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, "rms_norm_eps": 1e-5,
+    "rope_scaling": {"type": "linear", "factor": 2.0}, "rope_theta": 10000.0, "vocab_size": 300, "hidden_act": "silu",
+    "max_position_embeddings": 128, "tie_word_embeddings": False, "torch_dtype": "float16", "use_cache": True,
+    "auto_map": {"AutoConfig": "evil.Config"}, "_name_or_path": "../../evil",
+}  # fmt: skip
+PHI = LLAMA | {"architectures": ["LlavaPhi3ForCausalLM"], "rope_scaling": None, "pad_token_id": 0}
+VIP = {key: value for key, value in LLAMA.items() if key != "rope_scaling"} | {"mm_vision_tower": "clip_4layers_336"}
+CONFIGS = [LLAMA, PHI, VIP]
+
+
+@fuzz(content=mostly(spoilt(CONFIGS).map(as_json)))
+def test_original_configs(out: Path, content: bytes) -> None:
+    folder = out / "config"
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_bytes(content)
+    with lawful(out):
+        found = read_config(folder)
+        if is_original(found):
+            config = parse_config(folder, found)
+            assert isinstance(config, OriginalConfig)
+            build_text_config(folder, found, [])
+    with lawful(out):
+        get_vision_tower(folder)
+    with lawful(out):
+        get_backbone(folder)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(out: Path, originals: ModuleType) -> Path:
+    """A whole tiny checkpoint with its tower inside."""
+    return originals.build(out / "original", "llama-3").folder
+
+
+@fuzz(data=st.data())
+def test_whole_checkpoints(out: Path, checkpoint: Path, data: Any) -> None:
+    """Any of the JSON files is spoilt; everything else is as it should be."""
+    name = data.draw(st.sampled_from(sorted(file.name for file in checkpoint.glob("*.json"))))
+    good = (checkpoint / name).read_bytes()
+    try:
+        (checkpoint / name).write_bytes(data.draw(mostly(spoilt([json.loads(good)]).map(as_json))))
+        with lawful(out):
+            load_original(checkpoint)
+    finally:
+        (checkpoint / name).write_bytes(good)
+
+
+ADAPTER = {"r": 4, "lora_alpha": 8, "base_model_name_or_path": "base", "use_rslora": True, "target_modules": ["q_proj"]}
+INDEX = {"metadata": {}, "weight_map": {"a": "x.safetensors", "b": "y.bin"}}
+
+
+@fuzz(adapter=mostly(spoilt([ADAPTER]).map(as_json)), index=mostly(spoilt([INDEX]).map(as_json)))
+def test_adapters_and_indexes(out: Path, adapter: bytes, index: bytes) -> None:
+    folder = out / "adapter"
+    folder.mkdir(exist_ok=True)
+    (folder / "adapter_config.json").write_bytes(adapter)
+    (folder / "model.safetensors.index.json").write_bytes(index)
+    for name in ("x.safetensors", "y.bin"):
+        (folder / name).write_bytes(adapter)
+    with lawful(out):
+        assert is_lora(folder)
+        read_lora(folder, find_base(folder, None))
+    with lawful(out):
+        read_lora(folder, folder)
+    with lawful(out):
+        read_tensors(folder)
+
+
+def test_the_good_checkpoint_is_good(out: Path, checkpoint: Path) -> None:
+    assert load_original(checkpoint)[0].config.model_type == "llava"
+    for number, config in enumerate(CONFIGS):
+        assert parse_config(out, config).is_vip == (number == 2)
+        assert build_text_config(out, config, []).hidden_size == 64
+    shutil.rmtree(out / "cache", ignore_errors=True)
