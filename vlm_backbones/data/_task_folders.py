@@ -132,6 +132,8 @@ def _refuse_other_picture(known: ImageSource, found: ImageSource, key: str) -> N
 def _turns(task: str, row: Mapping[str, Any], place: str) -> list[tuple[str, str]]:
     if task == "vqa_scene":
         answers = row["answers"] or [""]
+        if not all(isinstance(answer, str) for answer in answers):
+            raise DataError(f"{place}: answers is {str(answers)[:60]}, expected a list of texts. Mend or drop the row.")
         return [(vqa_prompt(row["question"]), str(Counter(answers).most_common(1)[0][0]))]
     if task == "seismic_coords":
         return [(coordinates_prompt(), coordinates_answer(row["latitude"], row["longitude"]))]
