@@ -74,7 +74,7 @@ class AlikeSamples:
         )
         if cluster is not None:
             out["cluster"] = text_series([cluster(record) for record in self._records])
-        kept = {name: values for name, values in metrics.items() if any(self._ours) or set(values) != {None}}
+        kept = {name: values for name, values in metrics.items() if any(self._ours) or values.count(None) < len(values)}
         return out | {METRIC + name: self._with_empty(name, values) for name, values in kept.items()}
 
     def _added(self, name: str, scores: list[float | None]) -> list[float | None]:

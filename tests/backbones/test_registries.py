@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+from vlm_backbones._registry import PACKAGE_DIR
 from vlm_backbones.backbones import BACKBONES, Backbone, get_backbone, list_backbones
 from vlm_backbones.data import chat_format
 from vlm_backbones.errors import CheckpointError, ConfigError
@@ -27,6 +29,14 @@ def test_the_shipped_rows_are_found_and_valid() -> None:
     assert all((row.hub_repo or row.gguf) and row.released and row.stop_tokens for row in others)
     formats = {path.stem for path in (Path(chat_format.__file__).parent / "chat_formats").glob("*.jinja")}
     assert {row.chat_format for row in list_backbones()} - {None, "native"} <= formats
+
+
+def test_every_row_says_what_it_knows_of_its_licence() -> None:
+    """A key that is there and null was looked for: CLIP's page states none."""
+    files = [*(PACKAGE_DIR / "backbones" / "rows").glob("*.yaml"), *(PACKAGE_DIR / "vision" / "rows").glob("*.yaml")]
+    assert len(files) == len(BACKBONES) + len(VISION_TOWERS)
+    silent = [path.stem for path in files if "licence" not in yaml.safe_load(path.read_text())]
+    assert silent == []
 
 
 def test_image_tokens_follow_from_size_patch_and_strategy() -> None:
