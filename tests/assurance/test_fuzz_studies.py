@@ -60,7 +60,7 @@ def test_studies(out: Path, text: bytes, overrides: list[str]) -> None:
     with lawful(out):
         study = load_study(file, overrides)
         assert isinstance(study, Study)
-        assert Path(study.run_name(study.backbones[0])).name == study.run_name(study.backbones[0])
+        assert all((out / run.name).resolve().is_relative_to(out) for run in (*study.runs(), *study.trials()))
         for backbone in study.backbones:
             study.recipe_for(backbone)
         written = out / "written.yaml"

@@ -113,11 +113,15 @@ def image_of(cell: Any, place: str, root: Path) -> ImageSource:
         return ImageSource(place, data=cell["bytes"])
     if path := cell.get("path"):
         try:
-            inside = not is_address(path) and Path(path).resolve().is_relative_to(root.resolve())
+            inside = (
+                isinstance(path, str) and not is_address(path) and Path(path).resolve().is_relative_to(root.resolve())
+            )
         except (OSError, ValueError):  # no file can have such a name
             inside = False
         if not inside:
-            raise DataError(f"{place}: image {path[:200]!r} is no file under {root}. Import or copy the data again.")
+            raise DataError(
+                f"{place}: image {str(path)[:200]!r} is no file under {root}. Import or copy the data again."
+            )
         return ImageSource(place, path=Path(path))
     raise DataError(f"{place}: the image is missing.")
 
