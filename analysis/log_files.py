@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["CONDITIONS", "LogFile", "RunInfo", "distinct_names", "find_logs", "read_run_info"]
+__all__ = ["CONDITIONS", "LogFile", "RunInfo", "find_logs", "read_run_info"]
 
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vlm_backbones.analysis._run_names import Place, name_runs
 from vlm_backbones.analysis._values import text
 from vlm_backbones.errors import LogError
 from vlm_backbones.json_text import parse_json
@@ -76,15 +76,16 @@ def find_logs(
             said.append(f"{root}: the runs {other} and {name} read the same files; they are one run counted twice.")
         owner |= {path.resolve(): name for path in files}
         logs += [_describe(path, root, name) for path in files]
-    logs += _without_clashes(_of_paths(paths, owner, said), set(named))
+    logs += _of_paths(paths, owner, set(named), said)
     if not logs:
         raise LogError("no path was given. Name a folder of lmms-eval outputs (made with --log_samples).")
     return logs
 
 
-def _of_paths(paths: Sequence[Path], owner: dict[Path, str], notes: list[str]) -> list[tuple[Path, LogFile]]:
-    """The logs of each path that no name and no earlier path has, and the folder that the path names."""
-    found = []
+def _of_paths(paths: Sequence[Path], owner: dict[Path, str], taken: set[str], notes: list[str]) -> list[LogFile]:
+    """The logs of each path that no name and no earlier path has, their runs told apart."""
+    logs: list[LogFile] = []
+    places: list[Place] = []
     for root in map(Path, paths):
         files = _samples_under(root)
         left = [path for path in files if path.resolve() not in owner]
@@ -92,8 +93,11 @@ def _of_paths(paths: Sequence[Path], owner: dict[Path, str], notes: list[str]) -
             notes.append(f"{root}: its logs were read already, as {owner[files[0].resolve()]}; they count once.")
         owner |= {path.resolve(): str(root) for path in left}
         home = root.resolve() if root.is_dir() else root.resolve().parent
-        found += [(home, _describe(path, root)) for path in left]
-    return found
+        for log in (_describe(path, root) for path in left):
+            folder = log.run_dir or log.path.resolve().parent
+            places.append(Place(log.run, home, folder, log.run_dir is not None, (log.task, log.condition)))
+            logs.append(log)
+    return [replace(log, run=name) for log, name in zip(logs, name_runs(places, taken, notes), strict=True)]
 
 
 def _samples_under(root: Path) -> list[Path]:
@@ -156,41 +160,6 @@ def _run_folder(path: Path) -> tuple[Path | None, str | None]:
             if parts[index + 1] in CONDITIONS or (run_dir / "run.json").is_file():
                 return run_dir, parts[index + 1]
     return None, None
-
-
-def _without_clashes(found: Sequence[tuple[Path, LogFile]], taken: set[str]) -> list[LogFile]:
-    """Where two paths hold a run of the same name, as much of the path goes before as tells them apart.
-
-    A RUN folder that is reached by two paths (one condition each) is one run.
-    """
-    first: dict[Path, Path] = {}
-    roots = [first.setdefault(log.run_dir, home) if log.run_dir else home for home, log in found]
-    names = distinct_names([(log.run, root) for root, (_, log) in zip(roots, found, strict=True)], taken)
-    return [replace(log, run=names[log.run, root]) for root, (_, log) in zip(roots, found, strict=True)]
-
-
-def distinct_names(runs: Sequence[tuple[str, Path]], taken: set[str] | None = None) -> dict[tuple[str, Path], str]:
-    """Return a name for each distinct (run, resolved folder that holds it or is it), none of them in `taken`.
-
-    A run keeps its own name where no other has it; else the last parts of its folder go before, as many as are needed.
-    """
-    used = set(taken or ())
-    names: dict[tuple[str, Path], str] = {}
-    count = Counter(run for run, _ in dict.fromkeys(runs))
-    names |= {(run, home): run for run, home in runs if count[run] == 1 and run not in used}
-    used |= set(names.values())
-    for run in dict.fromkeys(run for run, _ in runs):
-        homes = [home for name, home in dict.fromkeys(runs) if name == run and (name, home) not in names]
-        parts = [(home.parent if home.name == run else home).parts for home in homes]
-        for depth in range(1, max(map(len, parts), default=0) + 1):
-            longer = ["/".join([*(part.strip("/") for part in own[-depth:]), run]) for own in parts]
-            if len({*longer, *used}) == len(longer) + len(used):
-                names |= {(run, home): name for home, name in zip(homes, longer, strict=True)}
-                used |= set(longer)
-                break
-        else:
-            names |= {(run, home): f"{home}/{run}" for home in homes}
-    return names
 
 
 def read_run_info(run: str, run_dir: Path | None) -> RunInfo:

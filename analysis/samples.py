@@ -193,10 +193,11 @@ def _better(old: _Read | None, new: _Read, key: tuple[str, str, str], notes: lis
     if old is None:
         return new
     loser, winner = sorted([old, new], key=_fullest_then_newest)
-    used = winner.log.path if winner.log.path.parent != loser.log.path.parent else winner.log.path.name
+    used = winner.log.path.name if winner.log.path.parent == loser.log.path.parent else str(winner.log.path)
+    name_each = "" if used == winner.log.path.name else " Two models need a name each: --run NAME=PATH."
     notes.append(
         f"{loser.log.path}: {loser.samples.height} documents; {used} with {winner.samples.height} was used for "
-        f"{' / '.join(key)} instead. Two models of one folder name need a name each: --run NAME=PATH."
+        f"{' / '.join(key)} instead.{name_each}"
     )
     return winner
 

@@ -137,6 +137,26 @@ def test_as_much_of_a_path_goes_before_as_tells_two_runs_apart(tmp_path: Path, m
     assert sorted(named["run"]) == ["ckpt", "expB/ckpt"]
 
 
+def test_two_models_of_one_folder_name_under_one_path_are_two_runs(tmp_path: Path, make: SimpleNamespace) -> None:
+    for part, score in (("expA", 1.0), ("expB", 0.0)):
+        make.log(tmp_path / part / "model", [make.row(0, "a", "a", score)])
+        make.log(tmp_path / part / "RUN" / "logs" / "clean" / "ckpt", [make.row(0, "a", "a", score)])
+    logs = load_logs([tmp_path])
+    assert sorted(logs.samples.select("run", "score").rows()) == [
+        ("expA/RUN", 1.0), ("expA/model", 1.0), ("expB/RUN", 0.0), ("expB/model", 0.0)
+    ]  # fmt: skip
+    assert logs.notes == []
+
+
+def test_tasks_in_folders_of_one_name_are_one_run_and_that_is_said(tmp_path: Path, make: SimpleNamespace) -> None:
+    for task in ("mme", "pope"):
+        make.log(tmp_path / task / "model", [make.row(0, "a", "a", 1.0)], task=task)
+    logs = load_logs([tmp_path])
+    assert logs.samples.select("run", "task").rows() == [("model", "mme"), ("model", "pope")]
+    assert "mme/model and " in logs.notes[0]
+    assert "--run NAME=PATH" in logs.notes[0]
+
+
 def test_conditions_of_one_run_folder_are_one_run_however_they_are_named(tmp_path: Path, make: SimpleNamespace) -> None:
     paths = [tmp_path / "RUN" / "logs" / condition for condition in ("clean", "swap")]
     for path in paths:
