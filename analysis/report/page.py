@@ -51,7 +51,8 @@ def write_report(
 ) -> Path:
     """Write OUT/report.html with OUT/report_data and OUT/charts beside it; return the page's path.
 
-    With `inline_images` the page itself holds the samples and their images, so that it can be sent as one file.
+    With `inline_images` the page itself holds the samples and their images, and links to no file, so that it can be sent
+    alone.
     """
     view = look_at(logs, tables, runs, tasks, seed)
     letters = score_letters(view.headline(), tables["agreement"], view.runs)
@@ -72,6 +73,7 @@ def write_report(
         headline=logs.headline,
         index_json=script_json(index),
         explorer=explorer,
+        is_alone=inline_images,
         style=(_HERE / "page.css").read_text(encoding="utf-8"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
