@@ -38,7 +38,7 @@ class AlikeSamples:
         self._keys = tuple(records[0])
         values = zip(*(record.values() for record in records), strict=True)
         self._logged: dict[str, Values] = dict(zip(self._keys, values, strict=True))
-        self._extras = list(map(wrapper_extras, self._column("token_counts")))
+        self._extras = list(map(wrapper_extras, self._logged.get("token_counts", ())))
         self._ours = [own if isinstance(own, dict) else {} for own in self._column("backbones")]
         said = self._column("filtered_resps" if "filtered_resps" in self._logged else "resps")
         self._answers, self._options = read_responses(said)
@@ -46,10 +46,10 @@ class AlikeSamples:
         scored = [wrapper_options(extra) for extra in self._extras] if any(self._extras) else []
         if any(scored):
             self._options = OptionColumn.of([own or self._options.at(row) for row, own in enumerate(scored)])
-        self._parsed = [
-            own.get("parsed") if own else answer.strip() or None
-            for own, answer in zip(self._ours, self._answers, strict=True)
-        ]
+        self._parsed: Values = [answer.strip() or None for answer in self._answers]
+        if any(self._ours):
+            said = zip(self._ours, self._parsed, strict=True)
+            self._parsed = [own.get("parsed") if own else answer for own, answer in said]
 
     def _column(self, name: str) -> Values:
         return self._logged.get(name) or [None] * len(self._records)

@@ -6,7 +6,7 @@ __all__ = ["read_batches"]
 
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from vlm_backbones.errors import LogError
 from vlm_backbones.json_text import parse_json
 
 _BATCH = 4096
+_BATCH_BYTES = 16 * 2**20
 _STARTS = b'{"'
 _LONGEST_BYTES = 64 * 2**20
 """Of a row: a compressed file of a megabyte can hold one of gigabytes."""
@@ -33,9 +34,32 @@ def read_batches(path: Path, notes: list[str]) -> Iterator[list[dict[str, Any]]]
     LogError
         If the file cannot be read, or a row is no sample of lmms-eval; the message names the row.
     """
-    batch: list[dict[str, Any]] = []
     cut: list[int] = []
-    for row, line in _numbered_lines(path, notes):
+    for lines in _numbered_lines(path, notes):
+        records = _parse_together(list(lines.values()))
+        if records is None:
+            records = _parse_one_by_one(path, lines, cut)
+        if records:
+            yield records
+    if cut:
+        rows = f"row {cut[0]} is" if len(cut) == 1 else f"{len(cut)} rows, the first of them row {cut[0]}, are"
+        notes.append(f"{path}: {rows} cut off and left out; the rest was used.")
+
+
+def _parse_together(lines: list[bytes]) -> list[dict[str, Any]] | None:
+    """The samples of well-formed lines, in one call; None where any of them is something else."""
+    try:
+        records = orjson.loads(b"[" + b",".join(lines) + b"]")
+    except ValueError:
+        return None
+    # a cut line and its neighbour may parse as one record
+    return records if len(records) == len(lines) and all(map(is_sample, records)) else None
+
+
+def _parse_one_by_one(path: Path, lines: Mapping[int, bytes], cut: list[int]) -> list[dict[str, Any]]:
+    """The samples of some lines; `cut` gets the rows that are cut off."""
+    records = []
+    for row, line in lines.items():
         try:
             record = _parse(line)
         except ValueError as error:
@@ -45,33 +69,32 @@ def read_batches(path: Path, notes: list[str]) -> Iterator[list[dict[str, Any]]]
             continue
         if not is_sample(record):
             raise LogError(f"{path} row {row}: {_what_it_is(record)}")
-        batch.append(record)
-        if len(batch) == _BATCH:
-            yield batch
-            batch = []
-    if cut:
-        rows = f"row {cut[0]} is" if len(cut) == 1 else f"{len(cut)} rows, the first of them row {cut[0]}, are"
-        notes.append(f"{path}: {rows} cut off and left out; the rest was used.")
-    if batch:
-        yield batch
+        records.append(record)
+    return records
 
 
-def _numbered_lines(path: Path, notes: list[str]) -> Iterator[tuple[int, bytes]]:
-    """Yield (row number from 1, line), blank lines left out."""
-    row = 0
+def _numbered_lines(path: Path, notes: list[str]) -> Iterator[dict[int, bytes]]:
+    """Yield row number (from 1) -> line, of up to 4,096 rows or 16 MB at a time, blank lines left out."""
+    row, size, lines = 0, 0, {}
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
-            for row, line in enumerate(iter(lambda: lines.readline(_LONGEST_BYTES), b""), start=1):
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            for row, line in enumerate(iter(lambda: file.readline(_LONGEST_BYTES), b""), start=1):
                 if len(line) == _LONGEST_BYTES:
                     raise LogError(
                         f"{path} row {row}: longer than {_LONGEST_BYTES >> 20} MB. Repair or remove the row."
                     )
                 if not line.isspace():
-                    yield row, line
+                    lines[row] = line
+                    size += len(line)
+                if len(lines) == _BATCH or size > _BATCH_BYTES:
+                    yield lines
+                    size, lines = 0, {}
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         notes.append(f"{path}: the file ends early after row {row} ({error}); the rows before were used.")
     except OSError as error:
         raise LogError(f"cannot read {path}: {error.strerror or error}. Check the path and its permissions.") from error
+    if lines:
+        yield lines
 
 
 def _parse(line: bytes) -> Any:

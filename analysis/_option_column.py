@@ -70,20 +70,30 @@ class OptionColumn:
         counts, starts = self.counts[has], self._starts[has]
         weights = np.exp(self.logprobs - np.repeat(np.fmax.reduceat(self.logprobs, starts), counts))
         share = weights / np.repeat(np.add.reduceat(np.nan_to_num(weights), starts), counts)
-        given = np.repeat([None if answer is None else _fold(str(answer)) for answer in parsed], self.counts)
-        said = [name == answer for name, answer in zip(map(_fold, self.names), given.tolist(), strict=True)]
+        said = self._is_answer(parsed)
         out[np.repeat(np.arange(self.counts.size), self.counts)[said]] = share[said]
         return out
 
+    def _is_answer(self, parsed: Sequence[Any]) -> NDArray[np.bool_]:
+        """Which options are their sample's answer: (options of all samples,)."""
+        folded = {name: _fold(name) for name in set(self.names)}
+        number = {text: place for place, text in enumerate(dict.fromkeys(folded.values()))}
+        code = {name: number[text] for name, text in folded.items()}
+        own = np.fromiter(map(code.__getitem__, self.names), dtype=np.int64, count=len(self.names))
+        said = [-1 if answer is None else number.get(_fold(str(answer)), -1) for answer in parsed]
+        return np.asarray(own == np.repeat(said, self.counts))
+
     def series(self) -> pl.Series:
         """The column `option_logprobs`; null for a sample without options."""
-        rows = np.arange(self.counts.size)
-        flat = pl.DataFrame({
-            "row": np.repeat(rows, self.counts),
-            "option": text_series(self.names),
-            "logprob": float_series(self.logprobs),
-        })  # fmt: skip
-        lists = flat.group_by("row", maintain_order=True).agg(pl.struct("option", "logprob").alias("options"))
+        options = pl.DataFrame({"option": text_series(self.names), "logprob": float_series(self.logprobs)})
+        samples, most = self.counts.size, int(self.counts.max(initial=0))
+        if most and (self.counts == most).all():
+            return options.to_struct("options").reshape((samples, most)).arr.to_list()
+        rows = np.arange(samples)
+        listed = options.select(pl.struct("option", "logprob").alias("options")).with_columns(
+            row=pl.Series(np.repeat(rows, self.counts))
+        )
+        lists = listed.group_by("row", maintain_order=True).agg("options")
         if lists.height < rows.size:
             lists = pl.DataFrame({"row": rows}).join(lists, on="row", how="left", maintain_order="left")
         return lists["options"]

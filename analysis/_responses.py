@@ -17,7 +17,7 @@ from vlm_backbones.analysis._option_column import OptionColumn, Options
 from vlm_backbones.analysis._values import Values, kinds, number
 
 _LETTERS = frozenset(ascii_uppercase)
-_FLAGS = frozenset({"True", "False"})
+_FLAGS = frozenset({"True", "False", True, False})
 _NO_EXTRAS: Mapping[str, Any] = {}
 _NO_OPTIONS: Options = {}
 
@@ -86,10 +86,11 @@ def _choices(responses: Values) -> OptionColumn | None:
         return None
     flat = list(chain.from_iterable(pairs))
     try:
-        logprobs = np.array(list(map(float, flat[::2])))
+        logprobs = np.fromiter(map(float, flat[::2]), dtype=np.float64, count=len(pairs))
     except (TypeError, ValueError, OverflowError):
         return None
-    if not _FLAGS.issuperset(map(str, flat[1::2])):
+    flags = flat[1::2]
+    if not kinds(flags) <= {str, bool} or not _FLAGS.issuperset(flags):
         return None
     return OptionColumn.numbered(list(map(len, lists)), logprobs)
 

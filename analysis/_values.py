@@ -76,12 +76,11 @@ def text(value: Any) -> str | None:
 
 def text_series(values: Values) -> pl.Series:
     """`text` of a column."""
-    if kinds(values) == {int}:
-        values = list(map(str, values))
     try:
         return pl.Series(values, dtype=pl.String)
     except (TypeError, UnicodeEncodeError):  # something that is no text, or a lone surrogate
-        return pl.Series(list(map(text, values)), dtype=pl.String)
+        written = str if kinds(values) == {int} else text
+        return pl.Series(list(map(written, values)), dtype=pl.String)
 
 
 def lookup(record: Record, key: str, absent: Any = None) -> Any:

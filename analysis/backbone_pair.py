@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from vlm_backbones.analysis import pair_measures as measure
 from vlm_backbones.analysis.bootstrap import cluster_sums, pattern_bootstrap
-from vlm_backbones.analysis.pairing import Paired, pair_runs
+from vlm_backbones.analysis.condition_pairs import pair_conditions
+from vlm_backbones.analysis.pairing import Paired, cluster_codes, pair_runs
 
 Floats = NDArray[np.float64]
 Drawn = tuple[float, Floats]  # value, and its value on each draw
@@ -126,17 +127,16 @@ def blind_drop(samples: pl.DataFrame, runs: Sequence[str], draws: int, seed: int
     ----------
     samples : of one task, all conditions.
     """
-    clean, swap = (
-        samples.filter((pl.col("condition") == name) & pl.col("run").is_in(list(runs))).drop_nulls("score")
-        for name in ("clean", "swap")
-    )
-    blind = swap.select("run", "doc_key", "doc_id", pl.col("score").alias("blind"))
-    both = clean.join(blind, on=["run", "doc_key", "doc_id"])
+    parts = []
+    for run in runs:
+        of_run = samples.filter(pl.col("run") == run)
+        clean, swap = (of_run[rows.tolist()] for rows in pair_conditions(of_run, "swap"))
+        parts.append(clean.select("doc_id", "cluster", fall=swap["score"] - clean["score"]).drop_nulls("fall"))
+    both = pl.concat(parts)
     if both.is_empty():
         return (math.nan, np.full(draws, math.nan)), 0
-    fall = (both["blind"] - both["score"]).to_numpy()
-    cluster = np.unique(both["cluster"].to_numpy().astype(str), return_inverse=True)[1]
-    sums = cluster_sums(np.column_stack([fall, np.ones(len(fall))]), cluster.astype(np.int64))
+    fall = both["fall"].to_numpy()
+    sums = cluster_sums(np.column_stack([fall, np.ones(len(fall))]), cluster_codes(both["cluster"]))
     drawn = pattern_bootstrap(sums, draws, np.random.default_rng(seed))
     return (float(fall.mean()), drawn[:, 0] / drawn[:, 1]), both["doc_id"].n_unique()
 

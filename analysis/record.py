@@ -38,13 +38,14 @@ def parse_records(records: Sequence[Record], score_key: str | None, cluster: Clu
         The columns of `SAMPLE_SCHEMA` that these samples have something for; `headline`, the name of what gave the
         score; and each logged metric under `METRIC` + its name, null where a sample lacks it.
     """
+    names = list(map(tuple, records))
+    if len(set(names)) == 1:
+        return pl.DataFrame(AlikeSamples(records).columns(score_key, cluster))
     alike: dict[tuple[str, ...], list[int]] = {}
-    for place, names in enumerate(map(tuple, records)):
-        alike.setdefault(names, []).append(place)
+    for place, own in enumerate(names):
+        alike.setdefault(own, []).append(place)
     parts = [
         pl.DataFrame(AlikeSamples([records[place] for place in places]).columns(score_key, cluster))
         for places in alike.values()
     ]
-    if len(parts) == 1:
-        return parts[0]
     return pl.concat(parts, how="diagonal")[np.argsort(list(chain.from_iterable(alike.values())))]

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-__all__ = ["scores"]
+__all__ = ["MINUS_CLEAN", "scores"]
 
 import math
 from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from vlm_backbones.analysis._aggregates import SumOfRatios, aggregate_of, total_names
 from vlm_backbones.analysis.bootstrap import SharedBootstrap, cluster_sums, interval, wilson
 from vlm_backbones.analysis.columns import build_table
+from vlm_backbones.analysis.condition_pairs import pair_conditions
 from vlm_backbones.analysis.pairing import cluster_codes
 from vlm_backbones.analysis.record import lower_is_better
 from vlm_backbones.analysis.samples import Logs
+
+MINUS_CLEAN = "minus clean"
+"""Ends the name of a metric whose rows hold the paired difference to the clean condition."""
 
 
 def scores(logs: Logs, *, bootstrap: int = 10_000, seed: int = 0) -> pl.DataFrame:
@@ -23,11 +28,15 @@ def scores(logs: Logs, *, bootstrap: int = 10_000, seed: int = 0) -> pl.DataFram
 
     `n_missing` counts the questions of the task that another run has and this one lacks or could not score;
     `value_missing_wrong` is the mean with those counted as wrong.
+
+    A perturbed condition may hold fewer documents than `clean`. So each of its metrics is followed by a row
+    "METRIC minus clean": the paired difference on the documents that have both; its note gives `clean` on these.
     """
     rows: list[dict[str, Any]] = []
     frame = _with_headline(logs)
     asked = _asked(logs)
     resample = SharedBootstrap(bootstrap, seed)
+    pairs: dict[tuple[str, str, str], pl.DataFrame] = {}
     for key, part in frame.group_by("run", "task", "condition", "metric", maintain_order=True):
         run, task, condition, metric = (str(name) for name in key)
         info = logs.runs[run]
@@ -38,7 +47,52 @@ def scores(logs: Logs, *, bootstrap: int = 10_000, seed: int = 0) -> pl.DataFram
             _mean(part, metric, wanted, resample) if aggregate is None else _total(part, aggregate, wanted, resample)
         )
         rows.append(start | {"metric": metric} | found)
+        if condition != "clean" and (run, task, condition) not in pairs:
+            pairs[run, task, condition] = _pair(logs.samples.filter(run=run, task=task), condition)
+        if condition != "clean":
+            clean = frame.filter(run=run, task=task, condition="clean", metric=metric)
+            change = _change(pairs[run, task, condition], clean, part, metric, wanted, resample)
+            rows += [start | {"metric": f"{metric} {MINUS_CLEAN}"} | change] if change else []
     return build_table("scores", rows)
+
+
+def _pair(samples: pl.DataFrame, condition: str) -> pl.DataFrame:
+    """The numbers of the same documents under `clean` (clean_id) and under a condition (doc_id)."""
+    clean, perturbed = (samples["doc_id"][rows.tolist()] for rows in pair_conditions(samples, condition))
+    return pl.DataFrame({"clean_id": clean, "doc_id": perturbed})
+
+
+def _change(
+    pairs: pl.DataFrame,
+    clean: pl.DataFrame,
+    perturbed: pl.DataFrame,
+    metric: str,
+    asked: int,
+    resample: SharedBootstrap,
+) -> dict[str, Any] | None:
+    """The paired difference of a metric over the documents of one run that have it under both conditions."""
+    own = pairs.join(clean, left_on="clean_id", right_on="doc_id").sort("clean_id")
+    before = own.join(perturbed, on="doc_id", how="semi")
+    after = before.select("doc_id").join(perturbed, on="doc_id", maintain_order="left")
+    first, second = (_per_document(part, metric) for part in (before, after))
+    both = ~np.isnan(first + second)
+    if not both.any():
+        return None
+    columns = np.column_stack([first, second, np.ones(first.size)])[both]
+    drawn = resample.totals(cluster_sums(columns, cluster_codes(before["cluster"].filter(pl.Series(both)))))
+    low, high = interval((drawn[:, 1] - drawn[:, 0]) / drawn[:, 2])
+    ends = [f"{end:.4g}" for end in interval(drawn[:, 0] / drawn[:, 2])]
+    n, mean, other = int(both.sum()), float(first[both].mean()), float(second[both].mean())
+    note = f"paired; clean on these documents: {mean:.4g} [{', '.join(ends)}]"
+    return {"value": other - mean, "ci_low": low, "ci_high": high, "n": n, "n_missing": asked - n, "note": note}
+
+
+def _per_document(part: pl.DataFrame, metric: str) -> NDArray[np.float64]:
+    """Numbers whose mean is the metric of these documents, NaN where one has none: (documents,)."""
+    aggregate = aggregate_of(metric, part)
+    if aggregate is None:
+        return part["value"].fill_null(math.nan).to_numpy()
+    return np.full(part.height, math.nan) if math.isnan(aggregate.value) else aggregate.pseudo_values
 
 
 def _asked(logs: Logs) -> dict[tuple[str, str, str], int]:
@@ -64,7 +118,7 @@ def _asked(logs: Logs) -> dict[tuple[str, str, str], int]:
 
 def _with_headline(logs: Logs) -> pl.DataFrame:
     """The logged metrics, with the headline metric first and present even where it was computed here."""
-    columns = ["run", "task", "condition", "cluster", "question_type", "metric", "value"]
+    columns = ["run", "task", "condition", "doc_id", "cluster", "question_type", "metric", "value"]
     schema = {name: logs.metrics.schema[name] for name in ("task", "metric")}
     headline = pl.DataFrame(list(logs.headline.items()), schema=schema, orient="row")
     own = logs.samples.join(headline, on="task").rename({"score": "value"})

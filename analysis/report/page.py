@@ -51,8 +51,7 @@ def write_report(
 ) -> Path:
     """Write OUT/report.html with OUT/report_data and OUT/charts beside it; return the page's path.
 
-    With `inline_images` the page itself holds the samples and their images, and links to no file, so that it can be sent
-    alone.
+    With `inline_images` the page itself holds the samples and their images and links to no file: it can be sent alone.
     """
     view = look_at(logs, tables, runs, tasks, seed)
     letters = score_letters(view.headline(), tables["agreement"], view.runs)

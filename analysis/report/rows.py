@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from vlm_backbones.analysis.report.view import View, best_runs, plural
+from vlm_backbones.analysis.table_scores import MINUS_CLEAN
 
 Row = dict[str, Any]
 
@@ -24,6 +25,7 @@ class Rows:
     """Rows by section; `cut` says of tables with pairs what the page leaves to the CSV files (empty: nothing)."""
 
     scores: list[Row]
+    perturbed: list[Row]
     every_metric: list[Row]
     agreement: list[Row]
     agreement_all: list[Row]
@@ -51,6 +53,7 @@ def read_rows(view: View, letters: Mapping[tuple[str, str], str]) -> Rows:
     verdicts = [row["verdict"] for row in claims]
     return Rows(
         scores=_scores(view, letters),
+        perturbed=_perturbed(view),
         every_metric=view.table("scores").to_dicts(),
         agreement=pairs["agreement"].to_dicts(),
         agreement_all=view.table("agreement_all").to_dicts(),
@@ -84,3 +87,19 @@ def _scores(view: View, letters: Mapping[tuple[str, str], str]) -> list[Row]:
         for place in places
         if place in clean
     ]
+
+
+def _perturbed(view: View) -> list[Row]:
+    """The headline metric of each task and run under every condition beside `clean` on the same documents."""
+    table = view.table("scores").filter(pl.col("condition") != "clean")
+    known = {(row["task"], row["run"], row["condition"], row["metric"]): row for row in table.to_dicts()}
+    rows = []
+    for task, run in ((task, run) for task in view.tasks for run in view.runs):
+        metric = view.logs.headline[task]
+        changes = {
+            condition: (known[task, run, condition, metric], row)
+            for condition in dict.fromkeys(table["condition"])
+            if (row := known.get((task, run, condition, f"{metric} {MINUS_CLEAN}")))
+        }
+        rows += [{"task": task, "run": run, "metric": metric, "changes": changes}] if changes else []
+    return rows

@@ -110,7 +110,9 @@ def test_inline_images_put_the_samples_into_the_page(tmp_path: Path, make: Simpl
     assert not (tmp_path / "inside" / "report_data").exists()
     assert '<script type="application/json" id="task-0-0">' not in beside
     assert '<script type="application/json" id="task-0-0">' in inside
-    links = {name: set(re.findall(r' (?:href|src)="([^"#][^":]*)"', page)) for name, page in (("b", beside), ("i", inside))}
+    links = {
+        name: set(re.findall(r' (?:href|src)="([^"#][^":]*)"', page)) for name, page in (("b", beside), ("i", inside))
+    }
     assert {"tables/scores.csv", "charts/scores.png", "charts/"} <= links["b"]
     assert links["i"] == set(), "a page that is sent alone links to no file"
 
