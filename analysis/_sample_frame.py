@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-__all__ = ["SAMPLE_SCHEMA", "finish_batch", "is_large", "last_of_each_document", "metric_rows", "with_all_columns"]
+__all__ = [
+    "SAMPLE_SCHEMA",
+    "finish_batch",
+    "is_large",
+    "last_of_each_document",
+    "metric_rows",
+    "split_by",
+    "where",
+    "with_all_columns",
+]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,3 +113,20 @@ def metric_rows(frame: pl.DataFrame) -> pl.DataFrame:
         values = "score" if known[column].equals(known["score"]) else column
         parts.append(known.select(*shared, name.alias("metric"), pl.col(values).alias("value")))
     return pl.concat(parts)
+
+
+def where(frame: pl.DataFrame, **values: str) -> pl.DataFrame:
+    """The rows that have these values; the frame itself where all have: millions of rows are not copied."""
+    for column, value in values.items():
+        if frame.height and not (frame[column].n_unique() == 1 and frame[column][0] == value):
+            frame = frame.filter(pl.col(column) == value)
+    return frame
+
+
+def split_by(frame: pl.DataFrame, *columns: str) -> Iterator[tuple[tuple[str, ...], pl.DataFrame]]:
+    """The rows by their values in some columns, in order of appearance; the frame itself where all agree."""
+    if frame.height and all(frame[column].n_unique() == 1 for column in columns):
+        yield tuple(str(value) for value in frame.select(columns).row(0)), frame
+        return
+    for key, part in frame.group_by(*columns, maintain_order=True):
+        yield tuple(str(value) for value in key), part

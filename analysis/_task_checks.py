@@ -12,6 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vlm_backbones.analysis._computed_scores import CHOICE
+from vlm_backbones.analysis._sample_frame import split_by
 from vlm_backbones.analysis._sample_scores import lower_is_better
 from vlm_backbones.analysis.pairing import pair_runs, refuse_other_targets
 from vlm_backbones.errors import LogError
@@ -66,11 +67,11 @@ def without_incomparable(
     """
     refused: list[tuple[str, str]] = []
     reasons = []
-    for (task, condition), part in samples.group_by("task", "condition", maintain_order=True):
+    for (task, condition), part in split_by(samples, "task", "condition"):
         try:
             said = _who_meets_whom(part)
         except LogError as error:
-            refused.append((str(task), str(condition)))
+            refused.append((task, condition))
             reasons.append(str(error))
             continue
         notes += said

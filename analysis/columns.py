@@ -14,6 +14,7 @@ from vlm_backbones.cache import staged_path
 
 _TEXT = frozenset(
     [
+        "table",
         "run",
         "backbone",
         "task",
@@ -54,6 +55,7 @@ TABLES: dict[str, tuple[str, ...]] = {
             "task runs n n_missing krippendorff_alpha fleiss_kappa cochran_q cochran_p oracle_accuracy note"
         ),
         "solved_by": "task runs_right count",
+        "intervals": "table task runs question_type measure value ci_low ci_high n n_missing",
         "calibration": (
             "run task question_type confidence_kind n n_missing accuracy mean_confidence overconfidence ece "
             "ece_debiased calibration_p ece_mass mce rmsce smece brier nll auroc aurc e_aurc selective_25 selective_50 "

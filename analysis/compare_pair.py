@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["compare_pair", "counts_of"]
+__all__ = ["TaskRuns", "compare_pair", "counts_of"]
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from typing import Any
 
@@ -13,12 +16,56 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vlm_backbones.analysis import pair_measures as pair
+from vlm_backbones.analysis.answer_agreement import AnswerAgreement, answer_codes
 from vlm_backbones.analysis.bootstrap import cluster_sums, interval, pattern_bootstrap, sign_flip_p
+from vlm_backbones.analysis.interval_rows import IntervalRow, interval_rows
 from vlm_backbones.analysis.options import option_matrix
-from vlm_backbones.analysis.pairing import Paired, pair_runs
+from vlm_backbones.analysis.pairing import Paired, pair_each
 
 Floats = NDArray[np.float64]
 Counts = tuple[int, int, int, int]
+
+_HAS_COLUMNS = frozenset(["phi", "phi_min", "phi_max"])
+"""Measures of the counts whose interval, or whose reading as a bound, stands in the table `agreement` itself."""
+
+
+@dataclass(frozen=True)
+class TaskRuns:
+    """Samples of one task under one condition, and what every pair of its runs needs of them, found once."""
+
+    task: str
+    part: pl.DataFrame
+    runs: Sequence[str]
+
+    @cached_property
+    def pairs(self) -> Callable[[Sequence[str]], Paired]:
+        """The paired questions of some of the runs."""
+        return pair_each(self.part, self.runs)
+
+    @cached_property
+    def backbones(self) -> dict[str, str]:
+        """Run -> backbone."""
+        return dict(self.part.group_by("run", maintain_order=True).agg(pl.col("backbone").first()).iter_rows())
+
+    @cached_property
+    def answers(self) -> NDArray[np.int64]:
+        """A code of the parsed answer of each sample."""
+        return answer_codes(self.part["parsed"])
+
+    @cached_property
+    def options(self) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]] | None:
+        """Option probabilities, right option and number of options of each sample; None where no sample has any."""
+        if self.part["option_logprobs"].null_count() == self.part.height:
+            return None
+        # run by run: the options of all at once are many times the size of the result
+        by_run = self.part.with_row_index("row").group_by("run", maintain_order=True).agg("row")["row"]
+        found = [(rows.to_numpy(), *option_matrix(self.part, rows.to_list())) for rows in by_run]
+        width = max(shares.shape[1] for _, shares, _, _ in found)
+        all_shares = np.zeros((self.part.height, width))
+        all_right, all_counts = np.zeros((2, self.part.height), dtype=np.int64)
+        for rows, shares, right, count in found:
+            all_shares[rows, : shares.shape[1]], all_right[rows], all_counts[rows] = shares, right, count
+        return all_shares, all_right, all_counts
 
 
 def counts_of(first: Floats, second: Floats) -> Floats:
@@ -29,60 +76,58 @@ def counts_of(first: Floats, second: Floats) -> Floats:
 
 
 def compare_pair(
-    part: pl.DataFrame, task: str, run_a: str, run_b: str, draws: int, rng: np.random.Generator
-) -> dict[str, Any]:
-    """Return the row of the table `agreement` for two runs on one task, without the family's adjusted p-values."""
-    seeds = _seed_groups(part, run_a, run_b)
-    paired = pair_runs(part, list(dict.fromkeys([run_a, run_b, *seeds[0], *seeds[1]])))
-    correct = paired.correct
+    of: TaskRuns, run_a: str, run_b: str, draws: int, rng: np.random.Generator
+) -> tuple[dict[str, Any], list[IntervalRow]]:
+    """Return the row of the table `agreement` for two runs on one task, without the family's adjusted p-values, and
+    the rows of `intervals` for its measures."""
+    seeds = _seed_groups(of.backbones, run_a, run_b)
+    paired = of.pairs(list(dict.fromkeys([run_a, run_b, *seeds[0], *seeds[1]])))
     logged = (paired.rows[:2] >= 0).any(axis=0)
     scored: NDArray[np.bool_] = np.asarray(~np.isnan(paired.score[:2]).any(axis=0))
-    indicators = counts_of(correct[0], correct[1])
+    indicators = counts_of(*paired.correct[:2])
     n11, n10, n01, n00 = (int(x) for x in indicators.sum(axis=0))
-    row: dict[str, Any] = {"task": task, "run_a": run_a, "run_b": run_b}
-    row |= {"threshold": 0.5 if paired.is_share else math.nan}
-    row |= {"n": int(scored.sum()), "n_missing": int((logged & ~scored).sum())}
+    size = {"n": int(scored.sum()), "n_missing": int((logged & ~scored).sum())}
+    row: dict[str, Any] = {"task": of.task, "run_a": run_a, "run_b": run_b}
+    row |= {"threshold": 0.5 if paired.is_share else math.nan} | size
     row |= {"n11": n11, "n10": n10, "n01": n01, "n00": n00}
     notes: list[str] = []
     if not paired.is_share:
         notes.append("these scores are not right or wrong at a threshold: only the difference is compared")
     row |= _point_values((n11, n10, n01, n00), notes)
     row |= _tests(paired, scored, (n10, n01), rng)
-    row |= _resampled(paired, scored, indicators, seeds, draws, rng, notes)
-    row |= _answers(part, paired, scored)
+    resampled, drawn = _resampled(paired, scored, indicators, seeds, draws, rng, notes)
+    answers = _answers(of, paired, scored)
+    row |= resampled | answers.values
     if not row["n"]:
         notes.append("no question was scored by both runs")
     change = (paired.score[1] - paired.score[0])[scored]
     smallest = pair.detectable_difference(change, row["design_effect"])
     if math.isfinite(smallest) and smallest > 0 and paired.is_share:
         notes.append(f"n could show a difference of {100 * smallest:.1f} points (80 % power)")
-    return row | {"note": "; ".join(notes)}
+    place = {"table": "agreement", "task": of.task, "runs": f"{run_a} + {run_b}"}
+    rows = list(interval_rows(place, {name: row[name] for name in drawn}, drawn, size))
+    rows += _answer_rows(place, answers, sum(size.values()), rng.spawn(1)[0])
+    return row | {"note": "; ".join(notes)}, rows
+
+
+def _answer_rows(
+    place: dict[str, Any], answers: AnswerAgreement, logged: int, rng: np.random.Generator
+) -> list[IntervalRow]:
+    if not any(answers.counts.values()):
+        return []
+    drawn, rows = answers.drawn(rng), []
+    for name, n in answers.counts.items():
+        counts = {"n": n, "n_missing": logged - n}
+        rows += interval_rows(place, {name: answers.values[name]}, drawn, counts)
+    return rows
 
 
 def _point_values(counts: Counts, notes: list[str]) -> dict[str, float]:
-    n11, n10, n01, n00 = counts
-    n = sum(counts)
-    value = float(pair.phi(*counts))
-    low, high = pair.phi_bounds(*counts)
-    if n and math.isnan(value):
+    _, n10, n01, _ = counts
+    values = {name: float(value) for name, value in pair.count_measures(*counts).items()}
+    if sum(counts) and math.isnan(values["phi"]):
         notes.append("a run is right on all questions or on none: phi is undefined")
-    union, best = float(pair.ratio(n11 + n10 + n01, n)), float(pair.ratio(n11 + max(n10, n01), n))
-    return {
-        "phi": value,
-        "phi_min": low,
-        "phi_max": high,
-        "phi_scaled": pair.phi_scaled(value, low, high),
-        "kappa": float(pair.kappa(*counts)),
-        "jaccard_solved": float(pair.ratio(n11, n11 + n10 + n01)),
-        "jaccard_failed": float(pair.ratio(n00, n00 + n10 + n01)),
-        "union_accuracy": union,
-        "intersection_accuracy": float(pair.ratio(n11, n)),
-        "oracle_gain": union - best,
-        "negative_flip_rate": float(pair.ratio(n10, n)),
-        "positive_flip_rate": float(pair.ratio(n01, n)),
-        "mcnemar_p": pair.mcnemar_p(n10, n01) if n else math.nan,
-        "yule_q": pair.yule_q(*counts),
-    }
+    return values | {"mcnemar_p": pair.mcnemar_p(n10, n01) if sum(counts) else math.nan}
 
 
 def _tests(
@@ -112,39 +157,39 @@ def _resampled(
     draws: int,
     rng: np.random.Generator,
     notes: list[str],
-) -> dict[str, float]:
-    """Intervals of phi and of the score difference, and the seed ceiling, all from the same draws."""
+) -> tuple[dict[str, float], dict[str, Floats]]:
+    """Intervals of phi and of the difference, and the seed ceiling; and the draws of the other measures, all the same."""
     score = np.where(scored, paired.score[:2], 0.0)
     columns = [indicators, (score[1] - score[0])[:, None], scored[:, None].astype(float)]
     groups = [list(combinations([paired.runs.index(run) for run in group], 2)) for group in seeds]
     columns += [counts_of(paired.correct[i], paired.correct[j]) for group in groups for i, j in group]
     sums = cluster_sums(np.column_stack(columns), paired.cluster)
     drawn = pattern_bootstrap(sums, draws, rng)
+    measures = pair.count_measures(*drawn[:, :4].T)
     out: dict[str, float] = {}
-    phis = pair.phi(*drawn[:, :4].T)
-    out["phi_low"], out["phi_high"] = interval(phis)
+    out["phi_low"], out["phi_high"] = interval(measures["phi"])
     out["diff"] = float(pair.ratio(sums[:, 4].sum(), scored.sum()))
     out["diff_low"], out["diff_high"] = interval(pair.ratio(drawn[:, 4], drawn[:, 5]))
     out["phi_ceiling"] = math.nan
+    others = {name: values for name, values in measures.items() if name not in _HAS_COLUMNS}
     if all(groups):
         ceiling, drawn_ceiling = (_ceiling(table[:, 6:], groups) for table in (sums.sum(axis=0)[None], drawn))
-        out["phi_ceiling"] = float(ceiling[0])
-        low, high = interval(phis - drawn_ceiling)
+        out["phi_ceiling"], others["phi_ceiling"] = float(ceiling[0]), drawn_ceiling
+        low, high = interval(measures["phi"] - drawn_ceiling)
         gap = float(pair.phi(*sums[:, :4].sum(axis=0))) - float(ceiling[0])
         notes.append(
             f"phi - ceiling {gap:.3f} [{low:.3f}, {high:.3f}]"
             if math.isfinite(gap)
             else "a phi between seeds is not positive: the ceiling is undefined"
         )
-    return out
+    return out, others
 
 
-def _seed_groups(part: pl.DataFrame, run_a: str, run_b: str) -> tuple[list[str], list[str]]:
+def _seed_groups(backbones: dict[str, str], run_a: str, run_b: str) -> tuple[list[str], list[str]]:
     """All seeds of both backbones; none where the two runs are seeds of one backbone."""
-    backbone = dict(part.group_by("run", maintain_order=True).agg(pl.col("backbone").first()).iter_rows())
-    if backbone[run_a] == backbone[run_b]:
+    if backbones[run_a] == backbones[run_b]:
         return [], []
-    first, second = ([run for run, name in backbone.items() if name == backbone[one]] for one in (run_a, run_b))
+    first, second = ([run for run, name in backbones.items() if name == backbones[one]] for one in (run_a, run_b))
     return first, second
 
 
@@ -157,31 +202,15 @@ def _ceiling(table: Floats, groups: list[list[tuple[int, int]]]) -> Floats:
     return pair.phi_ceiling(means[0], means[1])
 
 
-def _answers(part: pl.DataFrame, paired: Paired, scored: NDArray[np.bool_]) -> dict[str, float]:
-    """Agreement of the parsed answers themselves, and CAPA where both runs have option probabilities."""
+def _answers(of: TaskRuns, paired: Paired, scored: NDArray[np.bool_]) -> AnswerAgreement:
+    """The parsed answers themselves, and CAPA's terms where both runs have option probabilities."""
     rows_a, rows_b = paired.rows[0][scored], paired.rows[1][scored]
+    terms = np.full((rows_a.size, 4), np.nan)
+    if of.options is not None:
+        shares, right, count = of.options
+        usable = (right[rows_a] >= 0) & (count[rows_a] > 1) & (count[rows_b] > 0)
+        first, second = rows_a[usable], rows_b[usable]
+        terms[usable] = pair.capa_terms(shares[first], shares[second], right[first], count[first])
     wrong = (paired.correct[0] + paired.correct[1])[scored] == 0
-    a, b = _answer_codes(part["parsed"], rows_a, rows_b)
-    both = (a >= 0) & (b >= 0)
-    same = float(pair.ratio((a == b)[both].sum(), both.sum()))
-    distinct = int(max(a.max(initial=0), b.max(initial=0))) + 1
-    count_a, count_b = (np.bincount(codes[both], minlength=distinct) for codes in (a, b))
-    expected = float(pair.ratio(float((count_a * count_b).sum()), float(both.sum()) ** 2))
-    first, correct_option, options = option_matrix(part, rows_a)
-    second, _, _ = option_matrix(part, rows_b)
-    usable = (correct_option >= 0) & (options > 1) & (second.sum(axis=1) > 0)
-    width = max(first.shape[1], second.shape[1])
-    first, second = (np.pad(p, ((0, 0), (0, width - p.shape[1]))) for p in (first, second))
-    return {
-        "same_answer_rate": same,
-        "answer_kappa": float(pair.ratio(same - expected, 1 - expected)),
-        "same_wrong_rate": float(pair.ratio((a == b)[both & wrong].sum(), (both & wrong).sum())),
-        "capa": pair.capa(first[usable], second[usable], correct_option[usable], options[usable]),
-    }
-
-
-def _answer_codes(parsed: pl.Series, *rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """A number for each distinct answer of some rows, -1 for none."""
-    answers = parsed[np.concatenate(rows)].cast(pl.String)
-    codes = answers.cast(pl.Categorical(pl.Categories.random())).to_physical()
-    return np.split(codes.cast(pl.Int64).fill_null(-1).to_numpy(), np.cumsum([part.size for part in rows])[:-1])
+    cluster = np.unique(paired.cluster[scored], return_inverse=True)[1].astype(np.int64)
+    return AnswerAgreement(of.answers[rows_a], of.answers[rows_b], wrong, terms, cluster)

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["benjamini_hochberg", "cochran_q", "cochran_q_cluster_p", "fleiss_kappa", "holm", "krippendorff_alpha"]
+__all__ = [
+    "benjamini_hochberg",
+    "cochran_q",
+    "cochran_q_cluster_p",
+    "fleiss_kappa",
+    "holm",
+    "krippendorff_alpha",
+    "together",
+]
 
 import math
 from collections.abc import Callable
@@ -10,6 +18,9 @@ from itertools import permutations
 
 import numpy as np
 from numpy.typing import NDArray
+
+from vlm_backbones.analysis.bootstrap import cluster_sums, pattern_bootstrap
+from vlm_backbones.analysis.pair_measures import ratio
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -23,31 +34,59 @@ def krippendorff_alpha(correct: Floats) -> float:
 
     1 - D_o / D_e over the questions that two or more runs scored; NaN where all ratings are equal.
     """
-    rated = (~np.isnan(correct)).sum(axis=0).astype(float)
-    right = np.nansum(correct, axis=0)
-    keep = rated >= 2
-    rated, right = rated[keep], right[keep]
-    total, ones = float(rated.sum()), float(right.sum())
-    if total == 0 or ones in (0.0, total):
-        return math.nan
-    observed = float((2 * right * (rated - right) / (rated - 1)).sum()) / total
-    expected = 2 * ones * (total - ones) / (total * (total - 1))
-    return 1 - observed / expected
+    return float(_alphas(_parts(correct).sum(axis=0)[None])[0])
 
 
 def fleiss_kappa(correct: Floats) -> float:
     """Fleiss' kappa of right and wrong over the questions that every run scored (Fleiss 1971)."""
-    complete = correct[:, ~np.isnan(correct).any(axis=0)]
-    runs, n = complete.shape
-    if n == 0 or runs < 2:
-        return math.nan
-    right = complete.sum(axis=0)
-    share = float(right.sum()) / (n * runs)
+    return float(_fleiss(_parts(correct).sum(axis=0)[None], len(correct))[0])
+
+
+def together(
+    correct: Floats, cluster: Ints, draws: int, rng: np.random.Generator
+) -> tuple[dict[str, float], dict[str, Floats]]:
+    """alpha, Fleiss' kappa and the oracle's accuracy (solved by at least one run), and their draws over clusters."""
+    sums = cluster_sums(_parts(correct), cluster)
+    of_all, drawn = (
+        {
+            "krippendorff_alpha": _alphas(totals),
+            "fleiss_kappa": _fleiss(totals, len(correct)),
+            "oracle_accuracy": ratio(totals[:, 6], totals[:, 3]),
+        }
+        for totals in (sums.sum(axis=0)[None], pattern_bootstrap(sums, draws, rng))
+    )
+    return {name: float(values[0]) for name, values in of_all.items()}, drawn
+
+
+def _parts(correct: Floats) -> Floats:
+    """What each question adds to the measures: (questions, 7).
+
+    Of questions that two or more runs scored: disagreeing ratings, ratings, right ones; of those that all scored: one,
+    right ones, agreeing pairs of runs, solved by any.
+    """
+    runs = len(correct)
+    rated = (~np.isnan(correct)).sum(axis=0).astype(float)
+    right = np.nansum(correct, axis=0)
+    paired, whole = rated >= 2, rated == runs
+    split = np.where(paired, 2 * right * (rated - right) / np.maximum(rated - 1, 1), 0.0)
+    agree = (right**2 + (runs - right) ** 2 - runs) / max(runs * (runs - 1), 1)
+    return np.column_stack(
+        [split, rated * paired, right * paired, whole, right * whole, agree * whole, (right > 0) & whole]
+    ).astype(np.float64)
+
+
+def _alphas(totals: Floats) -> Floats:
+    split, rated, ones = totals[:, :3].T
+    return 1 - ratio(ratio(split, rated), ratio(2 * ones * (rated - ones), rated * (rated - 1)))
+
+
+def _fleiss(totals: Floats, runs: int) -> Floats:
+    n, ones, agree = totals[:, 3:6].T
+    if runs < 2:
+        return np.full(len(totals), math.nan)
+    share = ratio(ones, n * runs)
     expected = share**2 + (1 - share) ** 2
-    if expected == 1:
-        return math.nan
-    observed = float(((right**2 + (runs - right) ** 2 - runs) / (runs * (runs - 1))).mean())
-    return float((observed - expected) / (1 - expected))
+    return ratio(ratio(agree, n) - expected, 1 - expected)
 
 
 def cochran_q(correct: Floats) -> tuple[float, float]:

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 __all__ = [
     "capa",
+    "capa_of_means",
+    "capa_terms",
+    "count_measures",
     "detectable_difference",
     "kappa",
     "mcnemar_p",
@@ -40,23 +43,25 @@ def phi(n11: ArrayLike, n10: ArrayLike, n01: ArrayLike, n00: ArrayLike) -> Float
     return ratio(a * d - b * c, np.sqrt((a + b) * (c + d) * (a + c) * (b + d)))
 
 
-def phi_bounds(n11: float, n10: float, n01: float, n00: float) -> tuple[float, float]:
+def phi_bounds(n11: ArrayLike, n10: ArrayLike, n01: ArrayLike, n00: ArrayLike) -> tuple[Floats, Floats]:
     """Smallest and largest phi that the two accuracies allow (Ferguson 1941).
 
     With p <= q the accuracies: the maximum has one solved set inside the other, n11 = n min(p, q); the minimum has
     n11 = n max(0, p + q - 1).
     """
-    n = n11 + n10 + n01 + n00
-    first, second = n11 + n10, n11 + n01
-    out = []
-    for both in (max(0.0, first + second - n), min(first, second)):
-        out.append(float(phi(both, first - both, second - both, n - first - second + both)))
-    return out[0], out[1]
+    a, b, c, d = (np.asarray(x, float) for x in (n11, n10, n01, n00))
+    n, first, second = a + b + c + d, a + b, a + c
+    low, high = (
+        phi(both, first - both, second - both, n - first - second + both)
+        for both in (np.maximum(0.0, first + second - n), np.minimum(first, second))
+    )
+    return low, high
 
 
-def phi_scaled(value: float, low: float, high: float) -> float:
+def phi_scaled(value: ArrayLike, low: ArrayLike, high: ArrayLike) -> Floats:
     """phi divided by phi_max where positive, by abs(phi_min) where negative: 1 = as alike as the margins allow."""
-    return float(ratio(value, high if value >= 0 else abs(low)))
+    phis = np.asarray(value, float)
+    return ratio(phis, np.where(phis >= 0, high, np.abs(low)))
 
 
 def kappa(n11: ArrayLike, n10: ArrayLike, n01: ArrayLike, n00: ArrayLike) -> Floats:
@@ -68,9 +73,32 @@ def kappa(n11: ArrayLike, n10: ArrayLike, n01: ArrayLike, n00: ArrayLike) -> Flo
     return ratio(ratio(a + d, n) - expected, 1 - expected)
 
 
-def yule_q(n11: float, n10: float, n01: float, n00: float) -> float:
+def yule_q(n11: ArrayLike, n10: ArrayLike, n01: ArrayLike, n00: ArrayLike) -> Floats:
     """(n11 n00 - n10 n01) / (n11 n00 + n10 n01) (Yule 1900)."""
-    return float(ratio(n11 * n00 - n10 * n01, n11 * n00 + n10 * n01))
+    a, b, c, d = (np.asarray(x, float) for x in (n11, n10, n01, n00))
+    return ratio(a * d - b * c, a * d + b * c)
+
+
+def count_measures(n11: ArrayLike, n10: ArrayLike, n01: ArrayLike, n00: ArrayLike) -> dict[str, Floats]:
+    """Every measure of the four counts, by its column in the table `agreement`."""
+    a, b, c, d = (np.asarray(x, float) for x in (n11, n10, n01, n00))
+    n, value, (low, high) = a + b + c + d, phi(a, b, c, d), phi_bounds(a, b, c, d)
+    union = ratio(a + b + c, n)
+    return {
+        "phi": value,
+        "phi_min": low,
+        "phi_max": high,
+        "phi_scaled": phi_scaled(value, low, high),
+        "kappa": kappa(a, b, c, d),
+        "jaccard_solved": ratio(a, a + b + c),
+        "jaccard_failed": ratio(d, d + b + c),
+        "union_accuracy": union,
+        "intersection_accuracy": ratio(a, n),
+        "oracle_gain": union - ratio(a + np.maximum(b, c), n),
+        "negative_flip_rate": ratio(b, n),
+        "positive_flip_rate": ratio(c, n),
+        "yule_q": yule_q(a, b, c, d),
+    }
 
 
 def mcnemar_p(n10: int, n01: int) -> float:
@@ -117,8 +145,24 @@ def capa(first: Floats, second: Floats, correct_option: NDArray[np.int64], optio
     if not keep.any():
         return math.nan
     first, second, correct_option, options = first[keep], second[keep], correct_option[keep], options[keep]
+    means = capa_terms(first, second, correct_option, options).mean(axis=0)
+    return float(capa_of_means(means[None])[0])
+
+
+def capa_terms(first: Floats, second: Floats, correct_option: NDArray[np.int64], options: NDArray[np.int64]) -> Floats:
+    """What CAPA is made of, for each question of two options or more: its value is `capa_of_means` of their means.
+
+    Returns
+    -------
+    (questions, 4): probability of the same option, of the right option in either run, 1 / (options - 1).
+    """
     rows = np.arange(len(first))
-    observed = float((first * second).sum(axis=1).mean())
-    right_a, right_b = (float(p[rows, correct_option].mean()) for p in (first, second))
-    expected = right_a * right_b + (1 - right_a) * (1 - right_b) * float((1 / (options - 1)).mean())
-    return float(ratio(observed - expected, 1 - expected))
+    right = [p[rows, correct_option] for p in (first, second)]
+    return np.column_stack([(first * second).sum(axis=1), *right, 1 / (options - 1)])
+
+
+def capa_of_means(means: Floats) -> Floats:
+    """CAPA of each row of means (draws, 4) of `capa_terms`."""
+    observed, right_a, right_b, inverse = means.T
+    expected = right_a * right_b + (1 - right_a) * (1 - right_b) * inverse
+    return ratio(observed - expected, 1 - expected)

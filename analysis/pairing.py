@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["Paired", "cluster_codes", "pair_runs", "refuse_other_targets"]
+__all__ = ["Paired", "cluster_codes", "pair_each", "pair_runs", "refuse_other_targets"]
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,28 @@ class Paired:
     def singletons(self) -> bool:
         """Whether no two questions share a cluster."""
         return self.cluster.size == 0 or int(self.cluster.max()) + 1 == self.cluster.size
+
+    def of(self, runs: Sequence[str]) -> Paired:
+        """Some of the runs, on the questions that any of them logged."""
+        places = [self.runs.index(run) for run in runs]
+        rows, score, cluster = self.rows[places], self.score[places], self.cluster
+        kept = (rows >= 0).any(axis=0)
+        if not kept.all():
+            rows, score = rows[:, kept], score[:, kept]
+            cluster = np.unique(cluster[kept], return_inverse=True)[1].astype(np.int64)
+        return Paired(list(runs), rows, score, cluster, self.is_share)
+
+
+def pair_each(samples: pl.DataFrame, runs: Sequence[str]) -> Callable[[Sequence[str]], Paired]:
+    """`pair_runs` for many subsets of the runs: paired once where who meets whom depends on no other run."""
+    without_key = samples["doc_key"].null_count()
+    by_key = without_key == 0
+    by_text = without_key == samples.height and (
+        samples.select("doc_id", "question").unique().height == samples["doc_id"].n_unique()
+    )
+    if by_key or by_text:
+        return pair_runs(samples, runs).of
+    return lambda some: pair_runs(samples, some)
 
 
 def pair_runs(samples: pl.DataFrame, runs: Sequence[str]) -> Paired:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["agreement", "agreement_all", "by_task", "runs_of", "solved_by"]
+__all__ = ["agreement", "agreement_all", "by_task", "compare_all_runs", "compare_runs", "runs_of", "solved_by"]
 
 import math
 from itertools import combinations
@@ -12,8 +12,10 @@ import numpy as np
 import polars as pl
 
 from vlm_backbones.analysis import many_measures as many
+from vlm_backbones.analysis._sample_frame import split_by, where
 from vlm_backbones.analysis.columns import build_table
-from vlm_backbones.analysis.compare_pair import compare_pair
+from vlm_backbones.analysis.compare_pair import TaskRuns, compare_pair
+from vlm_backbones.analysis.interval_rows import IntervalRow, interval_rows
 from vlm_backbones.analysis.pairing import pair_runs
 
 
@@ -38,22 +40,38 @@ def agreement(
     LogError
         If the runs of a task saw different data.
     """
+    return compare_runs(samples, condition=condition, bootstrap=bootstrap, seed=seed)[0]
+
+
+def compare_runs(
+    samples: pl.DataFrame, *, condition: str = "clean", bootstrap: int = 10_000, seed: int = 0
+) -> tuple[pl.DataFrame, list[IntervalRow]]:
+    """The table `agreement`, and the rows of `intervals` for its measures."""
     rows: list[dict[str, Any]] = []
+    ranges: list[IntervalRow] = []
     for task, part in by_task(samples, condition):
-        runs = runs_of(part)
-        family = [
-            compare_pair(part, task, a, b, bootstrap, np.random.default_rng([seed, index]))
-            for index, (a, b) in enumerate(combinations(runs, 2))
-        ]
+        of, family = TaskRuns(task, part, runs_of(part)), []
+        for index, (a, b) in enumerate(combinations(of.runs, 2)):
+            row, found = compare_pair(of, a, b, bootstrap, np.random.default_rng([seed, index]))
+            family.append(row)
+            ranges += found
         p = np.array([row["p"] for row in family])
         for row, by_holm, by_bh in zip(family, many.holm(p), many.benjamini_hochberg(p), strict=True):
             rows.append(row | {"p_holm": by_holm, "q_bh": by_bh})
-    return build_table("agreement", rows)
+    return build_table("agreement", rows), ranges
 
 
 def agreement_all(samples: pl.DataFrame, *, condition: str = "clean", seed: int = 0) -> pl.DataFrame:
     """Agreement of all runs of a task at once: alpha, Fleiss' kappa, Cochran's Q, the oracle's accuracy."""
+    return compare_all_runs(samples, condition=condition, seed=seed)[0]
+
+
+def compare_all_runs(
+    samples: pl.DataFrame, *, condition: str = "clean", bootstrap: int = 10_000, seed: int = 0
+) -> tuple[pl.DataFrame, list[IntervalRow]]:
+    """The table `agreement_all`, and the rows of `intervals` for its measures."""
     rows: list[dict[str, Any]] = []
+    ranges: list[IntervalRow] = []
     for task, part in by_task(samples, condition):
         runs = runs_of(part)
         if len(runs) < 2:
@@ -67,22 +85,13 @@ def agreement_all(samples: pl.DataFrame, *, condition: str = "clean", seed: int 
         elif not paired.singletons:
             p = many.cochran_q_cluster_p(paired.correct, paired.cluster, np.random.default_rng(seed))
             notes.append("p by cluster permutation")
-        solved = paired.correct[:, complete].max(axis=0) if complete.any() else np.array([np.nan])
-        rows.append(
-            {
-                "task": task,
-                "runs": " + ".join(runs),
-                "n": int(complete.sum()),
-                "n_missing": int((~complete).sum()),
-                "krippendorff_alpha": many.krippendorff_alpha(paired.correct),
-                "fleiss_kappa": many.fleiss_kappa(paired.correct),
-                "cochran_q": q,
-                "cochran_p": p,
-                "oracle_accuracy": float(solved.mean()),
-                "note": "; ".join(notes),
-            }
-        )
-    return build_table("agreement_all", rows)
+        counts = {"n": int(complete.sum()), "n_missing": int((~complete).sum())}
+        values, drawn = many.together(paired.correct, paired.cluster, bootstrap, np.random.default_rng([seed, 1]))
+        place = {"table": "agreement_all", "task": task, "runs": " + ".join(runs)}
+        ranges += interval_rows(place, values, drawn, counts)
+        row = {"task": task, "runs": place["runs"], **counts, **values, "cochran_q": q, "cochran_p": p}
+        rows.append(row | {"note": "; ".join(notes)})
+    return build_table("agreement_all", rows), ranges
 
 
 def solved_by(samples: pl.DataFrame, *, condition: str = "clean") -> pl.DataFrame:
@@ -101,8 +110,7 @@ def solved_by(samples: pl.DataFrame, *, condition: str = "clean") -> pl.DataFram
 
 def by_task(samples: pl.DataFrame, condition: str) -> list[tuple[str, pl.DataFrame]]:
     """Split the samples of a condition by task, in order of appearance."""
-    frame = samples.filter(pl.col("condition") == condition)
-    return [(str(key[0]), part) for key, part in frame.group_by("task", maintain_order=True)]
+    return [(key[0], part) for key, part in split_by(where(samples, condition=condition), "task")]
 
 
 def runs_of(part: pl.DataFrame) -> list[str]:

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from vlm_backbones.analysis.columns import build_table
 from vlm_backbones.analysis.samples import Logs
 from vlm_backbones.analysis.states import find_states
-from vlm_backbones.analysis.table_agreement import agreement, agreement_all, solved_by
+from vlm_backbones.analysis.table_agreement import compare_all_runs, compare_runs, solved_by
 from vlm_backbones.analysis.table_calibration import calibration, calibration_pairs, reliability
 from vlm_backbones.analysis.table_claims import claims
 from vlm_backbones.analysis.table_coordinates import coordinates
@@ -37,10 +38,13 @@ def build_tables(
     """
     samples = logs.samples
     states = find_states(logs.runs, samples["task"].unique(maintain_order=True).to_list())
+    pairs, ranges = compare_runs(samples, bootstrap=bootstrap, seed=seed)
+    together, of_all = compare_all_runs(samples, bootstrap=bootstrap, seed=seed)
     return {
         "scores": scores(logs, bootstrap=bootstrap, seed=seed),
-        "agreement": agreement(samples, bootstrap=bootstrap, seed=seed),
-        "agreement_all": agreement_all(samples, seed=seed),
+        "agreement": pairs,
+        "agreement_all": together,
+        "intervals": build_table("intervals", [*ranges, *of_all]),
         "solved_by": solved_by(samples),
         "calibration": calibration(samples, seed=seed),
         "calibration_pairs": calibration_pairs(samples, bootstrap=bootstrap, seed=seed),
