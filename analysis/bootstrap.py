@@ -8,6 +8,7 @@ __all__ = [
     "cluster_sums",
     "cluster_weights",
     "interval",
+    "level_totals",
     "pattern_bootstrap",
     "sign_flip_p",
     "wilson",
@@ -31,6 +32,7 @@ _EXACT_CLUSTERS = 16
 _FLIPS = 20_000
 _MANY_SIZES = 2_000
 _CHUNK = 256
+_SPARSE = 20
 
 
 def cluster_sums(values: Floats, cluster: Ints) -> Floats:
@@ -96,6 +98,23 @@ def cluster_weights(cluster: Ints, draws: int, rng: np.random.Generator) -> tupl
         count = HASHED_GROUPS
     weights = rng.multinomial(count, np.full(count, 1 / max(count, 1)), size=draws)
     return weights.astype(float), cluster
+
+
+def level_totals(weights: Floats, group: Ints, level: Ints, values: Floats) -> Floats:
+    """Sum `values` by level in each draw: (draws, levels).
+
+    Parameters
+    ----------
+    weights, group : of `cluster_weights`.
+    level : (questions,), codes from 0.
+    """
+    levels, groups = int(level.max(initial=-1)) + 1, weights.shape[1]
+    if values.size * _SPARSE < levels * groups:  # most groups have nothing at most levels
+        from scipy.sparse import csr_matrix
+
+        return np.asarray((csr_matrix((values, (level, group)), shape=(levels, groups)) @ weights.T).T)
+    by_group = np.bincount(group * levels + level, weights=values, minlength=groups * levels)
+    return np.asarray(weights @ by_group.reshape(groups, levels))
 
 
 def interval(draws: Floats, level: float = 0.95, *, value: float = math.nan) -> tuple[float, float]:

@@ -158,7 +158,7 @@ def _resampled(
     rng: np.random.Generator,
     notes: list[str],
 ) -> tuple[dict[str, float], dict[str, Floats]]:
-    """Intervals of phi and of the difference, and the seed ceiling; and the draws of the other measures, all the same."""
+    """Intervals of phi and the difference, and the seed ceiling; and the other measures on the same draws."""
     score = np.where(scored, paired.score[:2], 0.0)
     columns = [indicators, (score[1] - score[0])[:, None], scored[:, None].astype(float)]
     groups = [list(combinations([paired.runs.index(run) for run in group], 2)) for group in seeds]

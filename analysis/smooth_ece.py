@@ -9,6 +9,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from vlm_backbones.analysis.bootstrap import level_totals
+
 Floats = NDArray[np.float64]
 
 _GRID = 2048
@@ -31,14 +33,14 @@ def smece(confidence: Floats, correct: Floats) -> float:
 
 def smece_draws(confidence: Floats, correct: Floats, cluster: NDArray[np.int64], weights: Floats) -> Floats:
     """smECE of each bootstrap draw; `weights` (draws, clusters) says how often a cluster was drawn."""
-    groups = weights.shape[1]
-    per_cluster = np.zeros((groups, _DRAW_GRID))
     low, share = _places(confidence, _DRAW_GRID)
     residual = correct - confidence
-    np.add.at(per_cluster, (cluster, low), residual * (1 - share))
-    np.add.at(per_cluster, (cluster, low + 1), residual * share)
-    totals = weights @ np.bincount(cluster, minlength=groups)
-    return _fixed_points(weights @ per_cluster / totals[:, None], _DRAW_STEPS)
+    # the highest place closes the grid, so that every draw has all of them
+    level = np.concatenate([low, low + 1, [_DRAW_GRID - 1]])
+    values = np.concatenate([residual * (1 - share), residual * share, [0.0]])
+    residuals = level_totals(weights, np.concatenate([cluster, cluster, [0]]), level, values)
+    totals = weights @ np.bincount(cluster, minlength=weights.shape[1])
+    return _fixed_points(residuals / totals[:, None], _DRAW_STEPS)
 
 
 def _places(confidence: Floats, grid: int) -> tuple[NDArray[np.int64], Floats]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-__all__ = ["FEWEST", "calibration", "calibration_pairs", "paired_difference", "reliability"]
+__all__ = ["FEWEST", "calibrate", "calibration", "calibration_pairs", "paired_difference", "reliability"]
 
-import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import combinations
@@ -16,18 +15,19 @@ from numpy.typing import NDArray
 
 from vlm_backbones.analysis import calibration_measures as measure
 from vlm_backbones.analysis.bootstrap import cluster_weights, interval
+from vlm_backbones.analysis.calibration_draws import RANK_GRID, Side, aurc_draws, mean_known, measure_draws
 from vlm_backbones.analysis.columns import build_table
 from vlm_backbones.analysis.confidences import KINDS, Confidences, primary_kind, take_confidences
-from vlm_backbones.analysis.pairing import Paired, pair_runs
-from vlm_backbones.analysis.smooth_ece import smece, smece_draws
+from vlm_backbones.analysis.interval_rows import ALL_TYPES, SAMPLE_DRAWS, IntervalRow, interval_rows
+from vlm_backbones.analysis.pairing import Paired, cluster_codes, pair_runs
+from vlm_backbones.analysis.smooth_ece import smece
 from vlm_backbones.analysis.table_agreement import by_task, runs_of
 from vlm_backbones.analysis.temperature import HeldOut, held_out, in_first_half
 
 Floats = NDArray[np.float64]
 
 FEWEST = 50
-_SAMPLE_DRAWS = 1000
-_RANK_GRID = 1000
+_TYPE_DRAWS = 300
 
 
 def calibration(samples: pl.DataFrame, *, condition: str = "clean", seed: int = 0) -> pl.DataFrame:
@@ -35,21 +35,52 @@ def calibration(samples: pl.DataFrame, *, condition: str = "clean", seed: int = 
 
     Fewer than 50 confidences give NaN and a note. `per_token` rows cannot be compared across backbones.
     """
+    return calibrate(samples, condition=condition, draws=0, seed=seed)[0]
+
+
+def calibrate(
+    samples: pl.DataFrame, *, condition: str = "clean", draws: int = SAMPLE_DRAWS, seed: int = 0
+) -> tuple[pl.DataFrame, list[IntervalRow]]:
+    """The table `calibration`, and the rows of `intervals` for its measures ("RUN, KIND" as their run).
+
+    Binned errors have none, since their bias is as large as their spread (`calibration_p` stands beside them), nor has
+    `per_token`, which is compared with nothing. A question type gets at most 300 draws, all questions 1,000.
+    """
     rows: list[dict[str, Any]] = []
+    ranges: list[IntervalRow] = []
     for task, part in by_task(samples, condition):
         for run in runs_of(part):
             of_run = part.filter(pl.col("run") == run)
             for question_type, group in _question_types(of_run):
                 for kind in KINDS:
                     taken = take_confidences(group, kind)
-                    if len(taken):
-                        start = {"run": run, "task": task, "question_type": question_type, "confidence_kind": kind}
-                        rows.append(start | _measures(group, taken, kind, np.random.default_rng(seed)))
-    return build_table("calibration", rows)
+                    if not len(taken):
+                        continue
+                    start = {"run": run, "task": task, "question_type": question_type, "confidence_kind": kind}
+                    rows.append(start | _measures(group, taken, kind, np.random.default_rng(seed)))
+                    if draws and kind != "per_token" and len(taken) >= FEWEST:
+                        place = {"table": "calibration", "task": task, "runs": f"{run}, {kind}"}
+                        most = min(draws, SAMPLE_DRAWS if question_type == ALL_TYPES else _TYPE_DRAWS)
+                        ranges += _ranges(place | {"question_type": question_type}, group, taken, most, seed)
+    return build_table("calibration", rows), ranges
+
+
+def _ranges(
+    place: dict[str, Any], part: pl.DataFrame, taken: Confidences, draws: int, seed: int
+) -> Iterator[IntervalRow]:
+    """Intervals over clusters."""
+    cluster = cluster_codes(part["cluster"].gather(taken.rows))
+    weights, group = cluster_weights(cluster, draws, np.random.default_rng(seed))
+    side = Side(taken.confidence, taken.correct, taken.brier, taken.nll)
+    values, drawn = measure_draws(side, group, weights)
+    values |= {"aurc": measure.aurc(side.confidence, side.correct)[0]}
+    drawn |= {"aurc": aurc_draws(side, group, weights)}
+    counts = {"n": len(taken), "n_missing": taken.n_missing}
+    yield from interval_rows(place, values, drawn, counts)
 
 
 def _question_types(part: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
-    yield "all", part
+    yield ALL_TYPES, part
     types = part["question_type"].drop_nulls().unique().sort().to_list()
     for question_type in types if len(types) > 1 else ():
         yield question_type, part.filter(pl.col("question_type") == question_type)
@@ -79,8 +110,8 @@ def _measures(part: pl.DataFrame, taken: Confidences, kind: str, rng: np.random.
         "mce": measure.mce(c, y),
         "rmsce": measure.rmsce(c, y),
         "smece": smece(c, y),
-        "brier": _mean(taken.brier),
-        "nll": _mean(taken.nll),
+        "brier": mean_known(taken.brier),
+        "nll": mean_known(taken.nll),
         "auroc": measure.auroc(c, y),
         "aurc": area,
         "e_aurc": excess,
@@ -95,11 +126,6 @@ def _held_out(part: pl.DataFrame, taken: Confidences) -> HeldOut:
         return held_out(taken.confidence, taken.correct, first)
     known = taken.options.right >= 0
     return held_out(taken.confidence[known], taken.correct[known], first[known], taken.options.where(known))
-
-
-def _mean(values: Floats) -> float:
-    kept = values[~np.isnan(values)]
-    return float(kept.mean()) if kept.size else math.nan
 
 
 def reliability(samples: pl.DataFrame, *, condition: str = "clean") -> pl.DataFrame:
@@ -135,7 +161,7 @@ def calibration_pairs(
         runs = runs_of(part)
         paired, kind = pair_runs(part, runs), primary_kind(part)
         drawn = _Draws(
-            [_side(part, kind, rows_of) for rows_of in paired.rows], paired, min(bootstrap, _SAMPLE_DRAWS), seed
+            [_side(part, kind, rows_of) for rows_of in paired.rows], paired, min(bootstrap, SAMPLE_DRAWS), seed
         )
         for (i, a), (j, b) in combinations(enumerate(runs), 2):
             rows += [{"task": task, "run_a": a, "run_b": b, **row} for row in drawn.differences(i, j)]
@@ -154,7 +180,7 @@ def paired_difference(
     """
     paired, kind = pair_runs(part, [*first, *second]), primary_kind(part)
     sides = [_side(part, kind, rows_of) for rows_of in paired.rows]
-    drawn = _Draws(sides, paired, min(draws, _SAMPLE_DRAWS), seed)
+    drawn = _Draws(sides, paired, min(draws, SAMPLE_DRAWS), seed)
     found = [drawn.difference(i, len(first) + i) for i in range(min(len(first), len(second)))]
     known = [pair for pair in found if pair is not None]
     if len(known) < len(found):
@@ -170,7 +196,7 @@ def paired_difference(
 class _Draws:
     """Measures of each run on each set of questions, computed once; all runs of a task share the same draws."""
 
-    def __init__(self, sides: list[dict[str, Floats]], paired: Paired, draws: int, seed: int) -> None:
+    def __init__(self, sides: list[Side], paired: Paired, draws: int, seed: int) -> None:
         self._sides = sides
         self._logged = paired.rows >= 0
         self._weights, self._group = cluster_weights(paired.cluster, draws, np.random.default_rng(seed))
@@ -178,7 +204,7 @@ class _Draws:
         joined = self._weights.shape[1] < np.unique(paired.cluster).size
         self._note = (
             f"interval from {self._weights.shape[1]:,} random groups of clusters, auroc and smece on a grid of "
-            f"{_RANK_GRID:,} confidences"
+            f"{RANK_GRID:,} confidences"
             if joined
             else ""
         )
@@ -196,7 +222,7 @@ class _Draws:
 
     def difference(self, i: int, j: int) -> tuple[dict[str, tuple[float, Floats]], int, int] | None:
         """Measure -> (difference, its draws), with n and n_missing; None for fewer than 50 confidences in common."""
-        both = ~np.isnan(self._sides[i]["c"]) & ~np.isnan(self._sides[j]["c"])
+        both = ~np.isnan(self._sides[i].confidence) & ~np.isnan(self._sides[j].confidence)
         logged = self._logged[i] | self._logged[j]
         if both.sum() < FEWEST:
             return None
@@ -207,58 +233,14 @@ class _Draws:
     def _values(self, index: int, where: NDArray[np.bool_]) -> tuple[dict[str, float], dict[str, Floats]]:
         key = (index, where.tobytes())
         if key not in self._known:
-            side = {name: values[where] for name, values in self._sides[index].items()}
-            self._known[key] = _values(side, self._group[where], self._weights)
+            self._known[key] = measure_draws(self._sides[index].where(where), self._group[where], self._weights)
         return self._known[key]
 
 
-def _side(part: pl.DataFrame, kind: str, rows: NDArray[np.int64]) -> dict[str, Floats]:
+def _side(part: pl.DataFrame, kind: str, rows: NDArray[np.int64]) -> Side:
     """One run's confidence, outcome and losses, laid out by paired question; NaN where it has none."""
     present = np.flatnonzero(rows >= 0)
     taken = take_confidences(part[rows[present].tolist()], kind)
-    out = {}
-    for name, values in (("c", taken.confidence), ("y", taken.correct), ("brier", taken.brier), ("nll", taken.nll)):
-        full = np.full(rows.size, np.nan)
-        full[present[taken.rows]] = values
-        out[name] = full
-    return out
-
-
-def _values(
-    side: dict[str, Floats], group: NDArray[np.int64], weights: Floats
-) -> tuple[dict[str, float], dict[str, Floats]]:
-    """The measures on all questions, and on every draw."""
-    c, y = side["c"], side["y"]
-    values = {
-        "brier": _mean(side["brier"]),
-        "nll": _mean(side["nll"]),
-        "auroc": measure.auroc(c, y),
-        "smece": smece(c, y),
-        "overconfidence": _mean(c - y),
-    }
-    drawn = {name: _mean_draws(side[name], group, weights) for name in ("brier", "nll")}
-    drawn |= {"overconfidence": _mean_draws(c - y, group, weights)}
-    drawn |= {"auroc": _auroc_draws(c, y, group, weights), "smece": smece_draws(c, y, group, weights)}
-    return values, drawn
-
-
-def _mean_draws(values: Floats, group: NDArray[np.int64], weights: Floats) -> Floats:
-    known, groups = ~np.isnan(values), weights.shape[1]
-    sums = np.bincount(group, weights=np.nan_to_num(values), minlength=groups)
-    counts = np.bincount(group, weights=known.astype(float), minlength=groups)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray((weights @ sums) / (weights @ counts))
-
-
-def _auroc_draws(c: Floats, y: Floats, group: NDArray[np.int64], weights: Floats) -> Floats:
-    """AUROC of each draw, from weighted counts of right and wrong at each of at most 1,000 distinct confidences."""
-    distinct, place = np.unique(c, return_inverse=True)
-    if distinct.size > _RANK_GRID:
-        distinct, place = np.unique(np.round(c * _RANK_GRID), return_inverse=True)
-    at = group * distinct.size + place
-    size = weights.shape[1] * distinct.size
-    right = weights @ np.bincount(at, weights=y, minlength=size).reshape(weights.shape[1], -1)
-    wrong = weights @ np.bincount(at, weights=1 - y, minlength=size).reshape(weights.shape[1], -1)
-    below = np.cumsum(wrong, axis=1) - wrong / 2
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray((right * below).sum(axis=1) / (right.sum(axis=1) * wrong.sum(axis=1)))
+    laid_out = np.full((4, rows.size), np.nan)
+    laid_out[:, present[taken.rows]] = taken.confidence, taken.correct, taken.brier, taken.nll
+    return Side(*laid_out)

@@ -12,9 +12,9 @@ from vlm_backbones.analysis.columns import build_table
 from vlm_backbones.analysis.samples import Logs
 from vlm_backbones.analysis.states import find_states
 from vlm_backbones.analysis.table_agreement import compare_all_runs, compare_runs, solved_by
-from vlm_backbones.analysis.table_calibration import calibration, calibration_pairs, reliability
+from vlm_backbones.analysis.table_calibration import calibrate, calibration_pairs, reliability
 from vlm_backbones.analysis.table_claims import claims
-from vlm_backbones.analysis.table_coordinates import coordinates
+from vlm_backbones.analysis.table_coordinates import locate
 from vlm_backbones.analysis.table_probes import probe
 from vlm_backbones.analysis.table_scores import scores
 from vlm_backbones.analysis.table_similarity import similarity
@@ -40,16 +40,18 @@ def build_tables(
     states = find_states(logs.runs, samples["task"].unique(maintain_order=True).to_list())
     pairs, ranges = compare_runs(samples, bootstrap=bootstrap, seed=seed)
     together, of_all = compare_all_runs(samples, bootstrap=bootstrap, seed=seed)
+    calibrated, of_runs = calibrate(samples, draws=bootstrap, seed=seed)
+    located, of_answers = locate(samples, bootstrap=bootstrap, seed=seed)
     return {
         "scores": scores(logs, bootstrap=bootstrap, seed=seed),
         "agreement": pairs,
         "agreement_all": together,
-        "intervals": build_table("intervals", [*ranges, *of_all]),
+        "intervals": build_table("intervals", [*ranges, *of_all, *of_runs, *of_answers]),
         "solved_by": solved_by(samples),
-        "calibration": calibration(samples, seed=seed),
+        "calibration": calibrated,
         "calibration_pairs": calibration_pairs(samples, bootstrap=bootstrap, seed=seed),
         "reliability": reliability(samples),
-        "coordinates": coordinates(samples),
+        "coordinates": located,
         "similarity": similarity(states),
         "probes": probe(samples, states, targets=probe_targets, seed=seed),
         "stability": stability(samples, states, seed=seed),
