@@ -11,7 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vlm_backbones.analysis.calibration_measures import log_losses
-from vlm_backbones.analysis.options import Options, fold, option_logits, softmax
+from vlm_backbones.analysis.options import Options, option_logits, softmax
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -62,24 +62,13 @@ def take_confidences(part: pl.DataFrame, kind: str) -> Confidences:
     brier, nll = (confidence - correct) ** 2, log_losses(confidence, correct)
     if kind != "option":
         return Confidences(rows, confidence, correct, brier, nll, part.height - rows.size, None, 0)
-    logits, right, count = option_logits(part, rows.tolist())
+    options = option_logits(part, rows.tolist())
+    right = options.right
     known = right >= 0
-    p = softmax(logits, count)
+    p = softmax(options.logits, options.count)
     hit = np.zeros_like(p)
     hit[np.flatnonzero(known), right[known]] = 1.0
     # Without a target among the options only the answer's own confidence can be judged: such documents get NaN here.
     brier = np.where(known, ((p - hit) ** 2).sum(axis=1), np.nan)
     nll = np.where(known, -np.log(np.maximum((p * hit).sum(axis=1), 1e-15)), np.nan)
-    answered = _answered(part, rows, kept["parsed"].to_list())
-    options = Options(logits, right, count, answered)
     return Confidences(rows, confidence, correct, brier, nll, part.height - rows.size, options, int((~known).sum()))
-
-
-def _answered(part: pl.DataFrame, rows: Ints, parsed: list[str | None]) -> Ints:
-    """Index of the parsed answer among the options, in the order of `option_logits`."""
-    listed = part["option_logprobs"].gather(rows.tolist()).to_list()
-    out = np.zeros(rows.size, dtype=np.int64)
-    for index, (options, answer) in enumerate(zip(listed, parsed, strict=True)):
-        names = sorted(fold(item["option"]) for item in options or () if item["logprob"] is not None)
-        out[index] = names.index(fold(answer))
-    return out

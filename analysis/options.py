@@ -18,7 +18,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Options:
-    """Options of documents: log-probabilities, -inf beyond a document's own; -1 where no option is right."""
+    """Options of documents: log-probabilities, -inf beyond a document's own; -1 where no option is right, or said."""
 
     logits: Floats  # (documents, options)
     right: Ints  # (documents,)
@@ -35,36 +35,42 @@ def fold(text: Any) -> str:
     return str(text).strip().rstrip(".").casefold()
 
 
-def option_logits(part: pl.DataFrame, rows: Sequence[int]) -> tuple[Floats, Ints, Ints]:
-    """Return log-probabilities (rows, options; -inf beyond), the right option's index (-1: none) and option counts.
+def option_logits(part: pl.DataFrame, rows: Sequence[int]) -> Options:
+    """Log-probabilities of some rows; columns are ordered by option text, so that two runs of one question line up.
 
-    Columns are ordered by option text, so that two runs of one question line up.
+    `answered` is -1 where the parsed answer is none of the options.
     """
-    taken = part[rows].select("option_logprobs", "target").with_row_index("row")
+    taken = part[rows].select("option_logprobs", "target", "parsed").with_row_index("row")
     listed = taken.explode("option_logprobs").unnest("option_logprobs").drop_nulls("logprob")
-    known = listed.with_columns(_folded(listed["option"]), _folded(listed["target"])).sort("row", "option", "logprob")
+    texts = (_folded(listed[name]) for name in ("option", "target", "parsed"))
+    known = listed.with_columns(*texts).sort("row", "option", "logprob")
     row = known["row"].to_numpy().astype(np.int64)
     count = np.bincount(row, minlength=taken.height)
     place = np.arange(row.size) - np.repeat(np.cumsum(count) - count, count)
     logits = np.full((taken.height, max(int(count.max(initial=0)), 1)), -np.inf)
     logits[row, place] = known["logprob"].to_numpy()
-    right = np.full(taken.height, -1, dtype=np.int64)
-    hit = (known["option"] == known["target"]).to_numpy()
-    right[row[hit]] = place[hit]
-    return logits, right, count
+    right, answered = np.full((2, taken.height), -1, dtype=np.int64)
+    for found, text in ((right, "target"), (answered, "parsed")):
+        hit = np.flatnonzero((known["option"] == known[text]).fill_null(False).to_numpy())[::-1]  # the first stays
+        found[row[hit]] = place[hit]
+    return Options(logits, right, count, answered)
 
 
 def _folded(texts: pl.Series) -> pl.Series:
     """`fold` of a column, each distinct text once."""
     named = texts.cast(pl.String)
-    distinct = named.unique()
-    return named.replace_strict(distinct, pl.Series(map(fold, distinct), dtype=pl.String), return_dtype=pl.String)
+    distinct = named.drop_nulls().unique()
+    folded = pl.Series(map(fold, distinct), dtype=pl.String)
+    return named.replace_strict(distinct, folded, default=None, return_dtype=pl.String)
 
 
 def option_matrix(part: pl.DataFrame, rows: Sequence[int]) -> tuple[Floats, Ints, Ints]:
-    """As `option_logits`, with softmax probabilities: zero beyond a question's options, all zero without options."""
-    logits, right, count = option_logits(part, rows)
-    return softmax(logits, count), right, count
+    """Softmax probabilities (rows, options), the right option and the number of options of each row.
+
+    Zero beyond a question's options, all zero without options.
+    """
+    of = option_logits(part, rows)
+    return softmax(of.logits, of.count), of.right, of.count
 
 
 def softmax(logits: Floats, count: Ints, temperature: float = 1.0) -> Floats:

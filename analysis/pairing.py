@@ -59,13 +59,11 @@ class Paired:
 
 def pair_each(samples: pl.DataFrame, runs: Sequence[str]) -> Callable[[Sequence[str]], Paired]:
     """`pair_runs` for many subsets of the runs: paired once where who meets whom depends on no other run."""
-    without_key = samples["doc_key"].null_count()
-    by_key = without_key == 0
-    by_text = without_key == samples.height and (
-        samples.select("doc_id", "question").unique().height == samples["doc_id"].n_unique()
-    )
-    if by_key or by_text:
-        return pair_runs(samples, runs).of
+    whole, without_key = pair_runs(samples, runs), samples["doc_key"].null_count()
+    # without keys a subset of the runs may meet elsewhere, unless all meet under every number
+    is_met = without_key == samples.height and whole.rows.shape[1] == samples["doc_id"].n_unique()
+    if without_key == 0 or is_met:
+        return whole.of
     return lambda some: pair_runs(samples, some)
 
 

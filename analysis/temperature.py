@@ -68,20 +68,26 @@ def held_out(
     if first.sum() < 2 or (~first).sum() < 2:
         return HeldOut()
 
-    def nll(where: NDArray[np.bool_], t: float) -> float:
-        if options is None:
-            return binary_log_loss(temper(confidence[where], t), correct[where])
-        some = options.where(where)
-        chosen = softmax(some.logits, some.count, t)[np.arange(len(some.right)), some.right]
-        return float(-np.log(np.maximum(chosen, 1e-15)).mean())
-
-    def tempered(where: NDArray[np.bool_], t: float) -> Floats:
-        if options is None:
-            return temper(confidence[where], t)
-        some = options.where(where)
-        return np.asarray(softmax(some.logits, some.count, t)[np.arange(len(some.answered)), some.answered])
-
-    t = fit_temperature(lambda value: nll(first, value))
     rest = ~first
-    before, after = ece(tempered(rest, 1.0), correct[rest]), ece(tempered(rest, t), correct[rest])
-    return HeldOut(t, before, after, nll(rest, 1.0), nll(rest, t))
+    if options is None:
+        losses = [_single_loss(confidence[half], correct[half]) for half in (first, rest)]
+        t = fit_temperature(losses[0])
+        before, after = (temper(confidence[rest], value) for value in (1.0, t))
+    else:
+        losses = [_option_loss(options.where(half)) for half in (first, rest)]
+        t, judged = fit_temperature(losses[0]), options.where(rest)
+        before, after = (_at(judged, judged.answered, value) for value in (1.0, t))
+    return HeldOut(t, ece(before, correct[rest]), ece(after, correct[rest]), losses[1](1.0), losses[1](t))
+
+
+def _single_loss(confidence: Floats, correct: Floats) -> Callable[[float], float]:
+    return lambda t: binary_log_loss(temper(confidence, t), correct)
+
+
+def _option_loss(options: Options) -> Callable[[float], float]:
+    return lambda t: float(-np.log(np.maximum(_at(options, options.right, t), 1e-15)).mean())
+
+
+def _at(options: Options, which: NDArray[np.int64], t: float) -> Floats:
+    """Probability of one option of each document at a temperature."""
+    return np.asarray(softmax(options.logits, options.count, t)[np.arange(which.size), which])

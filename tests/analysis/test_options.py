@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from vlm_backbones.analysis.options import fold, option_logits, softmax
 from vlm_backbones.analysis.samples import SAMPLE_SCHEMA
 
-names = st.sampled_from(["A", "b", "Red.", " blue", "İ"])
+names = st.sampled_from(["A", "b", "Red.", " blue", "İ", "none"])
 listed = st.none() | st.lists(
     st.fixed_dictionaries({"option": names, "logprob": st.none() | st.floats(-9, 0)}),
     max_size=4,
@@ -23,19 +23,21 @@ listed = st.none() | st.lists(
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(listed, names), max_size=6), st.randoms())
+@given(st.lists(st.tuples(listed, names, st.none() | names), max_size=6), st.randoms())
 def test_log_probabilities_stand_in_the_order_of_the_folded_options(samples: list[Any], random: Random) -> None:
-    kinds = {name: SAMPLE_SCHEMA[name] for name in ("option_logprobs", "target")}
+    kinds = {name: SAMPLE_SCHEMA[name] for name in ("option_logprobs", "target", "parsed")}
     part = pl.DataFrame(samples, schema=kinds, orient="row")
     rows = random.sample(range(len(samples)), k=len(samples) // 2)
-    logits, right, count = option_logits(part, rows)
+    found = option_logits(part, rows)
     for place, row in enumerate(rows):
-        options, target = samples[row]
+        options, target, parsed = samples[row]
         known = sorted((fold(o["option"]), o["logprob"]) for o in options or [] if o["logprob"] is not None)
-        width = logits.shape[1] - len(known)
-        assert logits[place].tolist() == [value for _, value in known] + [-math.inf] * width
-        assert right[place] == next((i for i, (name, _) in enumerate(known) if name == fold(target)), -1)
-        assert count[place] == len(known)
+        width = found.logits.shape[1] - len(known)
+        assert found.logits[place].tolist() == [value for _, value in known] + [-math.inf] * width
+        assert found.right[place] == next((i for i, (name, _) in enumerate(known) if name == fold(target)), -1)
+        said = next((i for i, (name, _) in enumerate(known) if parsed is not None and name == fold(parsed)), -1)
+        assert found.answered[place] == said
+        assert found.count[place] == len(known)
 
 
 def test_softmax_of_no_options_is_zero() -> None:
