@@ -33,10 +33,13 @@ def plan_agreement(view: View, task: str) -> list[Plan]:
         Plan("agreement", f"phi_{task}", "Do they solve the same questions?", about + view.too_many(view.in_matrix),
              agreement_chart(pairs, matrix_runs), "agreement", choice)
     ]  # fmt: skip
-    flips = _flips(pairs, drawn)
+    flips = _with_ranges(view, task, _flips(pairs, drawn))
     if flips.height:
         some = f" Shown: {flips.height} of {pairs.height:,} pairs." if flips.height < pairs.height else ""
-        about = f"Share of the questions that are right only before (lost) or only after (won) the change; {n}.{some}"
+        about = (
+            "Share of the questions that are right only before (lost) or only after (won) the change, with 95 % "
+            f"intervals; {n}.{some}"
+        )
         chart = flip_chart(flips)
         plans.append(Plan("agreement", f"flips_{task}", "Questions lost and won", about, chart, "agreement", choice))
     sets = sets_among(view.table("solved_by", task=task), drawn, view.runs)
@@ -55,6 +58,19 @@ def _flips(pairs: pl.DataFrame, drawn: Sequence[str]) -> pl.DataFrame:
     if pairs.height <= _MOST_PAIRS:
         return pairs
     return pairs.filter(pl.col("run_a") == drawn[0], pl.col("run_b").is_in(list(drawn))) if drawn else pairs.head(0)
+
+
+def _with_ranges(view: View, task: str, flips: pl.DataFrame) -> pl.DataFrame:
+    """Add the intervals of both flip rates: lost_low, lost_high, won_low, won_high."""
+    columns = []
+    for kind, measure in (("lost", "negative_flip_rate"), ("won", "positive_flip_rate")):
+        found = [
+            view.range("agreement", task, f"{a} + {b}", measure) for a, b in flips.select("run_a", "run_b").iter_rows()
+        ]
+        for end in ("low", "high"):
+            ends = [None if one is None else getattr(one, end) for one in found]
+            columns.append(pl.Series(f"{kind}_{end}", ends, dtype=pl.Float64))
+    return flips.with_columns(columns)
 
 
 def agreement_chart(agreement: pl.DataFrame, runs: Sequence[str]) -> Any:
@@ -104,25 +120,39 @@ def agreement_chart(agreement: pl.DataFrame, runs: Sequence[str]) -> Any:
 def flip_chart(pairs: pl.DataFrame) -> Any:
     """Share of questions lost (left) and won (right) by going from the first run to the second."""
     pair = pl.col("run_a") + " \u2192 " + pl.col("run_b")
-    lost = pairs.select(pair.alias("pair"), (-pl.col("negative_flip_rate")).alias("share"), "n", kind=pl.lit("lost"))
-    won = pairs.select(pair.alias("pair"), pl.col("positive_flip_rate").alias("share"), "n", kind=pl.lit("won"))
-    data = pl.concat([lost, won]).with_columns(
-        label=pl.format("{}: {} {} % of {} questions", "pair", "kind", (100 * pl.col("share").abs()).round(1), "n"),
-        shown=(100 * pl.col("share").abs()).round(1).cast(pl.String),
+    sides = [
+        pairs.select(
+            pair.alias("pair"), "n", kind=pl.lit(kind), share=sign * pl.col(rate), low=sign * pl.col(f"{kind}_low"),
+            high=sign * pl.col(f"{kind}_high"),
+        )
+        for kind, sign, rate in (("lost", -1, "negative_flip_rate"), ("won", 1, "positive_flip_rate"))
+    ]  # fmt: skip
+    percent = [
+        (100 * pl.col(name).abs()).round(1).cast(pl.String).fill_null("\u2013") for name in ("share", "low", "high")
+    ]
+    data = pl.concat(sides).with_columns(
+        label=pl.format("{}: {} {} % [{}, {}] of {} questions", "pair", "kind", *percent, "n"), shown=percent[0]
     )
-    limit = max([0.02, *data["share"].abs().fill_nan(0).to_list()]) * 1.3
-    base = alt.Chart(data).encode(
-        x=alt.X("share:Q", scale=alt.Scale(domain=[-limit, limit], nice=False), title=None,
-                axis=alt.Axis(labelExpr="format(abs(datum.value), '.0%')", tickCount=5)),
-    )  # fmt: skip
+    ends = pl.concat([data["share"], data["high"]]).abs().fill_nan(0).drop_nulls()
+    limit = max([0.02, *ends.to_list()]) * 1.3
+    axis = alt.Axis(labelExpr="format(abs(datum.value), '.0%')", tickCount=5)
+
+    def across(field: str) -> alt.X:
+        return alt.X(f"{field}:Q", scale=alt.Scale(domain=[-limit, limit], nice=False), title=None, axis=axis)
+
+    base = alt.Chart(data)
     scale = alt.Scale(domain=["lost", "won"], range=[BAD, GOOD])
     bars = base.mark_bar(height=11, cornerRadius=2).encode(
+        x=across("share"),
         color=alt.Color("kind:N", scale=scale, legend=alt.Legend(symbolType="square", symbolStrokeWidth=0)),
         description="label:N",
     )
-    left = base.transform_filter("datum.kind == 'lost'").mark_text(align="right", dx=-4, fontSize=11)
-    right = base.transform_filter("datum.kind == 'won'").mark_text(align="left", dx=4, fontSize=11)
-    layers = alt.layer(bars, *(mark.encode(text="shown:N") for mark in (left, right))).properties(width=300, height=12)
+    whiskers = base.mark_rule(color=INK, strokeWidth=1.2, aria=False).encode(x=across("low"), x2="high:Q")
+    at_end = base.transform_calculate(end="isValid(datum.high) ? datum.high : datum.share").encode(x=across("end"))
+    left = at_end.transform_filter("datum.kind == 'lost'").mark_text(align="right", dx=-4, fontSize=11)
+    right = at_end.transform_filter("datum.kind == 'won'").mark_text(align="left", dx=4, fontSize=11)
+    texts = [mark.encode(text="shown:N") for mark in (left, right)]
+    layers = alt.layer(bars, whiskers, *texts).properties(width=300, height=12)
     order = data["pair"].unique(maintain_order=True).to_list()
     head = alt.Header(orient="top", labelAnchor="start", labelFontWeight="normal", labelFontSize=11, labelPadding=3)
     return layers.facet(row=alt.Row("pair:N", sort=order, header=head), spacing=4)

@@ -33,8 +33,11 @@ def plan_coordinates(view: View, task: str) -> list[Plan]:
     table = table.filter(pl.col("run").is_in(runs))
     places = read_places(view.samples(task), runs)
     n, tail, choice = sizes(table["n"]), view.too_many(view.drawn), (task,)
-    about = f"Share of all questions that reach each rung, from any answer to one within 50 km; {n}.{tail}"
-    chart = ladder_chart(table, runs, view.colors)
+    about = (
+        "Share of all questions that reach each rung, from any answer to one within 50 km, with 95 % intervals; "
+        f"{n}.{tail}"
+    )
+    chart = ladder_chart(_rungs(view, task, table), runs, view.colors)
     plans = [Plan("coordinates", f"ladder_{task}", "How far up the ladder?", about, chart, "coordinates", choice)]
     shares = error_shares(places, view.seed)
     about = (
@@ -56,11 +59,21 @@ def plan_coordinates(view: View, task: str) -> list[Plan]:
     return plans + plan_maps(view, task, places, runs)
 
 
-def ladder_chart(coordinates: pl.DataFrame, runs: Sequence[str], colors: RunColors) -> Any:
-    """How far up the ladder each run's answers get."""
+def _rungs(view: View, task: str, coordinates: pl.DataFrame) -> pl.DataFrame:
+    """A row a run and rung: share, and its interval where it has one."""
     data = coordinates.unpivot(list(_RUNGS), index=["run", "n"], variable_name="rung", value_name="share")
-    data = data.with_columns(pl.col("rung").replace_strict(_RUNGS)).with_columns(
-        label=pl.format("{}, {}: {} % of {}", "run", "rung", (100 * pl.col("share")).round(1), "n")
+    found = [view.range("coordinates", task, run, rung) for run, rung in data.select("run", "rung").iter_rows()]
+    return data.with_columns(
+        low=pl.Series([None if one is None else one.low for one in found], dtype=pl.Float64),
+        high=pl.Series([None if one is None else one.high for one in found], dtype=pl.Float64),
+    )
+
+
+def ladder_chart(rungs: pl.DataFrame, runs: Sequence[str], colors: RunColors) -> Any:
+    """How far up the ladder each run's answers get."""
+    percent = [(100 * pl.col(name)).round(1).cast(pl.String).fill_null("\u2013") for name in ("share", "low", "high")]
+    data = rungs.with_columns(pl.col("rung").replace_strict(_RUNGS)).with_columns(
+        label=pl.format("{}, {}: {} % [{}, {}] of {}", "run", "rung", *percent, "n")
     )
     base = alt.Chart(data).encode(
         x=alt.X("rung:N", sort=list(_RUNGS.values()), title=None, axis=alt.Axis(labelAngle=-30, grid=False)),
@@ -68,8 +81,11 @@ def ladder_chart(coordinates: pl.DataFrame, runs: Sequence[str], colors: RunColo
         color=_run_color(runs, colors),
     )
     line = base.mark_line(strokeWidth=2)
+    bars = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=1.5, aria=False).encode(
+        y=alt.Y("low:Q", scale=alt.Scale(domain=[0, 1]), axis=_PERCENT, title=None), y2="high:Q"
+    )  # fmt: skip
     dots = base.mark_circle(size=60, opacity=1).encode(description="label:N")
-    return alt.layer(line, dots).properties(width=290, height=190)
+    return alt.layer(bars, line, dots).properties(width=290, height=190)
 
 
 def error_chart(shares: pl.DataFrame, runs: Sequence[str], colors: RunColors) -> Any:

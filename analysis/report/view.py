@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-__all__ = ["Plan", "View", "best_runs", "look_at", "plural", "sizes"]
+__all__ = ["Plan", "Range", "View", "best_runs", "look_at", "plural", "sizes"]
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import polars as pl
 
+from vlm_backbones.analysis._sample_frame import where
 from vlm_backbones.analysis.report.palette import RUN_COLORS, RunColors
 from vlm_backbones.analysis.samples import Logs
 
 MOST_IN_MATRIX = 64
 _COLLAPSED_MATRIX = 24
+
+
+class Range(NamedTuple):
+    """An interval, and the n behind it."""
+
+    low: float
+    high: float
+    n: int
 
 
 @dataclass(frozen=True)
@@ -40,9 +50,19 @@ class View:
         table = self.tables.get(name)
         return table.filter(**where) if table is not None and table.height else pl.DataFrame()
 
+    def range(self, table: str, task: str, runs: str, measure: str, question_type: str = "all") -> Range | None:
+        """The interval of a number of a table that has no columns for it; None where it has none."""
+        return self._ranges.get((table, task, runs, question_type, measure))
+
+    @cached_property
+    def _ranges(self) -> dict[tuple[str, ...], Range]:
+        table, place = self.table("intervals"), ("table", "task", "runs", "question_type", "measure")
+        ends = ("ci_low", "ci_high", "n")
+        return {tuple(row[key] for key in place): Range(*(row[key] for key in ends)) for row in table.to_dicts()}
+
     def samples(self, task: str) -> pl.DataFrame:
         """Samples of a task without perturbation."""
-        return self.logs.samples.filter(task=task, condition="clean")
+        return where(self.logs.samples, task=task, condition="clean")
 
     def headline(self, condition: str = "clean") -> pl.DataFrame:
         """Rows of `scores` that hold each task's headline metric."""
