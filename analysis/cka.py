@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["CONSTANT", "cka_matrix", "debiased_cka_matrix"]
+__all__ = ["CONSTANT", "cka_matrices", "cka_matrix", "debiased_cka_matrix"]
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,14 +13,13 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 CONSTANT = 1e-8
 """Share of the squared size below which what varies is the rounding of float16, not the representation."""
-_TILE_ENTRIES = 2**22
+_TILE = 512
 
 
 def cka_matrix(representations: Sequence[NDArray[np.float32]]) -> Floats:
     """Linear CKA of every pair, biased (Kornblith et al. 2019).
 
-    CKA(X, Y) = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)), with K = X X' and L = Y Y' centred. Products are float32,
-    sums float64, over tiles of rows.
+    CKA(X, Y) = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)), with K = X X' and L = Y Y' centred.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def cka_matrix(representations: Sequence[NDArray[np.float32]]) -> Floats:
     -------
     (R, R), symmetric, 1 on the diagonal; NaN where a representation does not vary.
     """
-    return _normalised(_products([_centred_gram(x) for x in representations]))
+    return cka_matrices(representations)[0]
 
 
 def debiased_cka_matrix(representations: Sequence[NDArray[np.float32]]) -> Floats:
@@ -42,37 +42,72 @@ def debiased_cka_matrix(representations: Sequence[NDArray[np.float32]]) -> Float
     -------
     (R, R), symmetric; NaN for fewer than 4 documents or where a representation does not vary.
     """
+    return cka_matrices(representations)[1]
+
+
+def cka_matrices(representations: Sequence[NDArray[np.float32]]) -> tuple[Floats, Floats]:
+    """Return `cka_matrix` and `debiased_cka_matrix` from one walk over the tiles of K and L.
+
+    Products are float32, sums float64. Of each K only a tile of 512 x 512 is held, and the half below the diagonal is
+    not computed: memory is that of the representations.
+    """
     n = len(representations[0])
+    scales = [_Scale.of(x) for x in representations]
+    products = np.zeros((len(scales), len(scales)))
+    rows, diagonal = np.zeros((2, len(scales), n))  # sums of each row of K, and its diagonal
+    for one, other in _upper_tiles(n):
+        left = [scale.centred(x[one]) for scale, x in zip(scales, representations, strict=True)]
+        right = left
+        if one != other:
+            right = [scale.centred(x[other]) for scale, x in zip(scales, representations, strict=True)]
+        tiles = [a @ b.T for a, b in zip(left, right, strict=True)]
+        flat = np.stack([tile.ravel() for tile in tiles])
+        products += (1 if one == other else 2) * (flat @ flat.T).astype(np.float64)
+        for place, tile in enumerate(tiles):
+            rows[place, one] += tile.sum(1, dtype=np.float64)
+            if one == other:
+                diagonal[place, one] = np.diagonal(tile)
+            else:
+                rows[place, other] += tile.sum(0, dtype=np.float64)
+    biased = _normalised(products)
     if n < 4:
-        return np.full((len(representations),) * 2, np.nan)
-    grams = [_centred_gram(x) for x in representations]  # centring changes nothing here but the rounding
-    for gram in grams:
-        np.fill_diagonal(gram, 0)
-    rows = np.stack([gram.sum(1, dtype=np.float64) for gram in grams])  # (R, documents)
+        return biased, np.full_like(biased, np.nan)
+    products -= diagonal @ diagonal.T
+    rows -= diagonal
     totals = rows.sum(1)
-    hsic = _products(grams) + np.outer(totals, totals) / ((n - 1) * (n - 2)) - 2 / (n - 2) * rows @ rows.T
-    return _normalised(hsic / (n * (n - 3)))
+    hsic = products + np.outer(totals, totals) / ((n - 1) * (n - 2)) - 2 / (n - 2) * rows @ rows.T
+    return biased, _normalised(hsic / (n * (n - 3)))
 
 
-def _centred_gram(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(documents, documents), of float32, with a trace of 1; NaN where nothing varies."""
-    centred = x - x.mean(0, dtype=np.float64)
-    varies = float((centred**2).sum())
-    if varies <= CONSTANT * float((x.astype(np.float64) ** 2).sum()):
-        return np.full((len(x), len(x)), np.nan, dtype=np.float32)
-    scaled = (centred / np.sqrt(varies)).astype(np.float32)  # CKA does not see the scale; float32 does
-    return np.asarray(scaled @ scaled.T)
+@dataclass(frozen=True)
+class _Scale:
+    """What centres a representation and gives K a trace of 1; a `factor` of 0 where nothing varies.
+
+    CKA does not see the scale; float32 does.
+    """
+
+    mean: Floats
+    factor: float
+
+    @classmethod
+    def of(cls, x: NDArray[np.float32]) -> _Scale:
+        mean, varies, size = x.mean(0, dtype=np.float64), 0.0, 0.0
+        for start in range(0, len(x), _TILE):
+            part = x[start : start + _TILE].astype(np.float64)
+            varies, size = varies + float(((part - mean) ** 2).sum()), size + float((part**2).sum())
+        return cls(mean, 1 / np.sqrt(varies) if varies > CONSTANT * size else 0.0)
+
+    def centred(self, part: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Some rows of the representation."""
+        return np.asarray(((part - self.mean) * self.factor).astype(np.float32))
 
 
-def _products(grams: Sequence[NDArray[np.float32]]) -> Floats:
-    """(R, R): sums over all entries of the products of each two matrices."""
-    n = len(grams[0])
-    total = np.zeros((len(grams), len(grams)))
-    step = max(1, _TILE_ENTRIES // (n * len(grams)))
-    for start in range(0, n, step):
-        tile = np.stack([gram[start : start + step].ravel() for gram in grams])
-        total += (tile @ tile.T).astype(np.float64)
-    return total
+def _upper_tiles(n: int) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of the tiles on and above the diagonal."""
+    tiles = [slice(start, min(start + _TILE, n)) for start in range(0, n, _TILE)]
+    for place, one in enumerate(tiles):
+        for other in tiles[place:]:
+            yield one, other
 
 
 def _normalised(hsic: Floats) -> Floats:

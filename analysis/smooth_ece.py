@@ -15,8 +15,8 @@ Floats = NDArray[np.float64]
 
 _GRID = 2048
 _DRAW_GRID = 256
-_STEPS = 24
-_DRAW_STEPS = 13
+_PRECISION = 1e-7
+_DRAW_PRECISION = 1e-4
 _SMALLEST = 1e-4
 
 
@@ -40,7 +40,7 @@ def smece_draws(confidence: Floats, correct: Floats, cluster: NDArray[np.int64],
     values = np.concatenate([residual * (1 - share), residual * share, [0.0]])
     residuals = level_totals(weights, np.concatenate([cluster, cluster, [0]]), level, values)
     totals = weights @ np.bincount(cluster, minlength=weights.shape[1])
-    return _fixed_points(residuals / totals[:, None], _DRAW_STEPS)
+    return _fixed_points(residuals / totals[:, None], _DRAW_PRECISION)
 
 
 def _places(confidence: Floats, grid: int) -> tuple[NDArray[np.int64], Floats]:
@@ -57,19 +57,21 @@ def _deposit(confidence: Floats, values: Floats, grid: int) -> Floats:
     return np.asarray(left + right)
 
 
-def _fixed_points(residual: Floats, steps: int = _STEPS) -> Floats:
+def _fixed_points(residual: Floats, precision: float = _PRECISION) -> Floats:
     """Solve smECE_s = s in each row of residual masses by bisection: smECE_s falls with s.
 
-    On cell centres the reflected Gaussian is diagonal in the cosine basis: frequency k shrinks by exp(-(pi k s)^2 / 2).
+    It lies between abs(sum) (the limit of large s) and sum of abs (that of small s), and so does the solution. On cell
+    centres the reflected Gaussian is diagonal in the cosine basis: frequency k shrinks by exp(-(pi k s)^2 / 2).
     """
     from scipy.fft import dct, idct
 
     spectrum = dct(residual, axis=1)
     frequency = np.pi * np.arange(residual.shape[1])
-    low, high = np.full(len(residual), _SMALLEST), np.ones(len(residual))
-    for _ in range(steps):
+    low = np.maximum(np.abs(residual.sum(axis=1)), _SMALLEST)
+    high = np.maximum(np.abs(residual).sum(axis=1), low)
+    while np.any(high - low > precision):
         middle = (low + high) / 2
         smooth = idct(spectrum * np.exp(-((frequency * middle[:, None]) ** 2) / 2), axis=1)
         above = np.abs(smooth).sum(axis=1) > middle
         low, high = np.where(above, middle, low), np.where(above, high, middle)
-    return (low + high) / 2
+    return np.asarray((low + high) / 2)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from vlm_backbones.analysis.cka import cka_matrix, debiased_cka_matrix
+from vlm_backbones.analysis.cka import cka_matrices
 from vlm_backbones.analysis.columns import build_table
 from vlm_backbones.analysis.states import TaskStates
 
@@ -38,8 +38,9 @@ def _pairs(having: list[TaskStates], token_type: str) -> Iterator[dict[str, Any]
     counts = {"n": int(known.sum()), "n_missing": int((~known).sum())}
     if counts["n"] == 0:
         return
-    kept = [x[known] for x in aligned]
-    biased, debiased = cka_matrix(kept), debiased_cka_matrix(kept)
+    if not known.all():
+        aligned = [x[known] for x in aligned]
+    biased, debiased = cka_matrices(aligned)
     at = {(found.run, layer): index for index, (found, layer) in enumerate(places)}
     for a, b in combinations_with_replacement(having, 2):
         for layer_a in a.layers:
@@ -53,5 +54,7 @@ def _aligned(found: TaskStates, layer: int, token_type: str, documents: list[str
     """(documents, hidden) in a common order, NaN where the run has no such document or token."""
     vectors = found.vectors(layer, token_type)
     place = {key: index for index, key in enumerate(found.doc_keys)}
+    if found.doc_keys == documents:  # these may be gigabytes
+        return vectors
     rows = np.array([place.get(key, -1) for key in documents])
     return np.where(rows[:, None] >= 0, vectors[rows], np.float32(np.nan))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vlm_backbones.analysis.cka import cka_matrix, debiased_cka_matrix
+from vlm_backbones.analysis.cka import cka_matrices, cka_matrix, debiased_cka_matrix
 
 Floats32 = NDArray[np.float32]
 
@@ -57,9 +57,10 @@ def test_unrelated_representations_are_near_0_only_when_debiased() -> None:
 
 def test_tiles_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     x = [draw(seed, 50, 6) for seed in range(3)]
-    whole = debiased_cka_matrix(x)
-    monkeypatch.setattr("vlm_backbones.analysis.cka._TILE_ENTRIES", 400)
-    assert debiased_cka_matrix(x) == pytest.approx(whole, abs=1e-6)
+    whole = cka_matrices(x)
+    monkeypatch.setattr("vlm_backbones.analysis.cka._TILE", 7)
+    for found, expected in zip(cka_matrices(x), whole, strict=True):
+        assert found == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_constant_representation_has_no_similarity() -> None:
