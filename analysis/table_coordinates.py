@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["coordinate_rows", "coordinates", "is_coordinate_target", "locate"]
 
 import math
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vlm_backbones.analysis._computed_scores import is_coordinate_target
-from vlm_backbones.analysis.bootstrap import cluster_sums, cluster_weights, level_totals, pattern_bootstrap
+from vlm_backbones.analysis.bootstrap import cluster_sums, cluster_weights, level_totals, pattern_bootstrap, wilson
 from vlm_backbones.analysis.columns import build_table
 from vlm_backbones.analysis.interval_rows import SAMPLE_DRAWS, IntervalRow, interval_rows
 from vlm_backbones.analysis.pairing import cluster_codes
@@ -76,9 +77,20 @@ def locate(
             rows.append({"run": run, "task": task, **counts, **values})
             if bootstrap:
                 place = {"table": "coordinates", "task": task, "runs": run}
-                drawn = _drawn(rates, error, cluster_codes(of_run["cluster"]), bootstrap, seed)
-                ranges += interval_rows(place, values, drawn, counts)
+                cluster = cluster_codes(of_run["cluster"])
+                is_alone = int(cluster.max(initial=-1)) + 1 == cluster.size
+                drawn = _drawn(rates, error, cluster, bootstrap, seed)
+                found = interval_rows(place, values, drawn, counts)
+                ranges += _as_shares(found) if is_alone else found
     return build_table("coordinates", rows), ranges
+
+
+def _as_shares(rows: Iterable[IntervalRow]) -> Iterator[IntervalRow]:
+    """With Wilson's interval for the rates, as in `scores`: no share of images is exactly 0 or 1."""
+    for row in rows:
+        n = row["n"]
+        ends = wilson(row["value"] * n, n) if row["measure"] in _RATES else (row["ci_low"], row["ci_high"])
+        yield row | dict(zip(("ci_low", "ci_high"), ends, strict=True))
 
 
 def _quantiles(error_km: Floats) -> dict[str, float]:

@@ -46,7 +46,7 @@ def plan_scores(view: View, changes: Changes | None, letters: Mapping[tuple[str,
         blind = view.headline("swap").filter(pl.col("run").is_in(view.drawn))
         parts = ["Score and 95 % interval", sizes(clean["n"])]
         if blind.height:
-            parts.append("grey tick: the same run shown another question's image")
+            parts.append(f"grey tick: the same run shown another question's image, {sizes(blind['n'])}")
         if letters:
             parts.append("runs of a task that share a letter cannot be told apart")
         about = "; ".join(parts) + "." + view.too_many(view.drawn)
