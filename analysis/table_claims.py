@@ -46,7 +46,7 @@ def claims(
     present = [name for name in backbones if runs[name]]
     found: list[Claim] = []
     for task, part in by_task(logs.samples, "clean") if len(present) > 1 else ():
-        logged = set(part["run"])
+        logged = set(part["run"].unique())
         here = [name for name in present if set(runs[name]) & logged]
         if len(here) < 2:
             continue

@@ -106,7 +106,8 @@ def _of_row(row: Mapping[str, Any]) -> Change:
 
 def _over_seeds(view: View, task: str, older: Sequence[str], newer: Sequence[str]) -> Change | None:
     part = view.samples(task).filter(pl.col("run").is_in([*older, *newer]))
-    here = [[run for run in runs if run in set(part["run"])] for runs in (older, newer)]
+    logged = set(part["run"].unique())
+    here = [[run for run in runs if run in logged] for runs in (older, newer)]
     if not all(here):
         return None
     pair = BackbonePair(part, here[0], here[1], _DRAWS, view.seed)

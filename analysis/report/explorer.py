@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from vlm_backbones.analysis._sample_frame import where
 from vlm_backbones.analysis.pairing import pair_runs
 from vlm_backbones.analysis.report.media import Media
 from vlm_backbones.analysis.samples import Logs
@@ -53,12 +54,13 @@ def write_explorer(
             atomic_write_text(out / "report_data" / f"{name}.js", f'vlmPart("{name}",{script_json(value)});\n')
 
     for number, task in enumerate(tasks):
-        part = logs.samples.filter(task=task, condition="clean")
+        part = where(logs.samples, task=task, condition="clean")
         if not part.height:
             continue
-        present = [run for run in runs if run in set(part["run"])]
+        logged = set(part["run"].unique())
+        present = [run for run in runs if run in logged]
         documents = _Documents(part, present)
-        types = sorted(set(part["question_type"].drop_nulls()))
+        types = sorted(part["question_type"].drop_nulls().unique())
         put(f"task-{number}", documents.summary(types))
         for start in range(0, len(documents), PART):
             put(f"task-{number}-{start // PART}", documents.texts(start, media))
@@ -85,9 +87,11 @@ class _Documents:
         keys = pl.DataFrame({"length": ids.str.len_chars(), "id": ids})
         order = keys.select(pl.arg_sort_by("length", "id")).to_series().to_numpy()
         self.asked = len(order)
-        self._part = part
-        self._first = first[order[:_MOST]]
-        self._rows = rows[:, order[:_MOST]]
+        shown = rows[:, order[:_MOST]]
+        kept = np.unique(shown[shown >= 0])
+        self._part = part[kept]
+        self._first = np.searchsorted(kept, first[order[:_MOST]])
+        self._rows = np.where(shown >= 0, np.searchsorted(kept, shown), -1)
 
     def __len__(self) -> int:
         return int(self._first.size)

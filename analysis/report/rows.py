@@ -91,14 +91,15 @@ def _scores(view: View, letters: Mapping[tuple[str, str], str]) -> list[Row]:
 
 def _perturbed(view: View) -> list[Row]:
     """The headline metric of each task and run under every condition beside `clean` on the same documents."""
-    table = view.table("scores").filter(pl.col("condition") != "clean")
+    table = view.table("scores")
+    table = table.filter(pl.col("condition") != "clean") if table.height else table
     known = {(row["task"], row["run"], row["condition"], row["metric"]): row for row in table.to_dicts()}
-    rows = []
+    conditions, rows = dict.fromkeys(condition for _, _, condition, _ in known), []
     for task, run in ((task, run) for task in view.tasks for run in view.runs):
         metric = view.logs.headline[task]
         changes = {
             condition: (known[task, run, condition, metric], row)
-            for condition in dict.fromkeys(table["condition"])
+            for condition in conditions
             if (row := known.get((task, run, condition, f"{metric} {MINUS_CLEAN}")))
         }
         rows += [{"task": task, "run": run, "metric": metric, "changes": changes}] if changes else []

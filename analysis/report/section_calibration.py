@@ -20,7 +20,8 @@ _KIND = {"option": "the probability of the option that was answered", "sequence"
 def plan_calibration(view: View, task: str) -> tuple[list[Plan], list[str]]:
     """Two pictures for all questions and for each question type, and the types that are too rare or too many."""
     part = view.samples(task)
-    runs = [run for run in view.drawn if run in set(part["run"])]
+    logged = set(part["run"].unique())
+    runs = [run for run in view.drawn if run in logged]
     if not runs:
         return [], []
     curves = calibration_curves(part, runs, view.seed)
