@@ -33,6 +33,6 @@ def interval_rows(
     """
     for measure, value in values.items():
         if np.isfinite(value):
-            low, high = interval(drawn[measure])
+            low, high = interval(drawn[measure], value=float(value))
             row = {"question_type": ALL_TYPES, **place, "measure": measure, "value": float(value)}
             yield row | {"ci_low": low, "ci_high": high, **counts}

@@ -80,9 +80,9 @@ def _change(
         return None
     columns = np.column_stack([first, second, np.ones(first.size)])[both]
     drawn = resample.totals(cluster_sums(columns, cluster_codes(before["cluster"].filter(pl.Series(both)))))
-    low, high = interval((drawn[:, 1] - drawn[:, 0]) / drawn[:, 2])
-    ends = [f"{end:.4g}" for end in interval(drawn[:, 0] / drawn[:, 2])]
     n, mean, other = int(both.sum()), float(first[both].mean()), float(second[both].mean())
+    low, high = interval((drawn[:, 1] - drawn[:, 0]) / drawn[:, 2], value=other - mean)
+    ends = [f"{end:.4g}" for end in interval(drawn[:, 0] / drawn[:, 2], value=mean)]
     note = f"paired; clean on these documents: {mean:.4g} [{', '.join(ends)}]"
     return {"value": other - mean, "ci_low": low, "ci_high": high, "n": n, "n_missing": asked - n, "note": note}
 
