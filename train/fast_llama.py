@@ -35,13 +35,6 @@ def use_fast_layers(language_model: Any) -> bool:
     return True
 
 
-def use_own_layers(language_model: Any) -> None:
-    """Undo `use_fast_layers`."""
-    for layer in language_model.layers:
-        layer.__dict__.pop("forward", None)
-        layer.__dict__.pop("is_last", None)
-
-
 def _fast_forward(
     layer: Any,
     hidden_states: Tensor,

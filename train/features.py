@@ -28,6 +28,7 @@ from vlm_backbones.errors import ConfigError, VlmBackbonesError
 from vlm_backbones.study import Study, load_study
 from vlm_backbones.train.processes import processes
 from vlm_backbones.train.progress import Progress, quieten
+from vlm_backbones.train.weights import working_copy
 from vlm_backbones.vision import VisionTower, get_vision_tower
 from vlm_backbones.vision.preprocessing import build_image_processor, preprocess_images
 from vlm_backbones.vlm.composition import load_vision_tower
@@ -50,7 +51,7 @@ class Features:
         """Return the module that takes the tower's place in the model."""
         if self.cache is not None:
             return PassthroughTower(self.spec.layers, self.mean, self.std)
-        return StandardizedTower(self.spec.tower, self.spec.layers, self.mean, self.std)
+        return StandardizedTower(working_copy(self.spec.tower), self.spec.layers, self.mean, self.std)
 
     def handle(self, image: ImageSource) -> int | ImageSource:
         """Return what `gather` takes for a picture: its row in the cache, found once, or the picture."""

@@ -6,6 +6,7 @@ python -m vlm_backbones.train.finetune --study pocket --backbone pocket-llama-3 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 import time
@@ -17,19 +18,21 @@ import torch
 from transformers import set_seed
 
 from vlm_backbones._hub import part_files
+from vlm_backbones._launch import accelerate_config
 from vlm_backbones._outputs import missing_outputs
+from vlm_backbones._stage import die_with
 from vlm_backbones._sweep import read_choice
 from vlm_backbones.backbones import get_backbone
 from vlm_backbones.cache import disk_is_full, staged_path
 from vlm_backbones.data.conversations import Example, examples_digest, load_training_examples
-from vlm_backbones.errors import VlmBackbonesError
+from vlm_backbones.errors import ConfigError, VlmBackbonesError
 from vlm_backbones.recipe import Recipe, StageRecipe
 from vlm_backbones.run import Run
 from vlm_backbones.study import Study, load_study
 from vlm_backbones.train.card import model_card
 from vlm_backbones.train.dataset import StageData, build_stage_data, parameter_dtype
 from vlm_backbones.train.features import Features, load_features
-from vlm_backbones.train.processes import processes
+from vlm_backbones.train.processes import processes, sharding
 from vlm_backbones.train.progress import quieten
 from vlm_backbones.train.run_record import (
     RunRecord,
@@ -52,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train; 0 on success or where the run is finished already, 2 on what the user can mend."""
     arguments = _parse_arguments(argv)
     quieten()
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        die_with(os.getppid())  # a launcher that is killed would leave its processes behind
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     try:
@@ -94,12 +99,14 @@ def train(study: Study, run: Run, out: Path) -> Path:
     Raises
     ------
     ConfigError
-        If the folder holds finished training of another VERSION, or the loss is not finite.
+        If the folder holds finished training of another VERSION, the processes share something else than the study
+        says, or the loss is not finite.
     DataError
         If a training row cannot be used.
     CheckpointError
         If a pretrained part cannot be loaded.
     """
+    _refuse_other_sharding(study)
     run_dir, backbone, seed = out / run.name, run.backbone, run.seed
     rate = read_choice(out, backbone) if run.is_best else run.learning_rate
     recipe = study.recipe_for(backbone, rate)
@@ -125,6 +132,22 @@ def train(study: Study, run: Run, out: Path) -> Path:
     return run_dir
 
 
+def _refuse_other_sharding(study: Study) -> None:
+    wanted, found = study.training.sharding, sharding()
+    if wanted != found:
+        raise ConfigError(
+            f"the study's training.sharding is {wanted}, the processes were started to share {found}: start them with "
+            f"`vlm-backbones train` or `accelerate launch --config_file {accelerate_config(wanted)}`, or say "
+            f"--set training.sharding={found}."
+        )
+    for name, stage in study.recipe.stages.items():
+        if stage.quantization is not None and found != "none":
+            raise ConfigError(
+                f"recipe.{name}: a 4-bit LLM cannot be shared by {found}: --set training.sharding=none holds it on "
+                "every GPU, where it is small."
+            )
+
+
 def _train(study: Study, record: RunRecord, recipe: Recipe, examples: dict[str, list[Example]], out: Path) -> None:
     """Train all stages and write the checkpoint."""
     # 2. the parts: features that all backbones share, and the composed model
@@ -144,14 +167,14 @@ def _train(study: Study, record: RunRecord, recipe: Recipe, examples: dict[str, 
 
     # 3. the stages in order, each continued where it was interrupted
     for name, stage_recipe in recipe.stages.items():
-        model = _train_stage(study, record, name, stage_recipe, examples[name], features[name], model, processor)
+        _train_stage(study, record, name, stage_recipe, examples[name], features[name], model, processor)
 
     # 4. the checkpoint, in transformers' format, reading the tower's own features as the last stage made its pictures
     last, last_recipe = list(recipe.stages.items())[-1]
-    fold_standardization(model, features[last].mean, features[last].std)
-    processor.image_processor = features[last].spec.image_processor
-    model.to(parameter_dtype(last_recipe.precision))
     if processes().is_main_process:
+        fold_standardization(model, features[last].mean, features[last].std)
+        processor.image_processor = features[last].spec.image_processor
+        model.to(parameter_dtype(last_recipe.precision))
         save(model, processor, record.run_dir / "checkpoint", card=model_card(record.run_dir))
     record.write(state="finished", parameters=sum(parameter.numel() for parameter in model.parameters()))
     processes().wait_for_everyone()
@@ -162,6 +185,7 @@ def _run_facts(
 ) -> dict[str, Any]:
     """Return everything that decides the trained weights."""
     row, tower = get_backbone(backbone), get_vision_tower(study.vision_tower)
+    shared = {} if study.training.sharding == "none" else {"sharding": study.training.sharding}
     return {
         "version": VERSION,
         "backbone": part_fingerprint(row.source, row.revision),
@@ -173,6 +197,7 @@ def _run_facts(
         "examples": {
             stage: examples_digest(rows, [list(range(len(rows)))]) for stage, rows in sorted(examples.items())
         },
+        **shared,
     }
 
 
@@ -208,7 +233,7 @@ def _train_stage(
     features: Features,
     model: Any,
     processor: Any,
-) -> Any:
+) -> None:
     """Train one stage and add what it did to run.json."""
     start = time.monotonic()
     set_seed(record.content["seed"])
@@ -224,11 +249,10 @@ def _train_stage(
         seed=record.content["seed"],
         report_to=study.report_to,
     )
-    model = run_stage(stage, model)
+    run_stage(stage, model)
     record.content["stages"][name] = _stage_facts(data, examples, stage)
     record.content["seconds"][name] = round(time.monotonic() - start, 2)
     record.write()
-    return model
 
 
 def _stage_facts(data: StageData, examples: list[Example], stage: Stage) -> dict[str, Any]:

@@ -1,16 +1,14 @@
-"""LoRA on the language model only: adapters by pattern, added to the weights before the checkpoint is saved."""
+"""LoRA on the language model only: adapters by pattern."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-import torch
 from torch import nn
 
 from vlm_backbones.errors import ConfigError
 from vlm_backbones.recipe import Lora
-from vlm_backbones.train.quantization import restore_layers
 
 _LANGUAGE_MODEL = "model.language_model"
 
@@ -44,35 +42,3 @@ def add_lora(model: Any, lora: Lora, *, quantized: bool = False) -> Any:
     adapted = get_peft_model(model, config)
     del model.is_loaded_in_4bit  # accelerate would refuse to move the model
     return adapted
-
-
-def merge_lora(model: Any, originals: dict[str, nn.Module] | None = None) -> Any:
-    """Return the plain model with the adapters added into its weights; a model without adapters as it is.
-
-    Parameters
-    ----------
-    originals
-        Of a quantised language model its layers in full precision: what was learned is added to them, not to the
-        4-bit copies that stood in for them.
-    """
-    if not hasattr(model, "merge_and_unload"):
-        return model
-    if originals is None:
-        return model.merge_and_unload()
-    deltas = _deltas(model)
-    plain = model.unload()
-    restore_layers(plain.model.language_model, originals)
-    with torch.no_grad():
-        for name, delta in deltas.items():
-            weight = plain.model.language_model.get_submodule(name).weight
-            weight.add_(delta.to(weight.device, weight.dtype))
-    return plain
-
-
-def _deltas(model: Any) -> dict[str, torch.Tensor]:
-    """Return what the adapters add to each layer's weight, by the layer's name in the language model."""
-    from peft.tuners.lora import LoraLayer
-
-    modules = model.get_base_model().model.language_model.named_modules()
-    layers: list[tuple[str, Any]] = [(name, module) for name, module in modules if isinstance(module, LoraLayer)]
-    return {name: layer.get_delta_weight("default").detach().float() for name, layer in layers}

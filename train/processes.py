@@ -2,10 +2,42 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from accelerate import PartialState
+from accelerate.utils import DistributedType
+
+from vlm_backbones.errors import ConfigError
+from vlm_backbones.study import Sharding
+
+__all__ = ["processes", "sharding"]
 
 
 def processes() -> PartialState:
     """Return accelerate's view of this process among its peers, joining them at the first call."""
-    return PartialState(cpu=not torch.cuda.is_available())
+    state = PartialState(cpu=not torch.cuda.is_available())
+    if sharding() != "none" and state.distributed_type is DistributedType.MULTI_CPU:
+        # accelerate shares weights between GPUs only; torch and DeepSpeed do between CPUs too
+        state.distributed_type = DistributedType.MULTI_GPU
+    return state
+
+
+def sharding() -> Sharding:
+    """Return what the processes of this training share, as `accelerate launch` was told by its configuration.
+
+    Raises
+    ------
+    ConfigError
+        If it was told something that the trainer does not know.
+    """
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        if os.environ.get("FSDP_VERSION") != "2":
+            raise ConfigError("accelerate's configuration asks for FSDP 1: set fsdp_version: 2 in its fsdp_config.")
+        return "fsdp2"
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "")
+        if stage not in {"2", "3"}:
+            raise ConfigError(f"accelerate's configuration has zero_stage {stage or 'not set'}: set it to 2 or 3.")
+        return "zero2" if stage == "2" else "zero3"
+    return "none"

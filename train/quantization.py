@@ -1,4 +1,4 @@
-"""QLoRA: the LLM's linear layers in 4 bits while adapters are trained, and their own weights back afterwards."""
+"""QLoRA: the LLM's linear layers in 4 bits while adapters are trained."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import nn
 from vlm_backbones.errors import ConfigError
 from vlm_backbones.train.processes import processes
 
-__all__ = ["quantize_layers", "restore_layers"]
+__all__ = ["quantize_layers"]
 
 
-def quantize_layers(language_model: nn.Module, compute_dtype: torch.dtype) -> dict[str, nn.Module]:
-    """Replace every linear layer by its NF4 copy and return the originals, which wait outside the model.
+def quantize_layers(language_model: nn.Module, compute_dtype: torch.dtype) -> None:
+    """Replace every linear layer by its NF4 copy.
 
     Raises
     ------
@@ -24,8 +24,7 @@ def quantize_layers(language_model: nn.Module, compute_dtype: torch.dtype) -> di
     """
     bnb = _import_bitsandbytes()
     device = processes().device
-    originals = dict(_linear_layers(language_model))
-    for name, layer in originals.items():
+    for name, layer in list(_linear_layers(language_model)):
         try:
             copy = bnb.nn.Linear4bit(
                 layer.in_features,
@@ -46,14 +45,8 @@ def quantize_layers(language_model: nn.Module, compute_dtype: torch.dtype) -> di
             ) from error
         if layer.bias is not None:
             copy.bias = nn.Parameter(layer.bias.detach().to(device), requires_grad=False)
-        _put(language_model, name, copy)
-    return originals
-
-
-def restore_layers(language_model: nn.Module, originals: dict[str, nn.Module]) -> None:
-    """Put the original layers back in the place of their 4-bit copies."""
-    for name, layer in originals.items():
-        _put(language_model, name, layer)
+        parent, _, leaf = name.rpartition(".")
+        setattr(language_model.get_submodule(parent), leaf, copy)
 
 
 def _import_bitsandbytes() -> Any:
@@ -71,8 +64,3 @@ def _linear_layers(language_model: nn.Module) -> Iterator[tuple[str, Any]]:
     for name, module in language_model.named_modules():
         if isinstance(module, nn.Linear):
             yield name, module
-
-
-def _put(root: nn.Module, name: str, layer: nn.Module) -> None:
-    parent, _, leaf = name.rpartition(".")
-    setattr(root.get_submodule(parent) if parent else root, leaf, layer)

@@ -19,7 +19,7 @@ import torch
 
 from vlm_backbones.cache import atomic_write_text
 from vlm_backbones.errors import ConfigError, DataError
-from vlm_backbones.train.processes import processes
+from vlm_backbones.train.processes import processes, sharding
 
 _PACKAGES = ("vlm-backbones", "torch", "transformers", "accelerate", "peft", "datasets", "numpy", "pillow")
 
@@ -98,7 +98,13 @@ def environment() -> dict[str, Any]:
     """Return versions, git commit and hardware."""
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES if _is_installed(name)}
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-    hardware = {"device": device, "cpus": os.cpu_count(), "threads": torch.get_num_threads()}
+    hardware = {
+        "device": device,
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "processes": processes().num_processes,
+        "sharding": sharding(),
+    }
     return {"versions": versions, "git_commit": _git_commit(), "hardware": hardware}
 
 

@@ -16,21 +16,22 @@ from transformers import PrinterCallback, TrainingArguments
 from vlm_backbones.cache import atomic_write_text, staged_path
 from vlm_backbones.data.packed_attention import use_packed_attention
 from vlm_backbones.recipe import StageRecipe
+from vlm_backbones.train.callbacks import RunCallback, StopOnSigterm
 from vlm_backbones.train.dataset import MicroBatches, StageData, first, parameter_dtype
-from vlm_backbones.train.fast_llama import use_fast_layers, use_own_layers
+from vlm_backbones.train.fast_llama import use_fast_layers
 from vlm_backbones.train.features import Features
-from vlm_backbones.train.lora import add_lora, merge_lora
-from vlm_backbones.train.processes import processes
+from vlm_backbones.train.lora import add_lora
+from vlm_backbones.train.processes import processes, sharding
+from vlm_backbones.train.projector_hooks import add_projector_hooks
 from vlm_backbones.train.quantization import quantize_layers
-from vlm_backbones.train.trainer import (
-    TRAINABLE_FILE,
-    BackboneTrainer,
-    RunCallback,
-    StopOnSigterm,
-    is_sealed,
-    last_sealed,
+from vlm_backbones.train.trainer import TRAINABLE_FILE, BackboneTrainer
+from vlm_backbones.train.trainer_checkpoints import is_sealed, last_sealed
+from vlm_backbones.train.weights import (
     load_trainable,
+    lower_frozen_layers,
+    take_back,
     trainable_state,
+    working_copy,
 )
 
 _SAVES = 8
@@ -56,38 +57,64 @@ class Stage:
         return self.run_dir / self.name
 
 
-def run_stage(stage: Stage, model: Any) -> Any:
-    """Train one stage and return the model, or load the stage's result where it is finished."""
+def run_stage(stage: Stage, model: Any) -> None:
+    """Train one stage of the model, or load the stage's result where it is finished.
+
+    Of several processes the main one has the trained weights afterwards; it hands them on when the next stage starts.
+    """
     choose_trainable(model, stage.recipe)
     if _is_finished(stage):
-        load_trainable(model, stage.folder / TRAINABLE_FILE)
-        return model
+        if processes().is_main_process:
+            load_trainable(model, stage.folder / TRAINABLE_FILE)
+        return
     if processes().is_main_process:
         _forget_other_content(stage)
     processes().wait_for_everyone()
-    names = list(trainable_state(model))
-    tower = model.model.vision_tower
-    model.model.vision_tower = stage.features.tower().to(model.device)
-    use_packed_attention(model.model.language_model)
-    originals = None
-    if stage.recipe.quantization is not None:
-        originals = quantize_layers(model.model.language_model, parameter_dtype(stage.recipe.precision))
-    if stage.recipe.lora is not None:
-        model = add_lora(model, stage.recipe.lora, quantized=originals is not None)
-        _train_projector_too(model, stage.recipe)
-    elif stage.recipe.precision == "float32":
-        use_fast_layers(model.model.language_model)
-    _train(stage, model)
-    model = merge_lora(model, originals)
-    use_own_layers(model.model.language_model)
-    if stage.recipe.gradient_checkpointing:
-        model.gradient_checkpointing_disable()
-    model.model.language_model.set_attn_implementation("sdpa")
-    model.model.vision_tower = tower
+    trained = _build_trained(stage, model)
+    _train(stage, trained)
+    _take_back(stage, trained, model)
     if processes().is_main_process:
-        _finish(stage, model, names)
+        _finish(stage, model)
     processes().wait_for_everyone()
-    return model
+
+
+def _build_trained(stage: Stage, model: Any) -> Any:
+    """Return the copy of the model that is trained: features in the tower's place, packed attention, adapters."""
+    recipe = stage.recipe
+    trained = working_copy(model, {model.model.vision_tower: stage.features.tower()})
+    use_packed_attention(trained.model.language_model)
+    add_projector_hooks(trained)
+    if recipe.quantization is not None:
+        quantize_layers(trained.model.language_model, parameter_dtype(recipe.precision))
+    if recipe.lora is not None:
+        trained = _adapt(trained, recipe, quantized=recipe.quantization is not None)
+    elif recipe.precision == "float32" and sharding() == "none":
+        use_fast_layers(trained.model.language_model)
+    lower_frozen_layers(trained, parameter_dtype(recipe.precision))
+    return trained
+
+
+def _adapt(model: Any, recipe: StageRecipe, *, quantized: bool) -> Any:
+    """Return the model with its recipe's adapters, which are trained in the place of the LLM."""
+    assert recipe.lora is not None
+    adapted = add_lora(model, recipe.lora, quantized=quantized)
+    for name, parameter in adapted.named_parameters():
+        if "multi_modal_projector" in name:
+            parameter.requires_grad_("projector" in recipe.trainable)
+    return adapted
+
+
+def _take_back(stage: Stage, trained: Any, model: Any) -> None:
+    """Take what was learned into the model; adapters are added to its weights in their full precision."""
+    if stage.recipe.lora is None:
+        take_back(trained, model)
+        return
+    adapted = _adapt(model, stage.recipe, quantized=False)
+    take_back(trained, adapted)
+    if processes().is_main_process:
+        adapted.merge_and_unload()
+    else:
+        adapted.unload()
 
 
 def choose_trainable(model: Any, recipe: StageRecipe) -> None:
@@ -96,12 +123,6 @@ def choose_trainable(model: Any, recipe: StageRecipe) -> None:
     model.model.multi_modal_projector.requires_grad_("projector" in recipe.trainable)
     model.model.language_model.requires_grad_("llm" in recipe.trainable)
     model.lm_head.requires_grad_("llm" in recipe.trainable)
-
-
-def _train_projector_too(model: Any, recipe: StageRecipe) -> None:
-    for name, parameter in model.named_parameters():
-        if "multi_modal_projector" in name:
-            parameter.requires_grad_("projector" in recipe.trainable)
 
 
 def _train(stage: Stage, model: Any) -> None:
@@ -120,7 +141,6 @@ def _train(stage: Stage, model: Any) -> None:
     resume = last_sealed(stage.folder)
     model.train()
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    model.eval()
 
 
 def build_arguments(stage: Stage, *, accumulation: int) -> TrainingArguments:
@@ -164,6 +184,8 @@ def build_arguments(stage: Stage, *, accumulation: int) -> TrainingArguments:
         ddp_find_unused_parameters=False,
         disable_tqdm=True,
         use_cpu=not torch.cuda.is_available(),
+        # summing a step's gradients before they are shared would hold all of them on every GPU
+        accelerator_config={"gradient_accumulation_kwargs": {"sync_each_batch": sharding() != "none"}},
         **schedule,
         **memory,
     )
@@ -192,12 +214,11 @@ def _forget_other_content(stage: Stage) -> None:
     atomic_write_text(marker, stage.fingerprint)
 
 
-def _finish(stage: Stage, model: Any, names: list[str]) -> None:
+def _finish(stage: Stage, model: Any) -> None:
     """Keep what the stage trained, then drop its Trainer checkpoints."""
-    parameters = dict(model.named_parameters())
-    state = {name: parameters[name].detach().cpu().contiguous() for name in names}
+    choose_trainable(model, stage.recipe)
     with staged_path(stage.folder / TRAINABLE_FILE) as staged:
-        save_file(state, staged)
+        save_file(trainable_state(model), staged)
     atomic_write_text(stage.folder / "stage.json", json.dumps({"fingerprint": stage.fingerprint}))
     for folder in stage.folder.glob("checkpoint-*"):
         shutil.rmtree(folder)

@@ -1,35 +1,55 @@
-"""transformers' Trainer with the packed loss, small checkpoints, metrics.jsonl and progress.json."""
+"""transformers' Trainer with the packed loss, small checkpoints, and weights that processes may share."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import signal
-import threading
-import time
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer
+from transformers.trainer import SCHEDULER_NAME
 
 from vlm_backbones.errors import ConfigError
-from vlm_backbones.train.progress import Progress
+from vlm_backbones.train.processes import processes, sharding
+from vlm_backbones.train.trainer_checkpoints import load_shards, save_shards, seal
+from vlm_backbones.train.weights import load_trainable, trainable_state
+
+__all__ = ["TRAINABLE_FILE", "BackboneTrainer"]
 
 TRAINABLE_FILE = "trainable.safetensors"
-_SEAL = "seal.json"
+_SHARDS = "shards"
 
 
 class BackboneTrainer(Trainer):
     """Trainer over micro-batches that are collated already; each item of the dataset is one micro-batch."""
 
     def __init__(self, *args: Any, projector_learning_rate: float | None = None, **kwargs: Any) -> None:
+        self._layers = decoder_layer_names(kwargs["model"])
         super().__init__(*args, **kwargs)
         self.loss_is_scaled_for_ga = True
         self._projector_learning_rate = projector_learning_rate
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Join the processes again, whom TrainingArguments made strangers, then as Trainer does."""
+        processes()
+        super().create_accelerator_and_postprocess()
+
+    def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
+        built: dict[str, Any] = super()._build_accelerator_args(**kwargs)
+        if sharding() == "fsdp2":
+            built["fsdp_plugin"] = _build_fsdp_plugin(self._layers, in_bf16=bool(self.args.bf16))
+        return built
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        """Keep buffers (rotary frequencies) in float32, which DeepSpeed would round with the weights."""
+        buffers = {name: buffer.clone() for name, buffer in self._unwrapped().named_buffers()}
+        prepare: Any = super()._prepare_for_training
+        prepared = prepare(*args, **kwargs)
+        for name, buffer in self._unwrapped().named_buffers():
+            buffer.data = buffers[name].to(buffer.device)
+        return prepared
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Return Trainer's optimizer, the projector in groups of its own where it has a learning rate of its own."""
@@ -61,6 +81,7 @@ class BackboneTrainer(Trainer):
             pixel_values=inputs.get("pixel_values"),
             logits_to_keep=inputs["predict_at"],
             layout=inputs["layout"],
+            anchor=inputs.get("pixel_values") is None,
             use_cache=False,
         )
         logits = outputs.logits[0].float()  # (supervised, vocabulary)
@@ -70,8 +91,6 @@ class BackboneTrainer(Trainer):
             raise ConfigError(
                 f"the loss is {loss.item()} at step {self.state.global_step + 1}: lower the recipe's learning_rate."
             )
-        if inputs.get("pixel_values") is None:
-            loss = loss + _projector_anchor(model)
         loss = loss * self.accelerator.num_processes  # gradients are averaged over devices
         return (loss, outputs) if return_outputs else loss
 
@@ -89,13 +108,54 @@ class BackboneTrainer(Trainer):
         folder.mkdir(parents=True, exist_ok=True)
         save_file(trainable_state(self._unwrapped()), folder / TRAINABLE_FILE)
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the weights, unless they are shared: then they are saved with their moments, each process its own."""
+        if sharding() == "none":
+            super().save_model(output_dir, _internal_call)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if sharding() != "fsdp2":
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        save_shards(self.model, self.optimizer, Path(output_dir) / _SHARDS)
+        schedule: Any = self.lr_scheduler
+        if self.args.should_save:
+            torch.save(schedule.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        load_trainable(model or self._unwrapped(), Path(resume_from_checkpoint) / TRAINABLE_FILE)
+        if sharding() == "none":
+            load_trainable(model or self._unwrapped(), Path(resume_from_checkpoint) / TRAINABLE_FILE)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if sharding() != "fsdp2" or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        load_shards(self.model, self.optimizer, Path(checkpoint) / _SHARDS)
+        schedule: Any = self.lr_scheduler
+        schedule.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
+        processes().wait_for_everyone()  # each writes files of its own
         if self.args.should_save:
             seal(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}")
+
+
+def decoder_layer_names(model: nn.Module) -> list[str]:
+    """Return the class of the language model's layers: what is gathered, used and given up at a time."""
+    names = [name for name, _ in model.named_modules() if name.endswith("language_model.layers")]
+    layers: Any = model.get_submodule(names[0])
+    return sorted({type(layer).__name__ for layer in layers})
+
+
+def _build_fsdp_plugin(layers: list[str], *, in_bf16: bool) -> Any:
+    """Return how weights are shared; the rest stands in accelerate's configuration."""
+    from accelerate.utils import FullyShardedDataParallelPlugin
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
+    # gradients are summed over processes in float32, as without sharing
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if in_bf16 else None
+    return FullyShardedDataParallelPlugin(mixed_precision_policy=policy, transformer_cls_names_to_wrap=layers)
 
 
 def _give_own_rate(optimizer: torch.optim.Optimizer, chosen: set[int], rate: float) -> None:
@@ -105,143 +165,3 @@ def _give_own_rate(optimizer: torch.optim.Optimizer, chosen: set[int], rate: flo
         if moved:
             group["params"] = [parameter for parameter in group["params"] if id(parameter) not in chosen]
             optimizer.add_param_group({**group, "params": moved, "lr": rate})
-
-
-def _projector_anchor(model: nn.Module) -> torch.Tensor:
-    """Return a zero that depends on the projector, so that every device has gradients for it."""
-    parts = [
-        parameter.sum()
-        for name, parameter in model.named_parameters()
-        if "projector" in name and parameter.requires_grad
-    ]
-    return 0.0 * torch.stack(parts).sum() if parts else torch.zeros(())
-
-
-def trainable_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the trained parameters, by name; tied ones once."""
-    return {
-        name: parameter.detach().cpu().contiguous()
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-    }
-
-
-def load_trainable(model: nn.Module, path: Path) -> None:
-    """Copy saved parameters into a model; every name of the file must exist in it."""
-    parameters = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, tensor in load_file(path).items():
-            parameters[name].copy_(tensor)
-
-
-def seal(folder: Path) -> None:
-    """Write the hashes of a Trainer checkpoint's files last, so that a half-written one is never resumed."""
-    hashes = {file.name: _sha256(file) for file in sorted(folder.iterdir()) if file.is_file()}
-    (folder / _SEAL).write_text(json.dumps(hashes), encoding="utf-8")
-
-
-def last_sealed(folder: Path) -> Path | None:
-    """Return the newest Trainer checkpoint of a stage whose files match its seal."""
-    steps = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
-    return next((path for path in steps if is_sealed(path)), None)
-
-
-def is_sealed(folder: Path) -> bool:
-    """Whether a Trainer checkpoint's files match its seal."""
-    try:
-        hashes = json.loads((folder / _SEAL).read_text(encoding="utf-8"))
-        return bool(hashes) and all(_sha256(folder / name) == digest for name, digest in hashes.items())
-    except (OSError, ValueError):
-        return False
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-class StopOnSigterm(TrainerCallback):
-    """On SIGTERM (a preempted or cancelled job) saves after the running step and stops; all processes together."""
-
-    def __init__(self) -> None:
-        self.is_asked = False
-        self._before: Any = None
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Listen; `on_train_end` gives the signal back."""
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._ask)
-
-    def _ask(self, signum: int, frame: FrameType | None) -> None:
-        self.is_asked = True
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Save and stop where any process was asked to: one that went on alone would wait for the others forever."""
-        if args.world_size > 1:
-            asked = torch.tensor(float(self.is_asked), device=args.device)
-            torch.distributed.all_reduce(asked)
-            self.is_asked = bool(asked.item())
-        if self.is_asked:
-            control.should_save = control.should_training_stop = True
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Leave the signal to whom it belonged, and end where it came."""
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
-        if self.is_asked:
-            print(f"stopped by SIGTERM after step {state.global_step}, saved; run again to continue", flush=True)
-            raise SystemExit(128 + signal.SIGTERM)
-
-
-class RunCallback(TrainerCallback):
-    """Appends to metrics.jsonl and keeps progress.json."""
-
-    def __init__(self, run_dir: Path, stage: str, tokens_per_step: list[int]) -> None:
-        self._metrics, self._stage, self._tokens = run_dir / "metrics.jsonl", stage, tokens_per_step
-        self._progress = Progress(run_dir / "progress.json", stage)
-        self._start = time.monotonic()
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Drop the lines of steps that are about to be run again."""
-        if not state.is_world_process_zero or not self._metrics.is_file():
-            return
-        lines = self._metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and self._is_before(json.loads(line), state.global_step)]
-        self._metrics.write_text("".join(kept), encoding="utf-8")
-
-    def _is_before(self, row: dict[str, Any], step: int) -> bool:
-        return bool(row["stage"] != self._stage or row["step"] <= step)
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Append one line: stage, step, loss, lr, grad_norm, tokens, seconds."""
-        if not state.is_world_process_zero or not logs or "loss" not in logs:
-            return
-        row = {
-            "stage": self._stage,
-            "step": state.global_step,
-            "loss": logs["loss"],
-            "lr": logs.get("learning_rate"),
-            "grad_norm": logs.get("grad_norm"),
-            "tokens": sum(self._tokens[: state.global_step]),
-            "seconds": round(time.monotonic() - self._start, 3),
-        }
-        with self._metrics.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(row) + "\n")
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Keep progress.json."""
-        if state.is_world_process_zero:
-            self._progress.update(state.global_step, state.max_steps)

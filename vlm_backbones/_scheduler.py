@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,8 +15,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
+from vlm_backbones._launch import LAUNCHER, SHUTDOWN_SECONDS, Nodes, launch_arguments
 from vlm_backbones.cache import disk_is_full
-from vlm_backbones.errors import DataError, VlmBackbonesError
+from vlm_backbones.errors import ConfigError, DataError, VlmBackbonesError
+from vlm_backbones.study import Sharding
 
 __all__ = ["Display", "Job", "Running", "StageError", "cores", "gpus", "run_jobs"]
 
@@ -39,6 +42,10 @@ class Job:
     needs: tuple[str, ...] = ()
     progress: Path | None = None
     uses_gpu: bool = False
+    processes: int = 1
+    """In how many it runs, on a GPU each."""
+    sharding: Sharding = "none"
+    """What they share."""
     threads: int | None = None
     """A fixed number, passed as `--threads N`; else the free cores are shared."""
     environment: tuple[tuple[str, str], ...] = ()
@@ -51,7 +58,7 @@ class Running:
     job: Job
     process: subprocess.Popen[bytes]
     threads: int
-    gpu: str | None
+    gpus: tuple[str, ...]
     started: float = field(default_factory=time.time)
 
 
@@ -82,7 +89,9 @@ def gpus() -> list[str]:
     return [str(index) for index, _ in enumerate(sorted(folder.iterdir()))] if folder.is_dir() else []
 
 
-def run_jobs(jobs: Sequence[Job], display: Display, on_success: Callable[[Job, float], None]) -> None:
+def run_jobs(
+    jobs: Sequence[Job], display: Display, on_success: Callable[[Job, float], None], nodes: Nodes | None = None
+) -> None:
     """Run all jobs in dependency order; earlier jobs of the list go first where several are ready.
 
     Parameters
@@ -91,23 +100,27 @@ def run_jobs(jobs: Sequence[Job], display: Display, on_success: Callable[[Job, f
         What is left to do; a need that is not in the list counts as done.
     on_success
         Called in this process after each job that exits with 0, with its seconds.
+    nodes
+        Where every machine of a group runs the same one job, in processes on all of them.
 
     Raises
     ------
+    ConfigError
+        When a job wants more GPUs than there are.
     StageError
         When a job fails: the others are ended and the failing log's last lines are in the message.
     """
     waiting, running, finished = list(jobs), list[Running](), list[str]()
-    free_gpus = gpus()
+    free_gpus, place = gpus(), nodes or Nodes()
     has_gpu = bool(free_gpus)
+    _refuse_too_many(jobs, len(free_gpus), place)
     with _ended_on_exit(running):
         while waiting or running:
-            for item in _start_ready(waiting, running, free_gpus, has_gpu):
+            for item in _start_ready(waiting, running, free_gpus, has_gpu, place):
                 display.started(item)
             for item in [item for item in running if item.process.poll() is not None]:
                 running.remove(item)
-                if item.gpu is not None:
-                    free_gpus.append(item.gpu)
+                free_gpus.extend(item.gpus)
                 if item.process.returncode:
                     raise StageError(_failure(item))
                 seconds = time.time() - item.started
@@ -118,7 +131,18 @@ def run_jobs(jobs: Sequence[Job], display: Display, on_success: Callable[[Job, f
             time.sleep(_POLL_SECONDS)
 
 
-def _start_ready(waiting: list[Job], running: list[Running], free_gpus: list[str], has_gpu: bool) -> Iterator[Running]:
+def _refuse_too_many(jobs: Sequence[Job], found: int, nodes: Nodes) -> None:
+    for job in jobs:
+        if found and job.uses_gpu and job.processes > found * nodes.count:
+            raise ConfigError(
+                f"{job.name} wants {job.processes} GPUs, here are {found * nodes.count}: "
+                f"--set training.processes={found * nodes.count} (the steps stay the same)."
+            )
+
+
+def _start_ready(
+    waiting: list[Job], running: list[Running], free_gpus: list[str], has_gpu: bool, nodes: Nodes
+) -> Iterator[Running]:
     """Start what can start now; a lone job gets all free cores, several share them.
 
     Jobs of fixed threads that are too few for another full round start at once and take turns on the cores:
@@ -129,27 +153,34 @@ def _start_ready(waiting: list[Job], running: list[Running], free_gpus: list[str
     unstarted = len(ready)
     for job in ready:
         free = cores() - sum(item.threads for item in running)
-        needs_gpu = has_gpu and job.uses_gpu
+        needed = job.processes // nodes.count if has_gpu and job.uses_gpu else 0
         is_last_round = job.threads is not None and unstarted < cores() <= len(running) < 2 * cores()
-        if (free < (job.threads or 1) and running and not is_last_round) or (needs_gpu and not free_gpus):
+        if (free < (job.threads or 1) and running and not is_last_round) or len(free_gpus) < needed:
             continue
         threads = job.threads or max(1, free // min(unstarted, max(free, 1)))
-        gpu = free_gpus.pop(0) if needs_gpu else None
-        item = Running(job, _start(job, threads, gpu), threads, gpu)
+        taken = tuple(free_gpus.pop(0) for _ in range(needed))
+        item = Running(job, _start(job, threads, taken, nodes), threads, taken)
         waiting.remove(job)
         running.append(item)
         unstarted -= 1
         yield item
 
 
-def _start(job: Job, threads: int, gpu: str | None) -> subprocess.Popen[bytes]:
+def _start(job: Job, threads: int, devices: tuple[str, ...], nodes: Nodes) -> subprocess.Popen[bytes]:
     environment = dict(os.environ, TOKENIZERS_PARALLELISM="false", PYTHONUNBUFFERED="1", **dict(job.environment))
+    processes = job.processes
+    threads = max(1, threads * nodes.count // processes)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS"):
         environment[name] = str(threads)
-    if gpu is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = gpu
-    more = ("--threads", str(threads)) if job.threads else ()
-    command = [sys.executable, "-m", "vlm_backbones._stage", str(os.getpid()), job.module, *job.arguments, *more]
+    if devices:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
+    module, arguments = job.module, [*job.arguments, *(("--threads", str(threads)) if job.threads else ())]
+    if processes > 1:
+        environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(SHUTDOWN_SECONDS)
+        sharding = job.sharding
+        arguments = launch_arguments(module, arguments, processes=processes, sharding=sharding, nodes=nodes)
+        module = LAUNCHER
+    command = [sys.executable, "-m", "vlm_backbones._stage", str(os.getpid()), module, *arguments]
     try:
         job.log.parent.mkdir(parents=True, exist_ok=True)
         with job.log.open("wb") as log:
@@ -174,7 +205,8 @@ def _ended_on_exit(running: list[Running]) -> Iterator[None]:
     finally:
         for item in running:
             _signal(item, signal.SIGTERM)
-        deadline = time.time() + _GRACE_SECONDS
+        is_shared = any(item.job.processes > 1 for item in running)
+        deadline = time.time() + (SHUTDOWN_SECONDS if is_shared else _GRACE_SECONDS)
         for item in running:
             try:
                 item.process.wait(max(0.0, deadline - time.time()))
@@ -197,6 +229,8 @@ def _failure(item: Running) -> str:
         # the stage already said in one message what the user can mend
         message = text[text.rindex("error: ") + len("error: ") :].strip()
         return f"{item.job.name}: {message}"
+    if item.job.processes > 1 and (said_by_one := re.search(r"^error: (.*(?:\n  .*)*)", text, re.MULTILINE)):
+        return f"{item.job.name}: {said_by_one.group(1)}"  # the launcher's own report follows it
     why = f"was killed by signal {-code}" + (" (out of memory?)" if code == -9 else "")
     said = f"exited with {code}" if code > 0 else why
     if disk_is_full(item.job.log):

@@ -172,7 +172,10 @@ def train(
     overrides: SetOption = None,
     out: OutOption = None,
 ) -> None:
-    """Train one backbone; also under torchrun or accelerate launch with `-m vlm_backbones.cli train`."""
+    """Train one backbone, on as many GPUs as the study says; also under torchrun or accelerate launch."""
+    import os
+
+    from vlm_backbones._launch import launch_command
     from vlm_backbones._reporters import check_reporters
     from vlm_backbones.cache import atomic_write_text
     from vlm_backbones.pipeline import own_out
@@ -184,10 +187,15 @@ def train(
     check_reporters(config.report_to)
     folder = own_out(config, out)
     atomic_write_text(folder / "study.yaml", config.model_dump_yaml())
+    arguments = ["--study", str(folder / "study.yaml"), "--backbone", backbone, "--seed", str(seed)]
+    arguments += ["--out", str(folder)]
+    if config.training.processes > 1 and "WORLD_SIZE" not in os.environ:  # set by every launcher
+        words = config.training.model_dump()
+        command = launch_command("vlm_backbones.train.finetune", arguments, **words)
+        os.execv(command[0], command)
     from vlm_backbones.train import finetune
 
-    arguments = ["--study", str(folder / "study.yaml"), "--backbone", backbone, "--seed", str(seed)]
-    _exit_with(finetune.main([*arguments, "--out", str(folder)]))
+    _exit_with(finetune.main(arguments))
 
 
 @app.command("eval")

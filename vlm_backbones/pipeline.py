@@ -13,6 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from vlm_backbones._fingerprints import files_fingerprint, hash_of, read_record, stage_version, write_record
+from vlm_backbones._launch import Nodes
 from vlm_backbones._outputs import missing_outputs
 from vlm_backbones._scheduler import Display, Job, cores, run_jobs
 from vlm_backbones._study_loading import package_folder
@@ -234,6 +235,7 @@ def _train_stage(study: Study, out: Path, run: Run, needs: Sequence[Stage]) -> S
             study.trust_remote_code,
         ],
     ]
+    facts += [study.training.sharding] if study.training.sharding != "none" else []
     arguments = ["--study", str(out / "study.yaml"), "--backbone", run.backbone, "--seed", str(run.seed)]
     arguments += ["--learning-rate", repr(run.learning_rate)] if run.learning_rate is not None else []
     arguments += ["--best"] if run.is_best else []
@@ -246,6 +248,8 @@ def _train_stage(study: Study, out: Path, run: Run, needs: Sequence[Stage]) -> S
         needs=_names(needs),
         progress=folder / "progress.json",
         uses_gpu=True,
+        processes=study.training.processes,
+        sharding=study.training.sharding,
         threads=_threads(study),
     )
     return _stage(out, job, facts, [folder / "checkpoint" / "config.json", folder / "run.json"])
@@ -347,22 +351,31 @@ def run_study(study: Study, out: Path, display: Display) -> Path:
     return out / "report.html"
 
 
-def _run_stages(stages: Sequence[Stage], display: Display, names: Collection[str] | None = None) -> None:
+def _run_stages(
+    stages: Sequence[Stage], display: Display, names: Collection[str] | None = None, nodes: Nodes | None = None
+) -> None:
     """Run what is left of the stages, or what is left of those named, and record each that finished."""
     by_name = {stage.job.name: stage for stage in stages}
 
     def succeeded(job: Job, seconds: float) -> None:
         stage = by_name[job.name]
+        if nodes is not None and nodes.rank:
+            return  # the first machine writes and records
         if stage.lost:
             raise DataError(f"{job.name} ended without {', '.join(map(str, stage.lost))}. See {job.log}.")
         write_record(stage.record, stage.fingerprint, seconds)
 
     left = [stage.job for stage in stages_left(stages) if names is None or stage.job.name in names]
-    run_jobs(left, display, succeeded)
+    run_jobs(left, display, succeeded, nodes)
 
 
-def run_stage(study: Study, out: Path, name: str, display: Display) -> None:
+def run_stage(study: Study, out: Path, name: str, display: Display, nodes: Nodes | None = None) -> None:
     """Run one stage of a study, whose needs are done; nothing where it is done itself.
+
+    Parameters
+    ----------
+    nodes
+        Where several machines run this training together: each of them calls this.
 
     Raises
     ------
@@ -371,9 +384,15 @@ def run_stage(study: Study, out: Path, name: str, display: Display) -> None:
     """
     # it has the machine for itself: all its cores
     stages = [replace(stage, job=replace(stage.job, threads=None)) for stage in plan_study(study, out)]
-    _run_stages(stages, display, {name})
+    if nodes is not None and nodes.rank:
+        stages = [replace(stage, job=_with_own_log(stage.job, nodes.rank)) for stage in stages]
+    _run_stages(stages, display, {name}, nodes)
     if name == stages[-1].job.name:
         _remember(study, out)
+
+
+def _with_own_log(job: Job, rank: int) -> Job:
+    return replace(job, log=job.log.with_suffix(f".node{rank}.log"))
 
 
 def _remember(study: Study, out: Path) -> None:

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-__all__ = ["Analysis", "Condition", "Data", "Evaluation", "Lora", "Recipe", "StageRecipe", "Study", "load_study"]
+__all__ = [
+    "Analysis",
+    "Condition",
+    "Data",
+    "Evaluation",
+    "Lora",
+    "Recipe",
+    "Sharding",
+    "StageRecipe",
+    "Study",
+    "Training",
+    "load_study",
+]
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +29,7 @@ from vlm_backbones.recipe import Lora, Recipe, StageRecipe, Strict, at_learning_
 from vlm_backbones.run import Run
 
 Condition = Literal["clean", "jpeg40", "noise05", "shift4", "paraphrase", "swap"]
+Sharding = Literal["none", "fsdp2", "zero2", "zero3"]
 Ids = Annotated[list[str], Field(min_length=1)]
 LearningRates = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
 
@@ -69,6 +82,22 @@ class Data(Strict):
         return [path for path in (*listed, self.leave_out) if path is not None]
 
 
+class Training(Strict):
+    """How many GPUs train one run, and what they share; a step has the same examples on any number of them."""
+
+    processes: int = Field(default=1, ge=1)
+    """One a GPU; on a machine without, one a core."""
+    sharding: Sharding = "none"
+    """`none`: each holds the whole model; `fsdp2`, `zero3`: they share weights, gradients and moments; `zero2`: the
+    latter two. Each is the name of a configuration in `train/accelerate`."""
+
+    @model_validator(mode="after")
+    def _shares_with_someone(self) -> Self:
+        if self.sharding != "none" and self.processes == 1:
+            raise ValueError(f"'sharding' {self.sharding} needs 'processes' to share among: 2 or more")
+        return self
+
+
 class Evaluation(Strict):
     """How the trained models are evaluated."""
 
@@ -111,6 +140,7 @@ class Study(Strict):
     tasks: Ids
     task_paths: list[Path] = Field(default=[])
     """Folders of the user's own lmms-eval tasks."""
+    training: Training = Training()
     evaluation: Evaluation = Evaluation()
     analysis: Analysis = Analysis()
     deviations: dict[str, dict[str, Any]] = Field(default={})

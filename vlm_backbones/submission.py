@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_backbones._display import StudyDisplay
+from vlm_backbones._launch import Nodes
 from vlm_backbones.cache import atomic_write_text
 from vlm_backbones.errors import ConfigError
 from vlm_backbones.pipeline import Stage, plan_study, run_stage, run_study, stages_left
@@ -21,6 +22,8 @@ from vlm_backbones.study import Study, load_study
 
 EXECUTORS = ("slurm", "local")
 _WHOLE_STUDY = "study"
+_PORTS = range(20_000, 30_000)
+"""Where the machines of a job find each other: one by its number, so that jobs on one machine do not meet."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +41,24 @@ class _Work:
             if self.name == _WHOLE_STUDY:
                 run_study(study, self.out, display)
             else:
-                run_stage(study, self.out, self.name, display)
+                run_stage(study, self.out, self.name, display, _own_place())
 
     def checkpoint(self) -> Any:
         """Return what a preempted or timed-out job does when it is requeued: the same, which continues."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
+
+
+def _own_place() -> Nodes:
+    """Return the machines of this job and this one's place; each of them runs its own copy of the work."""
+    import submitit
+
+    job = submitit.JobEnvironment()
+    if job.num_nodes == 1:
+        return Nodes()
+    number = int(job.job_id.partition("_")[0])
+    return Nodes(job.num_nodes, job.node, job.hostnames[0], _PORTS.start + number % len(_PORTS))
 
 
 def submit_study(study: Study, out: Path, executor: str, settings: Mapping[str, str]) -> dict[str, str]:
@@ -60,7 +74,8 @@ def submit_study(study: Study, out: Path, executor: str, settings: Mapping[str, 
         `slurm` or `local`.
     settings
         Of each job, as submitit names them: partition, time (minutes), cpus_per_task, gpus_per_node, mem, account, ...;
-        any other sbatch option by its own name.
+        any other sbatch option by its own name. `gpus_per_node` is how many a machine has: a training takes as many as
+        the study's `training.processes`, on several machines where one has too few, any other job takes one.
 
     Raises
     ------
@@ -100,11 +115,25 @@ def _submit_local(out: Path) -> dict[str, str]:
 def _submit_slurm(name: str, out: Path, left: Sequence[Stage], settings: Mapping[str, str]) -> dict[str, str]:
     jobs: dict[str, str] = {}
     for group in _groups(left):
-        executor = _slurm_executor(name, out, _dependency(group, jobs), settings)
+        executor = _slurm_executor(name, out, _dependency(group, jobs), _settings_for(group, settings))
         with executor.batch():
             submitted = [executor.submit(_Work(out, stage.job.name)) for stage in group]
         jobs |= {stage.job.name: str(job.job_id) for stage, job in zip(group, submitted, strict=True)}
     return jobs
+
+
+def _settings_for(group: Sequence[Stage], settings: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings of a group's jobs: a training as many GPUs as it has processes, any other job one."""
+    processes = max(stage.job.processes for stage in group)
+    size = int(settings.get("gpus_per_node", processes))
+    nodes = int(settings.get("nodes", -(-processes // size))) if processes > 1 else 1
+    if processes % nodes or processes // nodes > size:
+        raise ConfigError(
+            f"training.processes {processes} cannot be divided over {nodes} nodes of {size} GPUs: change one of them."
+        )
+    own = {"nodes": str(nodes)} if nodes > 1 or "nodes" in settings else {}
+    own |= {"gpus_per_node": str(processes // nodes)} if "gpus_per_node" in settings else {}
+    return {**settings, **own}
 
 
 def _groups(stages: Sequence[Stage]) -> list[list[Stage]]:

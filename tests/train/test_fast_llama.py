@@ -13,7 +13,7 @@ from vlm_backbones.data.collation import collate
 from vlm_backbones.data.conversations import load_examples
 from vlm_backbones.data.packed_attention import use_packed_attention
 from vlm_backbones.data.packing import pack_examples
-from vlm_backbones.train.fast_llama import use_fast_layers, use_own_layers
+from vlm_backbones.train.fast_llama import use_fast_layers
 from vlm_backbones.vlm import compose
 
 
@@ -51,10 +51,7 @@ def test_fast_layers_give_the_loss_and_gradients_of_the_own_layers(
     own_loss, own = loss_and_gradients(model, batch, pixels)
     assert use_fast_layers(model.model.language_model)
     fast_loss, fast = loss_and_gradients(model, batch, pixels)
-    use_own_layers(model.model.language_model)
-    again_loss, _ = loss_and_gradients(model, batch, pixels)
     assert fast_loss == pytest.approx(own_loss, abs=1e-5)
-    assert again_loss == own_loss
     assert own.keys() == fast.keys()
     for name, gradient in own.items():
         assert torch.allclose(fast[name], gradient, atol=1e-5, rtol=1e-3), name

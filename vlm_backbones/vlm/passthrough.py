@@ -16,22 +16,6 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 __all__ = ["PassthroughTower", "StandardizedTower", "fold_standardization"]
 
 
-class _KeptLayers(tuple[torch.Tensor, ...]):
-    """Hidden states of which only the chosen layers were kept, found under the numbers they have in the tower."""
-
-    numbers: tuple[int, ...]
-
-    @classmethod
-    def of(cls, states: torch.Tensor, numbers: tuple[int, ...]) -> _KeptLayers:
-        """Cut (images, tokens, layers * width) into its layers."""
-        kept = cls(states.chunk(len(numbers), dim=-1))
-        kept.numbers = numbers
-        return kept
-
-    def __getitem__(self, index: Any) -> Any:
-        return super().__getitem__(self.numbers.index(index))
-
-
 class _Standardizer(nn.Module):
     """Shared by both stand-ins: subtract the mean, divide by the deviation, present as hidden states."""
 
@@ -47,7 +31,8 @@ class _Standardizer(nn.Module):
     def present(self, features: torch.Tensor) -> BaseModelOutputWithPooling:
         """Return features (images, tokens, layers * width) as the output of a tower."""
         states = (features.to(self.mean.dtype) - self.mean) / self.std
-        return BaseModelOutputWithPooling(hidden_states=_KeptLayers.of(states, self.layers))
+        kept: Any = dict(zip(self.layers, states.chunk(len(self.layers), dim=-1), strict=True))
+        return BaseModelOutputWithPooling(hidden_states=kept)  # by the number that a layer has in the tower
 
 
 class PassthroughTower(_Standardizer):
