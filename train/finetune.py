@@ -249,8 +249,8 @@ def _train_stage(
         seed=record.content["seed"],
         report_to=study.report_to,
     )
-    run_stage(stage, model)
-    record.content["stages"][name] = _stage_facts(data, examples, stage)
+    held = run_stage(stage, model)
+    record.content["stages"][name] = {**_stage_facts(data, examples, stage), "held_bytes": held}
     record.content["seconds"][name] = round(time.monotonic() - start, 2)
     record.write()
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, broadcast_object_list
 
 from vlm_backbones.errors import ConfigError
 from vlm_backbones.study import Sharding
 
-__all__ = ["processes", "sharding"]
+__all__ = ["found_by_main", "processes", "sharding"]
 
 
 def processes() -> PartialState:
@@ -41,3 +43,10 @@ def sharding() -> Sharding:
             raise ConfigError(f"accelerate's configuration has zero_stage {stage or 'not set'}: set it to 2 or 3.")
         return "zero2" if stage == "2" else "zero3"
     return "none"
+
+
+def found_by_main(find: Callable[[], Any]) -> Any:
+    """Return what the main process finds, in all processes: on a shared disk others might see another state."""
+    found = [find() if processes().is_main_process else None]
+    broadcast_object_list(found)
+    return found[0]

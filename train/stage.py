@@ -21,12 +21,13 @@ from vlm_backbones.train.dataset import MicroBatches, StageData, first, paramete
 from vlm_backbones.train.fast_llama import use_fast_layers
 from vlm_backbones.train.features import Features
 from vlm_backbones.train.lora import add_lora
-from vlm_backbones.train.processes import processes, sharding
+from vlm_backbones.train.processes import found_by_main, processes, sharding
 from vlm_backbones.train.projector_hooks import add_projector_hooks
 from vlm_backbones.train.quantization import quantize_layers
 from vlm_backbones.train.trainer import TRAINABLE_FILE, BackboneTrainer
 from vlm_backbones.train.trainer_checkpoints import is_sealed, last_sealed
 from vlm_backbones.train.weights import (
+    held_bytes,
     load_trainable,
     lower_frozen_layers,
     take_back,
@@ -57,25 +58,30 @@ class Stage:
         return self.run_dir / self.name
 
 
-def run_stage(stage: Stage, model: Any) -> None:
+def run_stage(stage: Stage, model: Any) -> Any:
     """Train one stage of the model, or load the stage's result where it is finished.
 
     Of several processes the main one has the trained weights afterwards; it hands them on when the next stage starts.
+
+    Returns
+    -------
+    The bytes of weights, gradients and moments that a process held; None where DeepSpeed has them in its own buffers.
     """
     choose_trainable(model, stage.recipe)
-    if _is_finished(stage):
+    if found_by_main(lambda: _is_finished(stage)):
         if processes().is_main_process:
             load_trainable(model, stage.folder / TRAINABLE_FILE)
-        return
+        return found_by_main(lambda: _read_result(stage).get("held_bytes"))
     if processes().is_main_process:
         _forget_other_content(stage)
     processes().wait_for_everyone()
     trained = _build_trained(stage, model)
-    _train(stage, trained)
+    held = _train(stage, trained)
     _take_back(stage, trained, model)
     if processes().is_main_process:
-        _finish(stage, model)
+        _finish(stage, model, held)
     processes().wait_for_everyone()
+    return held
 
 
 def _build_trained(stage: Stage, model: Any) -> Any:
@@ -125,7 +131,7 @@ def choose_trainable(model: Any, recipe: StageRecipe) -> None:
     model.lm_head.requires_grad_("llm" in recipe.trainable)
 
 
-def _train(stage: Stage, model: Any) -> None:
+def _train(stage: Stage, model: Any) -> int | None:
     world_size = processes().num_processes
     batches = MicroBatches(stage.data, stage.features, stage.recipe, world_size=world_size)
     sizes = [sum(len(stage.data.packed[index].ids) for index in step) for step in stage.data.order]
@@ -138,9 +144,10 @@ def _train(stage: Stage, model: Any) -> None:
         projector_learning_rate=stage.recipe.projector_learning_rate,
     )
     trainer.remove_callback(PrinterCallback)  # metrics.jsonl and progress.json say it all
-    resume = last_sealed(stage.folder)
+    resume = found_by_main(lambda: last_sealed(stage.folder))
     model.train()
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    return None if sharding().startswith("zero") else held_bytes(model, trainer.optimizer)
 
 
 def build_arguments(stage: Stage, *, accumulation: int) -> TrainingArguments:
@@ -196,11 +203,16 @@ def _has_tf32() -> bool:
 
 
 def _is_finished(stage: Stage) -> bool:
+    is_same = _read_result(stage).get("fingerprint") == stage.fingerprint
+    return is_same and (stage.folder / TRAINABLE_FILE).is_file()
+
+
+def _read_result(stage: Stage) -> dict[str, Any]:
     try:
-        done = json.loads((stage.folder / "stage.json").read_text(encoding="utf-8"))
+        result: dict[str, Any] = json.loads((stage.folder / "stage.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return bool(done.get("fingerprint") == stage.fingerprint and (stage.folder / TRAINABLE_FILE).is_file())
+        return {}
+    return result
 
 
 def _forget_other_content(stage: Stage) -> None:
@@ -214,11 +226,12 @@ def _forget_other_content(stage: Stage) -> None:
     atomic_write_text(marker, stage.fingerprint)
 
 
-def _finish(stage: Stage, model: Any) -> None:
+def _finish(stage: Stage, model: Any, held: int | None) -> None:
     """Keep what the stage trained, then drop its Trainer checkpoints."""
     choose_trainable(model, stage.recipe)
     with staged_path(stage.folder / TRAINABLE_FILE) as staged:
         save_file(trainable_state(model), staged)
-    atomic_write_text(stage.folder / "stage.json", json.dumps({"fingerprint": stage.fingerprint}))
+    result = {"fingerprint": stage.fingerprint, "held_bytes": held}
+    atomic_write_text(stage.folder / "stage.json", json.dumps(result))
     for folder in stage.folder.glob("checkpoint-*"):
         shutil.rmtree(folder)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import DistributedDataParallelKwargs
 from safetensors.torch import save_file
 from torch import nn
 from transformers import Trainer
@@ -38,6 +39,9 @@ class BackboneTrainer(Trainer):
 
     def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
         built: dict[str, Any] = super()._build_accelerator_args(**kwargs)
+        for handler in built["kwargs_handlers"]:
+            if isinstance(handler, DistributedDataParallelKwargs):
+                handler.gradient_as_bucket_view = True  # DDP would hold every gradient twice
         if sharding() == "fsdp2":
             built["fsdp_plugin"] = _build_fsdp_plugin(self._layers, in_bf16=bool(self.args.bf16))
         return built

@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 
 from vlm_backbones.train.processes import processes
 
-__all__ = ["load_trainable", "lower_frozen_layers", "take_back", "trainable_state", "working_copy"]
+__all__ = ["held_bytes", "load_trainable", "lower_frozen_layers", "take_back", "trainable_state", "working_copy"]
 
 
 def working_copy(model: Any, replaced: Mapping[nn.Module, nn.Module] | None = None) -> Any:
@@ -97,3 +97,12 @@ def _whole(parameter: Any) -> torch.Tensor:
         return whole
     whole = parameter.detach()
     return whole
+
+
+def held_bytes(model: nn.Module, optimizer: Any) -> int:
+    """Return the bytes of weights, gradients and moments that this process holds, of shared ones its part."""
+    parameters = list(model.parameters())
+    gradients = [parameter for parameter in parameters if parameter.requires_grad]
+    moments = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+    own = [value.to_local() if isinstance(value, DTensor) else value for value in (*parameters, *gradients, *moments)]
+    return sum(value.numel() * value.element_size() for value in own)

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from vlm_backbones._estimate import GPUS, StageEstimate
+from vlm_backbones.study import SHARDINGS, Sharding, Training
 
 _STAGE_FACTS = ("optimizer_steps", "examples_seen", "supervised_tokens_seen", "tokens_an_answer")
 
@@ -33,8 +34,8 @@ def render_check(certificate: Mapping[str, Any]) -> None:
         console.print(f"warning: {escape(warning)}", soft_wrap=True, highlight=False)
 
 
-def render_estimate(estimates: Sequence[StageEstimate], source: str) -> None:
-    """Print what each stage will need, and in one line which GPUs hold each backbone.
+def render_estimate(estimates: Sequence[StageEstimate], source: str, training: Training) -> None:
+    """Print what each stage will need, which GPUs hold each backbone, and what the study's own choice comes to.
 
     Parameters
     ----------
@@ -43,32 +44,64 @@ def render_estimate(estimates: Sequence[StageEstimate], source: str) -> None:
     """
     console = wide_console()
     reference, count = GPUS[2], 8
-    hours = f"hours on {count} x A100"
-    columns = ("trained parameters", "tokens an example", "operations", "GB a GPU", f"GB if {count} shared it", hours)
-    table = Table("estimate", *columns, box=None)
+    shared: Sharding = "fsdp2" if training.sharding == "none" else training.sharding
+    columns = (
+        "trained parameters",
+        "tokens an example",
+        "operations",
+        "GB on one GPU",
+        f"{shared} on 2",
+        "4",
+        "8",
+        "64",
+    )
+    table = Table("estimate", *columns, f"hours on {count} x A100", box=None)
     for row in estimates:
-        shared, time = row.sharded_gb(count), row.hours(reference, count)
-        facts = (f"{row.trained_parameters:,}", str(row.tokens), f"{row.operations:.2g}", f"{row.memory_gb:.0f}")
-        table.add_row(escape(f"{row.backbone}, {row.stage}"), *facts, f"{shared:.0f}", f"{time:.1f}")
+        facts = (f"{row.trained_parameters:,}", str(row.tokens), f"{row.operations:.2g}", f"{row.memory_gb():.0f}")
+        sharing = ("-" if row.weights.four_bits else f"{row.memory_gb(shared, each):.0f}" for each in (2, 4, 8, 64))
+        table.add_row(escape(f"{row.backbone}, {row.stage}"), *facts, *sharing, f"{row.hours(reference, count):.1f}")
     console.print(table)
-    for backbone in dict.fromkeys(row.backbone for row in estimates):
-        stages = [row for row in estimates if row.backbone == backbone]
-        largest = max(stages, key=lambda row: row.memory_gb)
+    console.print(_fits(estimates))
+    for backbone, stages in _by_backbone(estimates).items():
+        largest = max(stages, key=lambda row: row.memory_gb(training.sharding, training.processes))
+        needed = largest.memory_gb(training.sharding, training.processes)
         total = sum(row.hours(reference, count) for row in stages)
-        fitting = [gpu.name for gpu in GPUS if largest.memory_gb <= gpu.memory_gb]
+        fitting = [gpu.name for gpu in GPUS if needed <= gpu.memory_gb]
         where = f"fits {' or '.join(fitting)}" if fitting else f"fits none of {', '.join(gpu.name for gpu in GPUS)}"
         console.print(
-            f"{escape(backbone)}: {largest.memory_gb:.0f} GB on every GPU ({largest.stage}), {where}; "
-            f"about {total:.1f} h on {count} GPUs of an A100's speed, within a third",
+            f"{escape(backbone)}: {needed:.0f} GB a GPU ({largest.stage}) with the study's processes="
+            f"{training.processes}, sharding={training.sharding}, {where}; about {total:.1f} h on {count} GPUs of an "
+            "A100's speed, within a third",
             soft_wrap=True,
             highlight=False,
         )
     console.print(
-        f"Counts of the data: {source}. Training holds the whole model on every GPU (torchrun); what it would take if "
-        "the GPUs shared it (FSDP, ZeRO-3) is shown for comparison. Evaluation is not in the hours.",
+        f"Counts of the data: {source}. GB of each GPU where so many share the model (docs/scaling.md); choose with "
+        "--set training.processes=8 --set training.sharding=fsdp2. Evaluation is not in the hours.",
         soft_wrap=True,
         highlight=False,
     )
+
+
+def _fits(estimates: Sequence[StageEstimate]) -> Table:
+    """Return the fewest GPUs of each kind that hold all stages of a backbone, by what they share."""
+    table = Table("fits, fewest GPUs", *(gpu.name for gpu in GPUS), box=None)
+    for backbone, stages in _by_backbone(estimates).items():
+        cells = []
+        for gpu in GPUS:
+            found: list[str] = []
+            for sharding in SHARDINGS:
+                counts = [row.fewest(gpu, sharding) for row in stages]
+                fewest = [count for count in counts if count is not None]
+                found += [f"{sharding} {max(fewest)}"] if len(fewest) == len(counts) else []
+            cells.append(", ".join(found) or "none")
+        table.add_row(escape(backbone), *cells)
+    return table
+
+
+def _by_backbone(estimates: Sequence[StageEstimate]) -> dict[str, list[StageEstimate]]:
+    names = dict.fromkeys(row.backbone for row in estimates)
+    return {name: [row for row in estimates if row.backbone == name] for name in names}
 
 
 def wide_console() -> Console:

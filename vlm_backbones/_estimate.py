@@ -9,31 +9,25 @@ the LLM is trained in full; and another forward where activations are recomputed
 Hours = operations / (GPUs x peak x utilisation). The utilisations are fitted to the hours that LLaVA-1.5 and ViP-LLaVA
 publish for eight A100 (docs/reproducing.md); their eight runs come out within 20 %.
 
-Memory of a device: 16 bytes a trained parameter (float32 weight, gradient, two moments), 4 bytes a frozen one (0.53
-in 4 bits), the activations of one micro-batch (float32 states at every layer's edge and one layer's inside where
-they are recomputed, else the inside of all), and the logits of its supervised tokens (three float32 copies).
+Memory: `_memory.py`.
 """
 
 from __future__ import annotations
 
-__all__ = ["GPUS", "Gpu", "StageEstimate", "estimate_stage", "estimate_study", "measured_data"]
+__all__ = ["COUNTS", "GPUS", "Gpu", "Shapes", "StageEstimate", "estimate_stage", "estimate_study", "measured_data"]
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vlm_backbones._memory import RESERVED_GB, Activations, Weights
 from vlm_backbones.backbones import get_backbone
 from vlm_backbones.data.order import count_steps
 from vlm_backbones.recipe import StageRecipe
 from vlm_backbones.run import Run
-from vlm_backbones.study import ExpectedData, Study
+from vlm_backbones.study import ExpectedData, Sharding, Study
 from vlm_backbones.vision import VisionTower, get_vision_tower
 
-_TRAINED_BYTES = 16
-_FROZEN_BYTES = 4
-_NF4_BYTES = 0.53
-_RESERVED_GB = 3.0
-"""CUDA's context and what the allocator cannot use."""
 _FLAT_TOKENS = 16_384
 
 
@@ -52,7 +46,7 @@ GPUS = (
     Gpu("A100 80 GB", 80, 312e12),
     Gpu("H200 141 GB", 141, 989e12),
 )
-_COUNTS = (1, 2, 4, 8, 16)
+COUNTS = (1, 2, 4, 8, 16, 32, 64)
 _UTILISATION = {"projector": 0.45, "llm": 0.27, "lora": 0.27}
 
 
@@ -65,31 +59,35 @@ class StageEstimate:
     examples: int
     tokens: int
     """An example's, on average, picture included."""
-    trained_parameters: int
     operations: float
-    memory_gb: float
-    """Of a device that holds the whole model (torchrun)."""
-    state_gb: float
-    """The part of it that devices could share: weights, gradients, moments."""
+    weights: Weights
+    activations: Activations
     utilisation: float
+
+    @property
+    def trained_parameters(self) -> int:
+        """How many are trained."""
+        return self.weights.trained
 
     def hours(self, gpu: Gpu, count: int) -> float:
         """Return the hours on so many GPUs."""
         return self.operations / (count * gpu.peak * self.utilisation) / 3600
 
-    def sharded_gb(self, count: int) -> float:
-        """Return a device's memory where weights, gradients and moments are shared evenly (FSDP, ZeRO-3)."""
-        return self.memory_gb - self.state_gb * (1 - 1 / count)
+    def memory_gb(self, sharding: Sharding = "none", count: int = 1) -> float:
+        """Return what one of so many GPUs needs."""
+        held = self.weights.bytes_held(sharding, count) + self.activations.bytes_held(sharding, count)
+        return held / 1e9 + RESERVED_GB
 
-    def smallest(self, gpu: Gpu) -> tuple[int, bool] | None:
-        """Return the fewest GPUs that hold the stage and whether they have to share the model; None where none do."""
-        if self.memory_gb <= gpu.memory_gb:
-            return 1, False
-        return next(((count, True) for count in _COUNTS if self.sharded_gb(count) <= gpu.memory_gb), None)
+    def fewest(self, gpu: Gpu, sharding: Sharding) -> int | None:
+        """Return the fewest GPUs of a kind that hold the stage; None where none do, or where it cannot be shared."""
+        if sharding != "none" and self.weights.four_bits:
+            return None
+        counts = COUNTS[:1] if sharding == "none" else COUNTS[1:]
+        return next((count for count in counts if self.memory_gb(sharding, count) <= gpu.memory_gb), None)
 
 
 @dataclass(frozen=True)
-class _Shapes:
+class Shapes:
     """The numbers that the formulas read."""
 
     layers: int
@@ -97,8 +95,9 @@ class _Shapes:
     intermediate: int
     vocabulary: int
     llm: int
-    """Parameters of the LLM; of them `linear` in the decoder layers' products."""
+    """Parameters of the LLM; of them `linear` in the decoder layers' products, `head` in an output head of its own."""
     linear: int
+    head: int
     projector: int
     tower: int
     lora_sizes: int
@@ -137,7 +136,7 @@ def measured_data(certificate: Mapping[str, Any]) -> dict[str, ExpectedData]:
     return found
 
 
-def _read_shapes(backbone: str, tower: VisionTower) -> _Shapes:
+def _read_shapes(backbone: str, tower: VisionTower) -> Shapes:
     from torch import nn
 
     from vlm_backbones.vlm.full_size import build_on_meta
@@ -151,13 +150,14 @@ def _read_shapes(backbone: str, tower: VisionTower) -> _Shapes:
         return sum(weight.numel() for weight in module.parameters())
 
     tied = bool(config.tie_word_embeddings)
-    return _Shapes(
+    return Shapes(
         layers=int(config.num_hidden_layers),
         hidden=int(config.hidden_size),
         intermediate=int(config.intermediate_size),
         vocabulary=int(config.vocab_size),
         llm=count(model.model.language_model) + (0 if tied else count(model.lm_head)),
         linear=sum(module.weight.numel() for module in linear),
+        head=0 if tied else count(model.lm_head),
         projector=count(model.model.multi_modal_projector),
         tower=count(model.model.vision_tower),
         lora_sizes=sum(module.in_features + module.out_features for module in linear),
@@ -165,7 +165,7 @@ def _read_shapes(backbone: str, tower: VisionTower) -> _Shapes:
 
 
 def estimate_stage(
-    backbone: str, stage: str, recipe: StageRecipe, data: ExpectedData, shapes: _Shapes, tower: VisionTower
+    backbone: str, stage: str, recipe: StageRecipe, data: ExpectedData, shapes: Shapes, tower: VisionTower
 ) -> StageEstimate:
     """Return what a stage needs, by the formulas above."""
     steps = count_steps(data.examples, recipe.batch_size, recipe.steps, recipe.epochs)
@@ -176,39 +176,51 @@ def estimate_stage(
     passes = 2 + full + recipe.gradient_checkpointing
     head = 2 * shapes.vocabulary * shapes.hidden * supervised * (2 + full)
     example = forward * passes + head + 2 * shapes.tower * (tower.image_tokens + 1) * data.with_image
-    trained = shapes.projector if "projector" in recipe.trainable else 0
-    trained += shapes.llm if full else 0
-    trained += recipe.lora.r * shapes.lora_sizes if recipe.lora is not None else 0
-    state = _state_bytes(recipe, shapes, trained)
-    kind = "llm" if full else "lora" if recipe.lora is not None else "projector"
+    adapters = recipe.lora.r * shapes.lora_sizes if recipe.lora is not None else 0
+    trained = adapters + (shapes.projector if "projector" in recipe.trainable else 0) + (shapes.llm if full else 0)
     return StageEstimate(
         backbone=backbone,
         stage=stage,
         examples=steps * recipe.batch_size,
         tokens=tokens,
-        trained_parameters=trained,
         operations=float(example) * steps * recipe.batch_size,
-        memory_gb=(state + _activation_bytes(recipe, shapes, tokens, supervised)) / 1e9 + _RESERVED_GB,
-        state_gb=state / 1e9,
-        utilisation=_UTILISATION[kind],
+        weights=_weights(recipe, shapes, trained, adapters),
+        activations=_activations(recipe, shapes, tokens, supervised),
+        utilisation=_UTILISATION["llm" if full else "lora" if adapters else "projector"],
     )
 
 
-def _state_bytes(recipe: StageRecipe, shapes: _Shapes, trained: int) -> float:
-    """Return the bytes of weights, gradients and moments."""
-    frozen = shapes.tower + shapes.llm + shapes.projector - trained
-    if recipe.lora is not None:
-        frozen += recipe.lora.r * shapes.lora_sizes  # adapters come on top
+def _weights(recipe: StageRecipe, shapes: Shapes, trained: int, adapters: int) -> Weights:
+    full = "llm" in recipe.trainable and recipe.lora is None
+    linear = 0 if full else shapes.linear + shapes.head
     four_bits = shapes.linear if recipe.quantization is not None else 0
-    return trained * _TRAINED_BYTES + (frozen - four_bits) * _FROZEN_BYTES + four_bits * _NF4_BYTES
+    other = 0 if full else shapes.llm - shapes.linear - shapes.head
+    embeddings = shapes.vocabulary * shapes.hidden
+    return Weights(
+        trained=trained,
+        frozen_linear=linear - four_bits + (0 if "projector" in recipe.trainable else shapes.projector),
+        frozen_other=other,
+        four_bits=four_bits,
+        tower=shapes.tower,
+        layer=(shapes.linear + adapters) // shapes.layers,
+        edges=embeddings + shapes.head + shapes.projector,
+        is_llm_trained=full,
+        width=_width(recipe),
+    )
 
 
-def _activation_bytes(recipe: StageRecipe, shapes: _Shapes, tokens: int, supervised: float) -> float:
-    """Return the bytes of one micro-batch's activations and logits."""
-    rows = recipe.micro_batch_size or max(1, min(recipe.batch_size, _FLAT_TOKENS // tokens))
-    size = 2 if recipe.precision == "bf16" else 4
-    # eight states of the hidden size (norms, query to output, sums) and three of the MLP's
-    inside = rows * tokens * (8 * shapes.hidden + 3 * shapes.intermediate) * size
-    edges = rows * tokens * shapes.hidden * 4 * shapes.layers
-    kept = edges + inside if recipe.gradient_checkpointing else edges + inside * shapes.layers
-    return kept + rows * supervised * shapes.vocabulary * 4 * 3
+def _activations(recipe: StageRecipe, shapes: Shapes, tokens: int, supervised: float) -> Activations:
+    return Activations(
+        edges=tokens * shapes.hidden * 4 * shapes.layers,
+        # eight states of the hidden size (norms, query to output, sums) and three of the MLP's
+        inside=tokens * (8 * shapes.hidden + 3 * shapes.intermediate) * _width(recipe),
+        kept_layers=1 if recipe.gradient_checkpointing else shapes.layers,
+        logits=supervised * shapes.vocabulary * 4 * 3,
+        rows=recipe.micro_batch_size or max(1, min(recipe.batch_size, _FLAT_TOKENS // tokens)),
+        batch_size=recipe.batch_size,
+        width=_width(recipe),
+    )
+
+
+def _width(recipe: StageRecipe) -> int:
+    return 2 if recipe.precision == "bf16" else 4

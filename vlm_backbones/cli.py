@@ -93,14 +93,14 @@ def study_check(study: StudyArgument = "pocket", overrides: SetOption = None, ou
     folder = own_out(config, out)
     missing = missing_parts(config)
     if missing:
-        render_estimate(estimate_study(config), "as published, the files are not here")
+        render_estimate(estimate_study(config), "as published, the files are not here", config.training)
         raise DataError(
             "only the estimate was made. Without these files nothing else could be checked, neither rows and pictures "
             "nor labels, truncation and digits of the tokenizers:" + "".join(f"\n  - {part}" for part in missing)
         )
     certificate = check_study(config, folder)
     render_check(certificate)
-    render_estimate(estimate_study(config, measured_data(certificate)), "as read")
+    render_estimate(estimate_study(config, measured_data(certificate)), "as read", config.training)
     typer.echo(folder / "certificate.json")
     if certificate["confounds"]:
         raise ConfigError("the comparison is confounded:" + "".join(f"\n  - {row}" for row in certificate["confounds"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "SHARDINGS",
     "Analysis",
     "Condition",
     "Data",
@@ -18,7 +19,7 @@ __all__ = [
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -30,6 +31,7 @@ from vlm_backbones.run import Run
 
 Condition = Literal["clean", "jpeg40", "noise05", "shift4", "paraphrase", "swap"]
 Sharding = Literal["none", "fsdp2", "zero2", "zero3"]
+SHARDINGS: tuple[Sharding, ...] = get_args(Sharding)
 Ids = Annotated[list[str], Field(min_length=1)]
 LearningRates = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["EXECUTORS", "job_states", "submit_study"]
+__all__ = ["EXECUTORS", "job_states", "settings_for", "submit_study"]
 
 import json
 import os
@@ -115,14 +115,14 @@ def _submit_local(out: Path) -> dict[str, str]:
 def _submit_slurm(name: str, out: Path, left: Sequence[Stage], settings: Mapping[str, str]) -> dict[str, str]:
     jobs: dict[str, str] = {}
     for group in _groups(left):
-        executor = _slurm_executor(name, out, _dependency(group, jobs), _settings_for(group, settings))
+        executor = _slurm_executor(name, out, _dependency(group, jobs), settings_for(group, settings))
         with executor.batch():
             submitted = [executor.submit(_Work(out, stage.job.name)) for stage in group]
         jobs |= {stage.job.name: str(job.job_id) for stage, job in zip(group, submitted, strict=True)}
     return jobs
 
 
-def _settings_for(group: Sequence[Stage], settings: Mapping[str, str]) -> dict[str, str]:
+def settings_for(group: Sequence[Stage], settings: Mapping[str, str]) -> dict[str, str]:
     """Return the settings of a group's jobs: a training as many GPUs as it has processes, any other job one."""
     processes = max(stage.job.processes for stage in group)
     size = int(settings.get("gpus_per_node", processes))

@@ -54,12 +54,30 @@ def test_the_formulas_give_what_is_computed_by_hand(estimates: dict[tuple[str, s
     assert align.operations == pytest.approx(example * 2181 * 256, rel=1e-9)
     assert align.tokens == tokens
     assert (align.trained_parameters, finetune.trained_parameters) == (20_979_712, 6_738_415_616 + 20_979_712)
-    # 16 bytes a trained weight, 4 a frozen one
-    assert align.state_gb == pytest.approx((20_979_712 * 16 + (6_738_415_616 + 303_507_456) * 4) / 1e9)
-    assert finetune.state_gb == pytest.approx((6_759_395_328 * 16 + 303_507_456 * 4) / 1e9)
-    assert finetune.sharded_gb(8) == pytest.approx(finetune.memory_gb - finetune.state_gb * 7 / 8)
-    assert finetune.smallest(GPUS[-1]) == (1, False)
-    assert finetune.smallest(A100) == (2, True)
+    # 18 bytes a trained weight (one copy in bf16), 2 a frozen linear one; 4 of embeddings, norms and the tower
+    trained, norms = 6_738_415_616 + 20_979_712, 65 * 4096
+    embeddings, tower = 32000 * 4096, 303_507_456
+    held = align.weights.bytes_held("none", 1)
+    assert held == 20_979_712 * 18 + (linear + embeddings) * 2 + (embeddings + norms + tower) * 4
+    assert finetune.weights.bytes_held("none", 1) == trained * 18 + tower * 4
+    # two layers, embeddings, head and projector in bf16; one layer's and their gradients in bf16 and float32
+    layer, edges = linear / 32, 2 * embeddings + 20_979_712
+    whole = 2 * (2 * layer + edges) + 6 * (layer + edges)
+    assert finetune.weights.bytes_held("fsdp2", 8) == pytest.approx(trained * 16 / 8 + tower * 4 + whole)
+    # ZeRO-2: bf16 weights whole; gradient in bf16, float32 weight and moments shared; two buckets of 5e8 in bf16
+    assert finetune.weights.bytes_held("zero2", 8) == pytest.approx(trained * (2 + 14 / 8) + tower * 4 + 2e9)
+    assert finetune.weights.bytes_held("zero3", 8) == pytest.approx(trained * 16 / 8 + tower * 4 + 4e9)
+
+
+def test_the_published_machines_hold_what_was_trained_on_them(estimates: dict[tuple[str, str, str], Any]) -> None:
+    """LLaVA: 7B on eight A100 of 40 GB, 13B on eight of 80 GB, both with ZeRO-3; none of them holds either whole."""
+    seven, thirteen = (estimates["llava-1.5", f"vicuna-1.5-{size}", "finetune"] for size in ("7b", "13b"))
+    assert seven.memory_gb("zero3", 8) < 40 < seven.memory_gb()
+    assert 40 < thirteen.memory_gb("zero3", 8) < 80 < thirteen.memory_gb()
+    assert seven.fewest(A100, "none") is None
+    assert seven.fewest(GPUS[-1], "none") == 1
+    held = [thirteen.memory_gb("fsdp2", count) for count in (2, 4, 8, 64)]
+    assert held == sorted(held, reverse=True)
 
 
 def test_adapters_and_four_bits_need_less() -> None:
@@ -68,10 +86,12 @@ def test_adapters_and_four_bits_need_less() -> None:
         rows = estimate_study(load_study("llava-1.5", [f"recipe={recipe}"]))
         memory[recipe] = next(row for row in rows if (row.backbone, row.stage) == ("vicuna-1.5-7b", "finetune"))
     full, lora, qlora = memory.values()
-    assert full.state_gb > 2 * lora.state_gb > 4 * qlora.state_gb
+    held = [row.weights.bytes_held("none", 1) for row in (full, lora, qlora)]
+    assert held[0] > 2 * held[1] > 2 * held[2]
     # rank 128 on seven matrices a layer: 4 of (4096, 4096) and 3 of (4096, 11008)
     assert lora.trained_parameters == 20_979_712 + 128 * 32 * (4 * 2 * 4096 + 3 * (4096 + 11008))
-    assert qlora.smallest(GPUS[1]) == (1, False)  # one GPU of 40 GB
+    assert qlora.fewest(GPUS[1], "none") == 1  # one GPU of 40 GB
+    assert qlora.fewest(GPUS[1], "fsdp2") is None  # 4 bits cannot be shared
 
 
 def test_read_data_replaces_what_was_expected(tiny_study: Path, tmp_path: Path) -> None:
@@ -91,7 +111,9 @@ def test_a_check_without_files_prints_the_estimate_and_says_what_it_could_not_ch
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "llama-3-8b, finetune  8,051,240,960" in done.stdout
-    assert "llama-1-7b: 121 GB on every GPU (finetune), fits H200 141 GB; about 14.1 h" in done.stdout
+    chosen = "llama-1-7b: 27 GB a GPU (finetune) with the study's processes=8, sharding=fsdp2, fits A100 40 GB or"
+    assert chosen in done.stdout
+    assert "about 14.1 h" in done.stdout
     assert "only the estimate was made" in done.stderr
     assert f"{tmp_path}/playground/data/llava_v1_5_mix665k.json does not exist" in done.stderr
     assert "llama-2-7b: meta-llama/Llama-2-7b-hf is not downloaded" in done.stderr

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from vlm_backbones._launch import Nodes, accelerate_config, launch_arguments
 from vlm_backbones._scheduler import Job, Running, StageError, cores, run_jobs
+from vlm_backbones.errors import ConfigError
 
 
 class Recorder:
@@ -135,3 +137,24 @@ def test_a_killed_study_leaves_no_stage_behind(modules: Path, number: signal.Sig
     while Path(f"/proc/{child}/cmdline").exists() and Path(f"/proc/{child}/cmdline").read_bytes():
         assert time.time() < deadline, "the stage outlived its study"
         time.sleep(0.05)
+
+
+def test_more_gpus_than_there_are_is_refused_with_the_number_that_is_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    wide = Job("train wide", "stage_under_test", (), tmp_path / "wide.log", uses_gpu=True, processes=8)
+    with pytest.raises(ConfigError, match=r"train wide wants 8 GPUs, here are 2: --set training.processes=2"):
+        run_jobs([wide], Recorder(), lambda job, seconds: None)
+
+
+def test_two_machines_start_their_halves_of_one_training(tmp_path: Path) -> None:
+    words = launch_arguments(
+        "a.module", ["--out", "x"], processes=16, sharding="fsdp2", nodes=Nodes(2, 1, "first", 20_007)
+    )
+    options = dict(zip(words[:-4:2], words[1:-4:2], strict=True))
+    assert options == {
+        "--config_file": str(accelerate_config("fsdp2")), "--num_processes": "16", "--num_machines": "2",
+        "--machine_rank": "1", "--main_process_ip": "first", "--main_process_port": "20007",
+    }  # fmt: skip
+    assert words[-4:] == ["-m", "a.module", "--out", "x"]

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from vlm_backbones.errors import ConfigError
+from vlm_backbones.pipeline import plan_study
 from vlm_backbones.study import load_study
-from vlm_backbones.submission import job_states, submit_study
+from vlm_backbones.submission import job_states, settings_for, submit_study
 
 MINUTES = 6
 
@@ -85,17 +86,32 @@ def test_a_failed_stage_cancels_what_waits_for_it(tiny_study: Path, quick: list[
     assert "to do" in status(tmp_path / "out")
 
 
-def test_the_local_executor_runs_the_study_in_the_background(
+def test_the_local_executor_runs_the_study_in_the_background_each_training_in_two_processes(
     tiny_study: Path, quick: list[str], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    jobs = submit_study(load_study(tiny_study, quick), out, "local", {})
+    jobs = submit_study(load_study(tiny_study, [*quick, "training.processes=2"]), out, "local", {})
     assert list(jobs) == ["study"]
     assert "running" in status(out)
     wait_for(lambda: (out / "report.html").is_file(), "the report")
     _reap(jobs)
     wait_for(lambda: not job_states(out), "the end of the process")
     assert "7 of 7 stages done" in status(out)
+    records = [json.loads((out / run / "run.json").read_text()) for run in ("tiny-1", "tiny-2")]
+    assert [record["hardware"]["processes"] for record in records] == [2, 2]
+
+
+def test_a_training_asks_for_its_gpus_and_every_other_job_for_one(tiny_study: Path, tmp_path: Path) -> None:
+    stages = plan_study(load_study(tiny_study, ["training.processes=16"]), tmp_path)
+    given = {"partition": "gpu", "gpus_per_node": "8"}
+    asked = {stage.job.name.partition(" ")[0]: settings_for([stage], given) for stage in stages}
+    assert asked["train"] == {"partition": "gpu", "gpus_per_node": "8", "nodes": "2"}
+    assert asked["eval"] == asked["check"] == {"partition": "gpu", "gpus_per_node": "1"}
+    train = [stage for stage in stages if stage.job.name.startswith("train")]
+    assert settings_for(train, {"gpus_per_node": "32"})["gpus_per_node"] == "16"
+    assert settings_for(train, {"time": "60"}) == {"time": "60"}  # processes of one machine without GPUs
+    with pytest.raises(ConfigError, match="16 cannot be divided over 3 nodes of 6 GPUs"):
+        settings_for(train, {"gpus_per_node": "6"})
 
 
 def _reap(jobs: Mapping[str, str]) -> None:

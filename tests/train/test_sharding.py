@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,8 +18,9 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 
+from vlm_backbones._estimate import estimate_study
 from vlm_backbones._launch import accelerate_config, launch_command
-from vlm_backbones.study import load_study
+from vlm_backbones.study import ExpectedData, load_study
 from vlm_backbones.train import finetune
 from vlm_backbones.train.weights import lower_frozen_layers, working_copy
 from vlm_backbones.vlm import compose, load
@@ -83,6 +85,19 @@ def assert_trained_alike(run: Path, alone: Path) -> None:
     assert records[0]["state"] == "finished"
 
 
+def assert_held_as_estimated(run: Path, study: Path, sharding: Any) -> None:
+    """What a process held is what the formulas of `study check` say, but for what is whole only for a moment."""
+    config = load_study(study / "study.yaml")
+    data = {name: ExpectedData(examples=16, text_tokens=20) for name in config.recipe.stages}
+    stages = json.loads((run / "run.json").read_text())["stages"]
+    for row in estimate_study(config, data):
+        kept = replace(row.weights, tower=0, layer=0, edges=0)
+        expected = kept.bytes_held(sharding, 2)
+        if sharding == "none" and kept.width == 2:
+            expected -= 2 * kept.trained  # the copies in bf16, made for a product
+        assert stages[row.stage]["held_bytes"] == pytest.approx(expected, rel=0.02), row.stage
+
+
 def test_fsdp2_trains_as_one_process_does_and_goes_on_after_a_kill(
     study: Path, alone: Path, parts: Path, tmp_path: Path
 ) -> None:
@@ -109,6 +124,8 @@ def test_fsdp2_trains_as_one_process_does_and_goes_on_after_a_kill(
     assert_trained_alike(tmp_path / "backbone", alone)
     record = json.loads((tmp_path / "backbone" / "run.json").read_text())
     assert (record["hardware"]["processes"], record["hardware"]["sharding"]) == (2, "fsdp2")
+    for run, sharding in ((alone, "none"), (tmp_path / "backbone", "fsdp2")):
+        assert_held_as_estimated(run, study, sharding)
     model, _ = load(tmp_path / "backbone" / "checkpoint")
     before = load_file(stage / "trainable.safetensors")["model.language_model.layers.0.mlp.up_proj.weight"]
     change = model.model.language_model.layers[0].mlp.up_proj.weight.float() - before
