@@ -1,202 +1,236 @@
-"""Batches of requests from documents to records: read and tokenise ahead, then features, options, answers."""
+"""From requests to records: what is ready joins what is being written, as memory has room."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
-from PIL.Image import Image
 
 from vlm_backbones.errors import DataError
 from vlm_backbones.model_wrappers._engine import Engine
-from vlm_backbones.model_wrappers._generation import Generated, Prefix, Prompt, generate, prefill
-from vlm_backbones.model_wrappers._options import Options, OptionScore, option_branches, score_options
+from vlm_backbones.model_wrappers._flight import Flight, Writing
+from vlm_backbones.model_wrappers._greedy import Rules, choose, follow_drafts
+from vlm_backbones.model_wrappers._options import OptionScore, option_branches, score_options
+from vlm_backbones.model_wrappers._prefill import Prefix, Prompt, prefill
+from vlm_backbones.model_wrappers._preparing import Prepared, Preparer, images_of
 from vlm_backbones.model_wrappers._prompting import Prompter
+from vlm_backbones.model_wrappers._queue import Queue
 from vlm_backbones.model_wrappers._record import Record
 from vlm_backbones.model_wrappers._requests import Document, DocumentReader, Job
+from vlm_backbones.model_wrappers._room import Room
 from vlm_backbones.model_wrappers._state_recorder import StateRecorder, Told
 from vlm_backbones.model_wrappers._stock_options import options_of
 from vlm_backbones.model_wrappers._stops import StopStrings
-from vlm_backbones.model_wrappers._vision import ImageEncoder
+from vlm_backbones.model_wrappers._vision import IMAGES_A_PASS, ImageEncoder
 
-__all__ = ["Answerer", "Prepared"]
+__all__ = ["Answerer"]
 
-BATCHES_AHEAD = 3
-
-Features = Mapping[str, torch.Tensor]  # image key -> (image_tokens, hidden)
+LONG_ANSWER_TOKENS = 64
+WINDOW_ROWS = 512  # at most: their pictures wait in memory
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """One request before the model: its document, tokens with one image token an image, and options."""
+class _Started:
+    """A request whose prompt has been read."""
 
-    document: Document
-    prompt: Sequence[int]
-    image_keys: Sequence[str]
-    options: Sequence[str]
-    option_ids: Sequence[Sequence[int]]
-    question: Sequence[bool] | None = None
-    """Which prompt tokens are the question's own words; None where no states are kept."""
+    row: Prepared
+    prompt: Prompt
+    scores: Sequence[OptionScore]
 
 
 class Answerer:
-    """Answers batches of requests with one engine, and counts tokens that were nearly tied."""
+    """Answers requests with one engine, and counts tokens that were nearly tied."""
 
-    def __init__(self, engine: Engine, reader: DocumentReader, recorder: StateRecorder | None = None) -> None:
+    def __init__(
+        self, engine: Engine, reader: DocumentReader, room: Room, recorder: StateRecorder | None = None
+    ) -> None:
         self.engine = engine
         self.reader = reader
+        self.room = room
         self.recorder = recorder
         self.prompter = Prompter(engine)
         self.encoder = ImageEncoder(engine)
         self.stops = lru_cache(maxsize=64)(lambda until: StopStrings(engine.tokenizer, until))
         self.near_ties = 0
+        self._flight: Flight[_Started] = Flight(engine)
 
-    def ahead(
-        self, batches: Iterable[Sequence[Job]], options: Callable[[Document], Sequence[str]] | None = None
-    ) -> Iterator[list[Prepared]]:
-        """Yield prepared batches; a thread reads and tokenises the next ones while the model works on this one."""
-        waiting: deque[Future[list[Prepared]]] = deque()
-        pool = ThreadPoolExecutor(1, "prepare")
-        try:
-            for batch in batches:
-                waiting.append(pool.submit(self._prepare, batch, options or _task_options))
-                if len(waiting) > BATCHES_AHEAD:
-                    yield self._next(waiting)
-            while waiting:
-                yield self._next(waiting)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    def answers(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Record]]:
+        """Yield each request's greedy answer, with its options scored where the document has some, as they end."""
+        queue = self._queue(jobs, _task_options)
+        recorded: list[Writing[_Started]] = []
+        while len(self._flight) or queue.waits():
+            free = self._free(queue)
+            for ended in self._start(queue, free) if free else self._write(queue):
+                self.near_ties += ended.answer.near_ties
+                yield ended.owner.row.document.job, self._record(ended)
+                if ended.owner.row.question is not None:
+                    recorded.append(ended)
+            if len(recorded) >= self.room.rows:
+                recorded = self._keep_states(recorded)
+        self._keep_states(recorded)
 
-    def _next(self, waiting: deque[Future[list[Prepared]]]) -> list[Prepared]:
-        """Return the next batch; encode its images together with those of later batches that are read already."""
-        batch = waiting.popleft().result()
-        images = _images(batch)
-        if self.encoder.lacks(images):
-            for future in waiting:
-                if future.done() and future.exception() is None and len(images) < len(batch):
-                    images |= _images(future.result())
-            self.encoder.encode(images)
-        return batch
+    def scores(
+        self, jobs: Sequence[Job], options: Callable[[Document], Sequence[str]]
+    ) -> Iterator[tuple[Job, Sequence[OptionScore]]]:
+        """Yield the scores of each request's options without the end of turn."""
+        queue = self._queue(jobs, options)
+        while queue.waits():
+            batch = queue.take(self.room.rows, self.room.pass_positions)
+            started = self.room.try_with(len(batch), partial(self._scored, batch, queue))
+            if started is None:
+                queue.put_back(batch)
+                continue
+            yield from ((row.document.job, scores) for row, scores in zip(batch, started, strict=True))
 
-    def _prepare(self, jobs: Sequence[Job], options: Callable[[Document], Sequence[str]]) -> list[Prepared]:
-        rows = []
-        for job in jobs:
-            document = self.reader.read(job)
-            names = options(document)
-            rows.append(
-                Prepared(
-                    document=document,
-                    prompt=self._prompt(document),
-                    image_keys=document.shown_keys,
-                    options=names,
-                    option_ids=[self.prompter.answer_ids(name.strip()) for name in names],
-                    question=self._question(document),
-                )
-            )
-        return rows
+    def _queue(self, jobs: Sequence[Job], options: Callable[[Document], Sequence[str]]) -> Queue[Prepared]:
+        keeps = self.recorder.wants if self.recorder else lambda job: False
+        preparer = Preparer(self.reader, self.prompter, options, keeps, self.encoder.tokens_an_image)
+        windows = preparer.windows(jobs, min(4 * self.room.rows, WINDOW_ROWS))
+        return Queue(windows, lambda row: row.cost)
 
-    def _question(self, document: Document) -> list[bool] | None:
-        if self.recorder is None or not self.recorder.wants(document.job):
-            return None
-        return self.prompter.question_mask(document.context, len(document.images))
+    def _free(self, queue: Queue[Prepared]) -> int:
+        """Return how many rows may start now: none before so many are free that reading their prompts pays."""
+        most = self.room.rows // 2
+        following = queue.upcoming(max(1, most))
+        if not following:
+            return 0
+        new_tokens = following[0].document.job.new_tokens
+        longest = max([_span(following[0]), *(_span(writing.owner.row) for writing in self._flight.writing)])
+        free = min(self.room.rows, self.room.cache_positions // longest) - len(self._flight)
+        if not len(self._flight):
+            return max(1, free)
+        # A long answer's place is worth filling soon; short ones end together, and larger passes read faster.
+        wanted = most // 2 if new_tokens >= LONG_ANSWER_TOKENS else most
+        return free if free >= min(max(1, wanted), len(following)) else 0
 
-    def _prompt(self, document: Document) -> list[int]:
-        try:
-            return self.prompter.prompt_ids(document.context, len(document.images))
-        except DataError as error:
-            raise DataError(f"task {document.job.task!r}, row {document.job.doc_id}: {error}") from error
+    def _start(self, queue: Queue[Prepared], free: int) -> list[Writing[_Started]]:
+        """Read the next prompts; return what ends there, and let the rest be written on."""
+        batch = queue.take(free, self.room.pass_positions)
+        ended = self.room.try_with(len(batch) + len(self._flight), partial(self._read, batch, queue))
+        if ended is None:
+            queue.put_back(batch)
+        return ended or []
 
-    def answer(self, batch: Sequence[Prepared]) -> list[Record]:
-        """Generate one greedy answer a request and score the options where the document has some."""
-        options = [row.option_ids for row in batch]
-        features = self.encoder.encode(_images(batch))
-        prompts = self._prompts(batch, features)
-        prefix = self._prefill(prompts, features, options)
-        scores = score_options(prefix, options)
-        lengths = prefix.lengths.tolist()
-        limits = [self._limit(row.document.job, length) for row, length in zip(batch, lengths, strict=True)]
-        stops = self.stops(batch[0].document.job.until)
-        answers = generate(self.engine, prefix, limits, stops.found if stops.until else None, options)
-        self.near_ties += sum(answer.near_ties for answer in answers)
-        if self.recorder is not None:
-            self.recorder.record(self._told(batch, prompts, features, answers), features)
-        rows = zip(batch, lengths, scores, answers, strict=True)
-        return [self._record(row, length, scored, answer, stops) for row, length, scored, answer in rows]
+    def _read(self, batch: Sequence[Prepared], queue: Queue[Prepared]) -> list[Writing[_Started]]:
+        prompts, prefix, scores = self._prefill(batch, queue)
+        best = choose(prefix.logits)
+        ended, places, going = [], [], []
+        for place, (row, prompt, scored) in enumerate(zip(batch, prompts, scores, strict=True)):
+            rules = self._rules(row.document.job, len(prompt.token_ids))
+            answer, goes_on = follow_drafts(best, place, rules, row.option_ids)
+            writing = Writing(_Started(row, prompt, scored), answer, rules)
+            if goes_on:
+                places.append(place)
+                going.append(writing)
+            else:
+                ended.append(writing)
+        if going:
+            self._flight.join(prefix, places, going)
+        return ended
 
-    def score(self, batch: Sequence[Prepared]) -> list[list[OptionScore]]:
-        """Score each request's options without the end of turn."""
-        options = [[option[:-1] for option in row.option_ids] for row in batch]
-        features = self.encoder.encode(_images(batch))
-        return score_options(self._prefill(self._prompts(batch, features), features, options), options)
+    def _write(self, queue: Queue[Prepared]) -> list[Writing[_Started]]:
+        """Write one token a row; where memory runs out, the rows begin again later, fewer at once."""
+        ended = self.room.try_with(len(self._flight), self._flight.step)
+        if ended is None:
+            queue.put_back([writing.owner.row for writing in self._flight.writing])
+            self._flight = Flight(self.engine)
+        return ended or []
 
-    def _record(
-        self, row: Prepared, length: int, scored: Sequence[OptionScore], answer: Generated, stops: StopStrings
-    ) -> Record:
-        return Record(
-            text=stops.text(answer.token_ids),
-            input_tokens=length,
-            token_count=answer.token_count,
-            logprob=answer.logprob,
-            truncated=answer.truncated,
-            option_logprobs={name: option.logprob for name, option in zip(row.options, scored, strict=True)} or None,
-            doc_key=row.document.doc_key,
-            image_key=row.document.image_key,
-            checkpoint=self.engine.fingerprint,
-            condition=row.document.condition,
-        )
+    def _scored(self, batch: Sequence[Prepared], queue: Queue[Prepared]) -> list[list[OptionScore]]:
+        _, _, scores = self._prefill(batch, queue, ends=False)
+        return scores
 
-    def _told(
-        self, batch: Sequence[Prepared], prompts: Sequence[Prompt], features: Features, answers: Sequence[Generated]
-    ) -> list[Told]:
-        """Return the documents whose states are kept, with their answers."""
-        return [
-            Told(
-                job=row.document.job,
-                doc_key=row.document.doc_key,
-                prompt=prompt.token_ids,
-                question=np.repeat(row.question, self._repeats(row, features)).tolist(),
-                answer=answer.token_ids,
-                image_keys=row.image_keys,
-            )
-            for row, prompt, answer in zip(batch, prompts, answers, strict=True)
-            if row.question is not None
-        ]
-
-    def _prefill(self, prompts: Sequence[Prompt], features: Features, options: Options) -> Prefix:
+    def _prefill(
+        self, batch: Sequence[Prepared], queue: Queue[Prepared], *, ends: bool = True
+    ) -> tuple[list[Prompt], Prefix, list[list[OptionScore]]]:
+        """Read the prompts of a batch and score their options, with the end of turn or without it."""
+        features = self._features(batch, queue)
+        prompts = [self._expanded(row, features) for row in batch]
+        options = [[ids if ends else ids[:-1] for ids in row.option_ids] for row in batch]
         branches = option_branches(options, self.engine.device)
-        return prefill(self.engine, prompts, features, self.prompter.image_token_id, branches)
+        prefix = prefill(self.engine, prompts, features, self.prompter.image_token_id, branches)
+        return prompts, prefix, score_options(prefix, options)
 
-    def _prompts(self, batch: Sequence[Prepared], features: Features) -> list[Prompt]:
-        """Return the prompts with as many image tokens as their images have features; refuse one too long."""
-        expanded = [np.repeat(row.prompt, self._repeats(row, features)).tolist() for row in batch]
+    def _features(self, batch: Sequence[Prepared], queue: Queue[Prepared]) -> Mapping[str, torch.Tensor]:
+        """Return the features of a batch's images; where some are missing, later ones are computed along."""
+        images = images_of(batch)
+        if self.encoder.lacks(images):
+            for row in queue.at_hand(IMAGES_A_PASS):
+                if len(images) < IMAGES_A_PASS:
+                    images |= images_of([row])
+        return self.encoder.encode(images)
+
+    def _expanded(self, row: Prepared, features: Mapping[str, torch.Tensor]) -> Prompt:
+        """Return the prompt with as many image tokens as its images have features; refuse one too long."""
+        ids = np.repeat(row.prompt, self._repeats(row, features)).tolist()
+        needed = len(ids) + max([1, *(len(option) for option in row.option_ids)])
         longest = self.engine.max_tokens
-        for row, prompt in zip(batch, expanded, strict=True):
-            needed = len(prompt) + max([1, *(len(option) for option in row.option_ids)])
-            if longest is not None and needed > longest:
-                job = row.document.job
-                raise DataError(
-                    f"task {job.task!r}, row {job.doc_id}: prompt and answer need {needed} tokens or more, the "
-                    f"backbone takes {longest}. Shorten the question."
-                )
-        return [Prompt(ids, row.image_keys) for row, ids in zip(batch, expanded, strict=True)]
+        if longest is not None and needed > longest:
+            job = row.document.job
+            raise DataError(
+                f"task {job.task!r}, row {job.doc_id}: prompt and answer need {needed} tokens or more, the backbone "
+                f"takes {longest}. Shorten the question."
+            )
+        return Prompt(ids, row.image_keys)
 
-    def _repeats(self, row: Prepared, features: Features) -> list[int]:
+    def _repeats(self, row: Prepared, features: Mapping[str, torch.Tensor]) -> list[int]:
         """Return how often each prompt token stands in the backbone's input: an image token, once a feature."""
         counts = iter([len(features[key]) for key in row.image_keys])
         return [next(counts) if token == self.prompter.image_token_id else 1 for token in row.prompt]
 
-    def _limit(self, job: Job, prompt_length: int) -> int:
-        longest = self.engine.max_tokens
-        return job.new_tokens if longest is None else min(job.new_tokens, longest - prompt_length)
+    def _rules(self, job: Job, prompt_length: int) -> Rules:
+        longest, stops = self.engine.max_tokens, self.stops(job.until)
+        limit = job.new_tokens if longest is None else min(job.new_tokens, longest - prompt_length)
+        return Rules(limit, self.engine.end_ids, stops.found if stops.until else None)
+
+    def _record(self, ended: Writing[_Started]) -> Record:
+        started, answer = ended.owner, ended.answer
+        document, names = started.row.document, started.row.options
+        return Record(
+            text=self.stops(document.job.until).text(answer.token_ids),
+            input_tokens=len(started.prompt.token_ids),
+            token_count=answer.token_count,
+            logprob=answer.logprob,
+            truncated=answer.truncated,
+            option_logprobs={name: score.logprob for name, score in zip(names, started.scores, strict=True)} or None,
+            doc_key=document.doc_key,
+            image_key=document.image_key,
+            checkpoint=self.engine.fingerprint,
+            condition=document.condition,
+        )
+
+    def _keep_states(self, ended: list[Writing[_Started]]) -> list[Writing[_Started]]:
+        """Record the hidden states of ended answers; return those left over: none."""
+        while ended:
+            part = ended[: self.room.rows]
+            if self.room.try_with(len(part), partial(self._record_states, part)):
+                ended = ended[len(part) :]
+        return ended
+
+    def _record_states(self, ended: Sequence[Writing[_Started]]) -> int:
+        features = self.encoder.encode(images_of([writing.owner.row for writing in ended]))
+        assert self.recorder is not None
+        self.recorder.record([self._told(writing, features) for writing in ended], features)
+        return len(ended)
+
+    def _told(self, ended: Writing[_Started], features: Mapping[str, torch.Tensor]) -> Told:
+        row, prompt = ended.owner.row, ended.owner.prompt
+        return Told(
+            job=row.document.job,
+            doc_key=row.document.doc_key,
+            prompt=prompt.token_ids,
+            question=np.repeat(row.question or [], self._repeats(row, features)).tolist(),
+            answer=ended.answer.token_ids,
+            image_keys=row.image_keys,
+        )
 
 
-def _images(batch: Sequence[Prepared]) -> dict[str, Image]:
-    return {key: image for row in batch for key, image in zip(row.image_keys, row.document.images, strict=True)}
+def _span(row: Prepared) -> int:
+    """Return the most positions that a request may come to hold."""
+    return row.cost + row.document.job.new_tokens
 
 
 def _task_options(document: Document) -> list[str]:

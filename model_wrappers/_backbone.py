@@ -24,7 +24,7 @@ class Backbone(Protocol):
     """One forward pass; the cache grows by the new positions."""
 
     def __call__(
-        self, embeddings: torch.Tensor, visible: torch.Tensor, positions: torch.Tensor, cache: Any, read: int
+        self, embeddings: torch.Tensor, visible: torch.Tensor | None, positions: torch.Tensor, cache: Any, read: int
     ) -> torch.Tensor:
         """Return (batch, read, hidden).
 
@@ -33,7 +33,8 @@ class Backbone(Protocol):
         embeddings
             (batch, new, hidden).
         visible
-            (batch, new, cached + new), bool: what each new position attends to.
+            (batch, new, cached + new), bool: what each new position attends to; None with an empty cache where each
+            sees itself and all before it, which kernels compute faster than a mask.
         positions
             (batch, new).
         cache
@@ -60,13 +61,15 @@ class _OwnPass:
         self.language_model = language_model
 
     def __call__(
-        self, embeddings: torch.Tensor, visible: torch.Tensor, positions: torch.Tensor, cache: Any, read: int
+        self, embeddings: torch.Tensor, visible: torch.Tensor | None, positions: torch.Tensor, cache: Any, read: int
     ) -> torch.Tensor:
-        lowest = torch.finfo(embeddings.dtype).min
-        mask = torch.zeros(visible.shape, dtype=embeddings.dtype, device=embeddings.device)
+        mask = None
+        if visible is not None:
+            mask = torch.zeros(visible.shape, dtype=embeddings.dtype, device=embeddings.device)
+            mask = mask.masked_fill_(~visible, torch.finfo(embeddings.dtype).min)[:, None]
         hidden: torch.Tensor = self.language_model(
             inputs_embeds=embeddings,
-            attention_mask=mask.masked_fill_(~visible, lowest)[:, None],  # (batch, 1, new, cached + new)
+            attention_mask=mask,  # (batch, 1, new, cached + new)
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
@@ -96,17 +99,19 @@ class _LeanLlama:
         self.layers = [_fused(layer) for layer in language_model.layers]
 
     def __call__(
-        self, embeddings: torch.Tensor, visible: torch.Tensor, positions: torch.Tensor, cache: Any, read: int
+        self, embeddings: torch.Tensor, visible: torch.Tensor | None, positions: torch.Tensor, cache: Any, read: int
     ) -> torch.Tensor:
         cos, sin = self.rotary(embeddings, position_ids=positions)  # (batch, new, head_size)
         half = self.size // 2
         tables = cos[:, :, None, :half], sin[:, :, None, :half]
-        # A place that sees nothing is padding; it sees everything instead, so that its softmax is defined.
-        mask = None if bool(visible.all()) else (visible | ~visible.any(-1, keepdim=True))[:, None]
+        mask = None
+        if visible is not None and not bool(visible.all()):
+            # A place that sees nothing is padding; it sees everything instead, so that its softmax is defined.
+            mask = (visible | ~visible.any(-1, keepdim=True))[:, None]
         hidden, new = embeddings, embeddings.shape[1]
         for index, layer in enumerate(self.layers):
             kept = read if layer is self.layers[-1] else new
-            hidden = self._layer(hidden, layer, index, mask, tables, cache, kept)
+            hidden = self._layer(hidden, layer, index, mask, tables, cache, kept, causal=visible is None)
         return functional.rms_norm(hidden, self.norm.shape, self.norm, self.epsilon)
 
     def _layer(
@@ -118,6 +123,8 @@ class _LeanLlama:
         tables: tuple[torch.Tensor, torch.Tensor],
         cache: Any,
         kept: int,
+        *,
+        causal: bool,
     ) -> torch.Tensor:
         """Return the last `kept` of the new positions after one layer; the cache takes all of them."""
         batch, new, width = hidden.shape
@@ -132,8 +139,10 @@ class _LeanLlama:
         if kept < new:
             hidden, query = hidden[:, new - kept :], query[:, :, new - kept :]
             mask = None if mask is None else mask[:, :, new - kept :]
+            assert not causal or kept == 1  # the last place sees all; a few of the last would need a mask
+            causal = False
         attended = functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, enable_gqa=self.heads != self.key_heads
+            query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=self.heads != self.key_heads
         )
         hidden = hidden + functional.linear(attended.transpose(1, 2).reshape(batch, kept, -1), layer.output)
         normed = functional.rms_norm(hidden, (width,), layer.mlp_norm, self.epsilon)

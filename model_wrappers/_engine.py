@@ -14,6 +14,7 @@ from vlm_backbones._hub import download_checkpoint
 from vlm_backbones.cache import read_last_study
 from vlm_backbones.errors import CheckpointError, ConfigError
 from vlm_backbones.model_wrappers._backbone import Backbone, build_backbone
+from vlm_backbones.model_wrappers._room import Room, measure_room
 
 __all__ = ["Engine", "checkpoint_dir", "load_engine", "pick_device"]
 
@@ -35,6 +36,8 @@ class Engine:
         Tokens that end a turn.
     max_tokens
         Longest sequence that the backbone takes; None where its configuration does not say.
+    room
+        What fits the device beside the model.
     """
 
     model: Any
@@ -44,6 +47,7 @@ class Engine:
     device: torch.device
     end_ids: frozenset[int]
     max_tokens: int | None
+    room: Room
 
     @property
     def tokenizer(self) -> Any:
@@ -109,6 +113,7 @@ def load_engine(folder: Path, *, device: torch.device, dtype: str | None = None)
         device=device,
         end_ids=_end_ids(model, processor),
         max_tokens=getattr(model.config.text_config, "max_position_embeddings", None),
+        room=measure_room(model, device),
     )
 
 

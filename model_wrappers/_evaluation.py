@@ -22,7 +22,7 @@ from vlm_backbones._outputs import missing_samples
 from vlm_backbones.cache import atomic_write_text
 from vlm_backbones.errors import ConfigError, DataError, nearest, user_error
 from vlm_backbones.model_wrappers._conditions import check_condition
-from vlm_backbones.model_wrappers._engine import checkpoint_dir, load_engine, pick_device
+from vlm_backbones.model_wrappers._engine import Engine, checkpoint_dir, load_engine, pick_device
 from vlm_backbones.model_wrappers._states import RANDOM_WEIGHTS, count_documents, spread
 from vlm_backbones.model_wrappers.backbone_vlm import BackboneVLM
 
@@ -41,7 +41,7 @@ class Evaluation:
     tasks: Sequence[str]
     conditions: Sequence[str]
     limit: int | None
-    batch_size: int
+    batch_size: int | str
     threads: int | None
     device: str | None
     version: int
@@ -74,7 +74,7 @@ class Evaluation:
             for condition, todo in left.items():
                 if todo:
                     self._evaluate(condition, todo, manager)
-                    self._mark_done(condition, todo, engine.fingerprint)
+                    self._mark_done(condition, todo, engine)
                 else:
                     print(f"{condition}: finished before for this checkpoint, skipped.", flush=True)
         finally:
@@ -165,7 +165,7 @@ class Evaluation:
         for name in results["configs"]:
             tracker.save_results_samples(task_name=name, samples=samples[name])
 
-    def _mark_done(self, condition: str, tasks: dict[str, Any], fingerprint: str) -> None:
+    def _mark_done(self, condition: str, tasks: dict[str, Any], engine: Engine) -> None:
         """Check that every file is there and whole, then write done.json, last."""
         folder = self._folder(condition)
         if not list(folder.rglob("*_results.json")):
@@ -182,7 +182,8 @@ class Evaluation:
             if self.states:
                 self._check_states(condition, name, len(spread(expected, self.subset)))
             finished[name] = {"data": self._data(task), "samples": str(files[-1].relative_to(folder)), "n": found}
-        row = {"checkpoint": fingerprint, "version": self.version, "condition": condition, "tasks": finished}
+        row = {"checkpoint": engine.fingerprint, "version": self.version, "condition": condition, "tasks": finished}
+        row["rows_at_once"] = engine.room.rows
         atomic_write_text(folder / "done.json", json.dumps(row, indent=1))
 
     def _check_states(self, condition: str, task: str, expected: int) -> None:

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from vlm_backbones.model_wrappers._generation import Branches, Prefix
+from vlm_backbones.model_wrappers._prefill import Branches, Prefix
 
 __all__ = ["OptionScore", "Options", "option_branches", "score_options"]
 
@@ -92,7 +92,7 @@ def score_options(prefix: Prefix, options: Options) -> list[list[OptionScore]]:
         torch.from_numpy(np.concatenate([getattr(layout, name) for layout in layouts])).to(prefix.logits.device)
         for name in ("places", "tokens")
     )
-    read = prefix.logits_after()[torch.from_numpy(rows).to(places.device), places]  # (tokens, vocabulary)
+    read = prefix.logits[torch.from_numpy(rows).to(places.device), places]  # (tokens, vocabulary)
     chosen = read.log_softmax(-1).gather(1, tokens[:, None])[:, 0].double().cpu().numpy()
     greedy = (read.argmax(1) == tokens).cpu().numpy()
     scores, first = [], 0

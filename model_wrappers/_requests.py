@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +17,10 @@ from vlm_backbones.model_wrappers._media import MediaFolder
 from vlm_backbones.model_wrappers._record import doc_key, image_key
 from vlm_backbones.pictures import to_rgb
 
-__all__ = ["Document", "DocumentReader", "Job", "batches"]
+__all__ = ["Document", "DocumentReader", "Job", "windows"]
 
 DEFAULT_NEW_TOKENS = 1024
-LENGTH_STEP_CHARACTERS = 64
+SHORT_CHARACTERS = 128
 
 
 @dataclass(frozen=True)
@@ -56,17 +57,19 @@ class Job:
         return tuple(text for text in ([given] if isinstance(given, str) else given) if text)
 
 
-def batches(jobs: Sequence[Job], size: int) -> Iterator[list[Job]]:
-    """Yield batches that share task and settings, longest questions first so that memory fails early.
+def windows(jobs: Sequence[Job], size: int) -> Iterator[list[Job]]:
+    """Yield windows of requests that share task and settings, long questions first so that memory fails early.
 
-    Lengths count in steps, and rows of about one length keep their order: the questions about one image come together.
+    Lengths count in powers of two, and rows of about one length keep their order: questions about one image come
+    together. The first window is a short one, so that the model soon has work.
     """
     groups: dict[tuple[str, str, str], list[Job]] = {}
     for job in jobs:
         groups.setdefault((job.task, job.split, job.settings), []).append(job)
     for group in groups.values():
-        ordered = sorted(group, key=lambda job: (-(len(job.context) // LENGTH_STEP_CHARACTERS), job.index))
-        yield from (ordered[start : start + size] for start in range(0, len(ordered), size))
+        ordered = sorted(group, key=lambda job: (-(len(job.context) // SHORT_CHARACTERS).bit_length(), job.index))
+        cuts = [0, *range(size // 4, len(ordered), size), len(ordered)]
+        yield from (ordered[start:end] for start, end in itertools.pairwise(cuts) if start < end)
 
 
 @dataclass(frozen=True)

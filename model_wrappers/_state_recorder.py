@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from vlm_backbones.model_wrappers._engine import Engine
-from vlm_backbones.model_wrappers._generation import embed, left_padded
+from vlm_backbones.model_wrappers._prefill import embed, left_padded
 from vlm_backbones.model_wrappers._random_weights import random_weights
 from vlm_backbones.model_wrappers._requests import Job
 from vlm_backbones.model_wrappers._states import (

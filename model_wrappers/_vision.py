@@ -11,9 +11,10 @@ from PIL.Image import Image
 
 from vlm_backbones.model_wrappers._engine import Engine
 
-__all__ = ["ImageEncoder"]
+__all__ = ["IMAGES_A_PASS", "ImageEncoder"]
 
 CACHE_BYTES = 512 * 2**20
+IMAGES_A_PASS = 16
 
 
 class ImageEncoder:
@@ -28,11 +29,20 @@ class ImageEncoder:
         """Return whether any of the images would have to be computed."""
         return any(key not in self._features for key in keys)
 
+    @property
+    def tokens_an_image(self) -> int:
+        """Return about how many tokens a picture becomes; its features say how many."""
+        vision = self.engine.model.config.vision_config
+        return int(vision.image_size // vision.patch_size) ** 2
+
     @torch.inference_mode()
     def encode(self, images: Mapping[str, Image]) -> dict[str, torch.Tensor]:
         """Return key -> features for one batch of images; features: (image_tokens, hidden)."""
         missing = [key for key in images if key not in self._features]
-        fresh = dict(zip(missing, self._compute([images[key] for key in missing]), strict=True)) if missing else {}
+        fresh: dict[str, torch.Tensor] = {}
+        for start in range(0, len(missing), IMAGES_A_PASS):
+            keys = missing[start : start + IMAGES_A_PASS]
+            fresh |= zip(keys, self._compute([images[key] for key in keys]), strict=True)
         found = {key: fresh[key] if key in fresh else self._features[key] for key in images}
         for key, features in found.items():
             self._keep(key, features)

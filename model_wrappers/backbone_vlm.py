@@ -22,7 +22,7 @@ from vlm_backbones.model_wrappers._answering import Answerer
 from vlm_backbones.model_wrappers._conditions import check_condition
 from vlm_backbones.model_wrappers._engine import Engine, checkpoint_dir, load_engine, pick_device
 from vlm_backbones.model_wrappers._media import MediaFolder
-from vlm_backbones.model_wrappers._requests import DocumentReader, Job, batches
+from vlm_backbones.model_wrappers._requests import DocumentReader, Job
 from vlm_backbones.model_wrappers._state_recorder import StateRecorder
 from vlm_backbones.model_wrappers._states import RANDOM_WEIGHTS, StatePlan
 
@@ -45,7 +45,8 @@ class BackboneVLM(lmms):  # type: ignore[misc]
     pretrained
         A checkpoint's or a run's folder, or OWNER/NAME on the hub; default: the newest generation of the last study.
     batch_size
-        Requests a forward pass; answers do not depend on it.
+        Requests at once, at most; "auto" leaves it to the memory. Answers do not depend on it. Where memory runs out,
+        half of them go on, and the printed results name the number that worked.
     device
         "cuda", "cuda:1", "cpu"; default: this process's GPU where there is one.
     dtype
@@ -96,7 +97,7 @@ class BackboneVLM(lmms):  # type: ignore[misc]
         for name in sorted(set(unknown) - set(_IGNORED_ARGUMENTS)):
             raise ConfigError(f"unknown model argument {name!r}.{nearest(name, _ARGUMENTS)}")
         self.condition = check_condition(str(condition))
-        self.batch_size = _positive("batch_size", batch_size)
+        self.batch_size = _batch_size(batch_size)
         folder = Path(str(states_dir)).expanduser()
         control = str(random_weights).lower() == "true" and self.condition == "clean"
         self.state_plan = states and StatePlan.parse(
@@ -112,6 +113,8 @@ class BackboneVLM(lmms):  # type: ignore[misc]
             checkpoint_dir(None if pretrained is None else str(pretrained)), device=pick_device(device), dtype=dtype
         )
         self.device = self.engine.device
+        self.room = self.engine.room
+        self.room.asked = None if self.batch_size == "auto" else int(self.batch_size)
         self._rank = int(os.environ.get("RANK", "0"))
         self._world_size = int(os.environ.get("WORLD_SIZE", "1"))
         self.identity = {
@@ -129,16 +132,20 @@ class BackboneVLM(lmms):  # type: ignore[misc]
         flags = {name: value for name, value in (additional_config or {}).items() if value is not None}
         return cls(**{**flags, **given})
 
+    @property
+    def batch_sizes(self) -> dict[str, int]:
+        """Return the requests at once that worked; lmms-eval writes them to its results."""
+        return {"rows": self.room.rows}
+
     def generate_until(self, requests: Sequence[Instance]) -> list[Any]:
         """Answer greedily; each response is (text, token counts with our extras)."""
         jobs = [Job.from_arguments(index, request.args) for index, request in enumerate(requests)]
         responses: list[Any] = [None] * len(jobs)
         answerer = self._answerer(jobs)
         with self._bar(len(jobs)) as bar:
-            for batch in answerer.ahead(batches(jobs, self.batch_size)):
-                for row, record in zip(batch, answerer.answer(batch), strict=True):
-                    responses[row.document.job.index] = record.as_response()
-                self._advance(bar, len(batch))
+            for job, record in answerer.answers(jobs):
+                responses[job.index] = record.as_response()
+                self._advance(bar, 1)
         if answerer.recorder is not None:
             answerer.recorder.close()
         if answerer.near_ties:
@@ -146,24 +153,30 @@ class BackboneVLM(lmms):  # type: ignore[misc]
         return responses
 
     def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
-        """Return (log-probability, greedy) of each continuation as an answer, without the end of turn."""
-        jobs, continuations = [], []
+        """Return (log-probability, greedy) of each continuation as an answer, without the end of turn.
+
+        The continuations of one question, which lmms-eval asks for one by one, are scored together.
+        """
+        jobs: dict[tuple[Any, ...], Job] = {}
+        asked: dict[int, list[tuple[int, str]]] = {}  # of each job: where its results go, and the continuations
         for index, request in enumerate(requests):
             if len(request.args) != 6:
                 raise ConfigError("backbone_vlm scores continuations of documents; this task asks for bare text.")
             context, continuation, doc_to_visual, doc_id, task, split = request.args
             if callable(continuation):
                 continuation = continuation(self.task_dict[task][split][doc_id])
-            jobs.append(Job.from_arguments(index, (context, {}, doc_to_visual, doc_id, task, split)))
-            continuations.append(str(continuation))
-        results: list[tuple[float, bool]] = [(0.0, False)] * len(jobs)
-        answerer = self._answerer()
-        with self._bar(len(jobs)) as bar:
-            ahead = answerer.ahead(batches(jobs, self.batch_size), lambda document: [continuations[document.job.index]])
-            for batch in ahead:
-                for row, (score,) in zip(batch, answerer.score(batch), strict=True):
-                    results[row.document.job.index] = (score.logprob, score.greedy)
-                self._advance(bar, len(batch))
+            arguments = (context, {}, doc_to_visual, doc_id, task, split)
+            job = jobs.setdefault((context, doc_id, task, split), Job.from_arguments(index, arguments))
+            asked.setdefault(job.index, []).append((index, str(continuation)))
+        results: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
+        scored = self._answerer().scores(
+            list(jobs.values()), lambda document: [text for _, text in asked[document.job.index]]
+        )
+        with self._bar(len(requests)) as bar:
+            for job, scores in scored:
+                for (index, _), score in zip(asked[job.index], scores, strict=True):
+                    results[index] = (score.logprob, score.greedy)
+                self._advance(bar, len(scores))
         return results
 
     def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[Any]:
@@ -182,7 +195,8 @@ class BackboneVLM(lmms):  # type: ignore[misc]
         recorder = None
         if self.state_plan and recorded:
             recorder = StateRecorder(self.engine, self.state_plan, recorded, self.condition, self._rank)
-        return Answerer(self.engine, DocumentReader(self.task_dict, self.condition, self.media), recorder)
+        reader = DocumentReader(self.task_dict, self.condition, self.media)
+        return Answerer(self.engine, reader, self.room, recorder)
 
     def _bar(self, total: int) -> Any:
         return tqdm(total=total, desc=f"Answering ({self.condition})", disable=self._rank != 0)
@@ -192,6 +206,15 @@ class BackboneVLM(lmms):  # type: ignore[misc]
         report = type(self).progress
         if report is not None:
             report(count)
+
+
+def _batch_size(value: int | str) -> int | str:
+    if str(value) == "auto":
+        return "auto"
+    try:
+        return _positive("batch_size", value)
+    except ConfigError as error:
+        raise ConfigError(f"{error} Or auto: as many as the memory takes.") from None
 
 
 def _positive(name: str, value: int | str) -> int:

@@ -22,7 +22,7 @@ from vlm_backbones.errors import VlmBackbonesError
 __all__ = ["VERSION", "main"]
 
 # Raised when the logs' content changes.
-VERSION = 2
+VERSION = 3
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--states", help="keep hidden states in OUT/states/CONDITION/: last_prompt+image_mean, ...")
     parser.add_argument("--layers", default="every4", help="layers of the states: all, every4 or 0+8+16")
     parser.add_argument("--split", help="answer this split in place of each task's own, as a sweep does: validation")
-    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--batch-size", default="16", help="requests at once, or auto (default: 16)")
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--device", help="cuda, cuda:1, cpu (default: the GPU where there is one)")
     return parser

@@ -150,3 +150,29 @@ def environment(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("VLM_BACKBONES_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "hf"))
+
+
+@pytest.fixture
+def build() -> Any:
+    """Return a function of checkpoint, rows of `vqa_scene` and batch size that builds the model."""
+    from vlm_backbones.model_wrappers.backbone_vlm import BackboneVLM
+
+    def built(checkpoint: Path, rows: Any, batch_size: int | str) -> BackboneVLM:
+        model = BackboneVLM(pretrained=str(checkpoint), batch_size=batch_size, device="cpu")
+        model.task_dict = {"vqa_scene": {"test": rows}}
+        return model
+
+    return built
+
+
+@pytest.fixture
+def ask() -> Any:
+    """Return a function of context, settings, images and row that makes a request of lmms-eval."""
+    from lmms_eval.api.instance import Instance
+
+    def request(context: str, settings: Any, visual: Any, doc_id: int) -> Instance:
+        arguments = (context, settings, visual, doc_id, "vqa_scene", "test")
+        metadata = {"task": "vqa_scene", "doc_id": doc_id, "repeats": 1}
+        return Instance(request_type="generate_until", arguments=arguments, idx=0, metadata=metadata)
+
+    return request

@@ -1,0 +1,104 @@
+"""How many requests fit a device at once: a budget of tokens from its free memory, and less after it ran out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import psutil
+import torch
+
+from vlm_backbones.errors import ConfigError
+
+__all__ = ["Room", "is_out_of_memory", "measure_room"]
+
+# More positions in one pass are no faster: the products fill the cores, or the card, from here on.
+PASS_POSITIONS = {"cpu": 8_192, "cuda": 32_768}
+ROWS = {"cpu": 64, "cuda": 256}
+CACHE_SHARE = 0.6  # of the free memory; the rest is for what a pass holds between its layers
+
+_MESSAGES = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory", "ALLOC_FAILED")
+
+Result = TypeVar("Result")
+
+
+@dataclass
+class Room:
+    """What runs at once on a device.
+
+    Attributes
+    ----------
+    auto_rows
+        Requests where nothing is asked for.
+    pass_positions
+        Prompt tokens of one forward pass, padding and image tokens included.
+    cache_positions
+        Tokens whose keys and values are held, those of answers that may still come included.
+    asked
+        Requests asked for.
+    fitted
+        Requests that fit after memory ran out; None where it never did.
+    """
+
+    auto_rows: int
+    pass_positions: int
+    cache_positions: int
+    asked: int | None = None
+    fitted: int | None = None
+
+    @property
+    def rows(self) -> int:
+        """Most requests at once."""
+        return min(rows for rows in (self.asked or self.auto_rows, self.fitted) if rows is not None)
+
+    def try_with(self, rows: int, work: Callable[[], Result]) -> Result | None:
+        """Return what the work returns; None where memory ran out: from then on half of these rows are tried.
+
+        Raises
+        ------
+        ConfigError
+            If it ran out with one row.
+        """
+        try:
+            return work()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # Out of the handler the failed work's tensors are free.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if rows <= 1:
+            raise ConfigError(f"one request alone does not fit into memory ({reason}). Use a smaller dtype or device=.")
+        self.fitted = min(self.rows, rows // 2)
+        print(f"backbone_vlm: out of memory with {rows} requests at once; goes on with {self.rows}.", flush=True)
+        return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an allocation failed: torch says so on a GPU by type, on a CPU by its message alone."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in _MESSAGES)
+
+
+def measure_room(model: Any, device: torch.device) -> Room:
+    """Return the room that a loaded model leaves on its device."""
+    kind = "cuda" if device.type == "cuda" else "cpu"
+    positions = int(CACHE_SHARE * _free_bytes(device) / _bytes_a_position(model))
+    return Room(ROWS[kind], PASS_POSITIONS[kind], positions)
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return int(psutil.virtual_memory().available)
+
+
+def _bytes_a_position(model: Any) -> int:
+    """Return the bytes of one position's keys and values in all layers."""
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * size * model.dtype.itemsize)

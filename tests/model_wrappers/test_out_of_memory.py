@@ -1,0 +1,131 @@
+"""Where memory runs out, half the requests go on, and the answers are the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vlm_backbones.errors import ConfigError
+from vlm_backbones.model_wrappers._engine import Engine
+from vlm_backbones.model_wrappers._room import is_out_of_memory
+from vlm_backbones.tasks.common import doc_to_visual
+from vlm_backbones.tasks.vqa_scene.utils import doc_to_text
+
+SETTINGS = {"max_new_tokens": 30, "score_options": "options"}
+
+UNDER_A_LIMIT = """
+import json, resource, sys
+import torch
+from transformers import AutoTokenizer
+from datasets import load_from_disk
+torch.set_num_threads(1)
+from lmms_eval.api.instance import Instance
+from vlm_backbones.model_wrappers.backbone_vlm import BackboneVLM
+from vlm_backbones.tasks.common import doc_to_visual
+rows = load_from_disk(sys.argv[2])["test"]
+model = BackboneVLM(pretrained=sys.argv[1], batch_size=64, device="cpu")
+model.task_dict = {"vqa_scene": {"test": rows}}
+def request(number):
+    arguments = ("Again, " * 50 + str(number), {"max_new_tokens": 3}, doc_to_visual, 0, "vqa_scene", "test")
+    metadata = {"task": "vqa_scene", "doc_id": 0, "repeats": 1}
+    return Instance(request_type="generate_until", idx=0, metadata=metadata, arguments=arguments)
+requests = [request(number) for number in range(64)]
+model.generate_until(requests[:2])  # what is loaded lazily is there
+pages = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (pages + int(sys.argv[3]) * 2**20,) * 2)
+texts = [text for text, _ in model.generate_until(requests)]
+print(json.dumps({"texts": texts, "rows": model.batch_sizes["rows"]}))
+"""
+
+
+def answers(model: Any, rows: Any, ask: Any) -> list[tuple[str, float]]:
+    requests = [ask(doc_to_text(row), dict(SETTINGS), doc_to_visual, index) for index, row in enumerate(rows)]
+    return [(text, counts["reasoning_tokens"]["logprob"]) for text, counts in model.generate_until(requests)]
+
+
+class Narrow:
+    """A backbone's pass that takes so many rows: what a small GPU does."""
+
+    def __init__(self, engine: Engine, rows: int, error: Exception, *, from_new: int = 0) -> None:
+        self.inner, self.rows, self.error, self.from_new = engine.backbone, rows, error, from_new
+
+    def __call__(self, embeddings: torch.Tensor, *given: Any) -> torch.Tensor:
+        if len(embeddings) > self.rows and embeddings.shape[1] >= self.from_new:
+            raise self.error
+        return self.inner(embeddings, *given)
+
+
+@pytest.mark.parametrize("from_new", [2, 1])
+def test_half_the_rows_go_on_and_are_remembered(
+    checkpoint: Path, scene_rows: Any, ask: Any, build: Any, capsys: pytest.CaptureFixture[str], from_new: int
+) -> None:
+    expected = answers(build(checkpoint, scene_rows, 1), scene_rows, ask)
+    model = build(checkpoint, scene_rows, 16)
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    narrow = Narrow(model.engine, 5, error, from_new=from_new)
+    object.__setattr__(model.engine, "backbone", narrow)
+    found = answers(model, scene_rows, ask)
+    assert [text for text, _ in found] == [text for text, _ in expected]
+    assert [value for _, value in found] == pytest.approx([value for _, value in expected], abs=1e-4)
+    assert model.batch_sizes["rows"] <= 5
+    said = capsys.readouterr().out
+    assert "out of memory with 16 requests at once; goes on with 8." in said
+    answers(model, scene_rows, ask)
+    assert "out of memory" not in capsys.readouterr().out  # remembered
+
+
+def test_running_out_while_answers_are_written_begins_them_again(
+    checkpoint: Path, scene_rows: Any, ask: Any, build: Any
+) -> None:
+    expected = answers(build(checkpoint, scene_rows, 1), scene_rows, ask)
+    model = build(checkpoint, scene_rows, 16)
+    inner, steps = model.engine.backbone, []
+
+    def pass_(embeddings: torch.Tensor, *given: Any) -> torch.Tensor:
+        hidden = inner(embeddings, *given)
+        if embeddings.shape[1] == 1:
+            steps.append(len(embeddings))
+            if len(steps) in (3, 4):  # the cache has grown by then
+                raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory")
+        return hidden
+
+    object.__setattr__(model.engine, "backbone", pass_)
+    found = answers(model, scene_rows, ask)
+    assert [text for text, _ in found] == [text for text, _ in expected]
+    assert len(steps) > 4
+
+
+def test_one_request_that_does_not_fit_is_refused(checkpoint: Path, scene_rows: Any, ask: Any, build: Any) -> None:
+    model = build(checkpoint, scene_rows, 4)
+    object.__setattr__(model.engine, "backbone", Narrow(model.engine, 0, MemoryError()))
+    with pytest.raises(ConfigError, match=r"one request alone does not fit into memory .*dtype"):
+        answers(model, scene_rows, ask)
+
+
+def test_other_failures_are_not_taken_for_lack_of_memory() -> None:
+    assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
+    assert not is_out_of_memory(RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"))
+    assert not is_out_of_memory(ValueError("out of memory"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="address space is limited on Linux")
+@pytest.mark.usefixtures("environment")
+def test_a_real_limit_of_memory_is_survived(checkpoint: Path, data: Path) -> None:
+    def run(megabytes: int) -> dict[str, Any]:
+        command = [sys.executable, "-c", UNDER_A_LIMIT, str(checkpoint), str(data / "vqa_scene"), str(megabytes)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=180)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
+
+    free, limited = run(8_000), run(60)
+    assert (free["rows"], limited["rows"]) == (64, pytest.approx(16, abs=16))
+    assert limited["texts"] == free["texts"]
