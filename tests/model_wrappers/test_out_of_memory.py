@@ -18,7 +18,7 @@ from vlm_backbones.model_wrappers._room import is_out_of_memory
 from vlm_backbones.tasks.common import doc_to_visual
 from vlm_backbones.tasks.vqa_scene.utils import doc_to_text
 
-SETTINGS = {"max_new_tokens": 30, "score_options": "options"}
+SETTINGS = {"max_new_tokens": 10, "score_options": "options"}
 
 UNDER_A_LIMIT = """
 import json, resource, sys

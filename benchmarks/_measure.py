@@ -1,0 +1,105 @@
+"""What the benchmarks share: interleaved runs, medians, the machine, the last line as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Seconds", "arguments", "compare", "machine", "print_result", "start"]
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """One run: on the clock, and of the cores (its children's too), which other work on the machine disturbs less."""
+
+    wall: float
+    cpu: float
+
+
+def arguments(description: str | None, *, samples: int, repeats: int = 5) -> argparse.ArgumentParser:
+    """Return a parser of what all evaluation benchmarks take."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", help="folder of a checkpoint; default: random weights of --shape")
+    parser.add_argument("--shape", default="pocket", help="pocket (default), pocket-576, llava-1.5-7b or llama-3-8b")
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    parser.add_argument("--samples", type=int, default=samples, help=f"questions (default: {samples})")
+    parser.add_argument("--repeats", type=int, default=repeats, help=f"runs of each side (default: {repeats})")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads (default: all cores)")
+    parser.add_argument("--batch-size", default="auto", help="ours, as for lmms-eval (default: auto)")
+    return parser
+
+
+def start(threads: int) -> None:
+    """Set the threads of this process, before torch is used."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def compare(runs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[Seconds]]:
+    """Run each side in turn, this often; the sides alternate, so that a slow minute meets both."""
+    seconds: dict[str, list[Seconds]] = {name: [] for name in runs}
+    for repeat in range(repeats):
+        for name, run in runs.items():
+            begun = time.perf_counter(), _cpu_seconds()
+            run()
+            taken = Seconds(time.perf_counter() - begun[0], _cpu_seconds() - begun[1])
+            seconds[name].append(taken)
+            print(f"repeat {repeat + 1}: {name} {taken.wall:.3f} s, {taken.cpu:.3f} s of the cores", flush=True)
+    return seconds
+
+
+def print_result(
+    name: str, seconds: Mapping[str, list[Seconds]], *, count: int | None, threads: int, **more: Any
+) -> None:
+    """Print the comparison of "ours" and "peer" as one line of JSON.
+
+    With a count, rates a second are compared, ours over the peer's: more is better. Without one, seconds are, ours
+    over the peer's: less is better.
+    """
+    wall = {side: statistics.median(run.wall for run in runs) for side, runs in seconds.items()}
+    cpu = {side: statistics.median(run.cpu for run in runs) for side, runs in seconds.items()}
+    values = {side: count / value if count else value for side, value in wall.items()}
+    ratio_cpu = cpu["peer"] / cpu["ours"] if count else cpu["ours"] / cpu["peer"]
+    spread = {side: [round(min(r.wall for r in runs), 3), round(max(r.wall for r in runs), 3)]
+              for side, runs in seconds.items()}  # fmt: skip
+    print(json.dumps({
+        "name": name, "ours": round(values["ours"], 3), "peer": round(values["peer"], 3),
+        "ratio": round(values["ours"] / values["peer"], 2), "unit": "samples/s" if count else "s",
+        "repeats": len(seconds["ours"]), "ratio_cpu_seconds": round(ratio_cpu, 2), "seconds_min_max": spread,
+        "load_average": round(os.getloadavg()[0], 1), **more, "machine": machine(threads),
+    }))  # fmt: skip
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """Return what a number depends on."""
+    import torch
+    import transformers
+
+    found = {"cpu": _cpu_name(), "cores": os.cpu_count(), "threads": threads, "python": platform.python_version(),
+             "torch": torch.__version__, "transformers": transformers.__version__}  # fmt: skip
+    return found | ({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {})
+
+
+def _cpu_seconds() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
