@@ -22,11 +22,11 @@ assurance: .venv/.installed-dev  ## every fuzzer with 100,000 inputs and every s
 test-tokenizers: .venv/.installed-dev  ## chat formats on LLaMA's real vocabularies; needs node and npm
 	$(BIN)/python -m pytest -rs tests/optional/real_vocabularies.py
 
-bench: .venv/.installed-bench  ## the evaluation benchmarks against their peers, about 15 minutes on two cores
-	cd benchmarks && for script in "eval_throughput" "eval_options --samples 100" \
-	    "eval_options --shape pocket-576 --samples 12" "eval_long" "eval_long --mixed" "eval_reuse --samples 200" \
-	    "eval_reuse --shape pocket-576 --samples 32" "eval_startup"; do \
-	  ../$(BIN)/python $${script/ /.py } 2>/dev/null | tail -1 || exit 1; done
+bench: .venv/.installed-bench  ## evaluation against its peers, about 15 minutes on two cores
+	@set -o pipefail; for call in eval_throughput.py "eval_options.py --samples 100" \
+	    "eval_options.py --shape pocket-576 --samples 12" eval_long.py "eval_long.py --mixed" eval_reuse.py \
+	    "eval_reuse.py --shape pocket-576 --samples 32" eval_startup.py; do \
+	  $(BIN)/python benchmarks/$$call 2> bench.log | tail -1 || { cat bench.log; exit 1; }; done; rm -f bench.log
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .

@@ -26,7 +26,7 @@ def register() -> Any:
     """Return the manifest of `backbone_vlm` (the simple class: with a chat class, loglikelihood tasks fail)."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
-    for hook in (_join_include_path, _use_c_yaml):
+    for hook in (_join_include_path, _use_c_yaml, _remember_index):
         try:
             hook()
         except Exception as error:  # a changed lmms-eval must not take other plugins down
@@ -96,6 +96,12 @@ def _exit_on_our_errors() -> None:
     module = CommandLineEvaluator("evaluator")
     setattr(module, _MARK, True)
     vars(command_line)["evaluator"] = module
+
+
+def _remember_index() -> None:
+    from vlm_backbones.model_wrappers import _task_index
+
+    _task_index.install()
 
 
 def _use_c_yaml() -> None:

@@ -205,7 +205,7 @@ def evaluate(
     condition: Annotated[str, typer.Option("--condition", help="Condition names with commas between.")] = "clean",
     out: Annotated[Path | None, typer.Option("--out", help="Default: the run's own folder.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Documents a task.")] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 16,
+    batch_size: Annotated[str, typer.Option("--batch-size", help="Requests at once, or auto.")] = "16",
 ) -> None:
     """Evaluate a checkpoint through lmms-eval; a failed evaluation exits nonzero."""
     from vlm_backbones._names import known_tasks
@@ -220,7 +220,7 @@ def evaluate(
     from vlm_backbones.model_wrappers import evaluate as stage
 
     arguments = [str(path), "--tasks", ",".join(names), "--conditions", condition]
-    arguments += ["--out", str(out or path), "--batch-size", str(batch_size)]
+    arguments += ["--out", str(out or path), "--batch-size", batch_size]
     _exit_with(stage.main(arguments + (["--limit", str(limit)] if limit else [])))
 
 

@@ -105,7 +105,8 @@ class Evaluation(Strict):
 
     limit: int | None = Field(default=None, ge=1)
     """Documents a task; all where left out."""
-    batch_size: int = Field(default=16, ge=1)
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = 16
+    """Requests at once, at most; auto: as many as the memory takes."""
 
 
 class Analysis(Strict):

@@ -13,7 +13,7 @@ from lmms_eval import models, utils
 from lmms_eval.caching.response_cache import ResponseCache
 from lmms_eval.tasks import TaskManager
 
-from vlm_backbones.model_wrappers import manifest
+from vlm_backbones.model_wrappers import _task_index, manifest
 from vlm_backbones.model_wrappers.backbone_vlm import BackboneVLM
 
 
@@ -39,6 +39,37 @@ def test_our_tasks_and_those_of_the_environment_join_the_include_path(
     assert manager.all_groups == ["backbone_study", "backbone_study_image", "backbone_study_region"]
     manifest.register()  # a second time changes nothing
     assert len(TaskManager("ERROR", include_defaults=False).all_tasks) == len(manager.all_tasks)
+
+
+def test_the_index_of_stock_tasks_is_remembered_until_a_file_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "stock"
+    folder.mkdir()
+    (folder / "one.yaml").write_text("task: one\ntag: both\n")
+    (folder / "two.yaml").write_text("include: _template\n")
+    (folder / "_template").write_text("task: two\ntag: both\n")
+    monkeypatch.setenv("VLM_BACKBONES_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(_task_index, "own_folder", lambda: folder)
+    manager = TaskManager("ERROR", include_defaults=False)
+    plain = dict(TaskManager._get_task_and_group.__wrapped__(manager, str(folder)))
+    read: list[str] = []
+    load = utils.load_yaml_config
+
+    def counted(yaml_path: Any = None, **named: Any) -> Any:
+        read.append(yaml_path)
+        return load(yaml_path, **named)
+
+    monkeypatch.setattr(utils, "load_yaml_config", counted)
+    assert manager._get_task_and_group(str(folder)) == plain
+    assert sorted(plain) == ["both", "one", "two"]
+    assert len(read) == 3  # one of them includes a third
+    assert manager._get_task_and_group(str(folder)) == plain
+    assert len(read) == 3  # from the cache
+    (folder / "_template").write_text("task: renamed\n")
+    assert sorted(manager._get_task_and_group(str(folder))) == ["both", "one", "renamed"]
+    next((tmp_path / "cache").glob("task-index-*.json")).write_text("{broken")
+    assert sorted(manager._get_task_and_group(str(folder))) == ["both", "one", "renamed"]
 
 
 def test_the_c_parser_reads_stock_task_files_as_the_slow_one_does() -> None:
