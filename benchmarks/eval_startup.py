@@ -21,12 +21,9 @@ import _measure
 import _models
 
 STOCK = """
-import importlib.metadata, sys
-found = importlib.metadata.entry_points
-def without(**wanted):
-    kept = [point for point in found(**wanted) if not point.value.startswith("vlm_backbones.")]
-    return importlib.metadata.EntryPoints(kept)
-importlib.metadata.entry_points = without
+import importlib.metadata as metadata, sys
+found = metadata.distributions
+metadata.distributions = lambda **wanted: (one for one in found(**wanted) if one.name != "vlm-backbones")
 sys.argv[0] = "lmms-eval"
 from lmms_eval.cli.dispatch import main
 sys.exit(main())
