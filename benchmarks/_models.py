@@ -30,9 +30,9 @@ STRING_TO_PARTS = """\
 {%- endfor -%}{%- set messages = ns.parts -%}"""
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}USER: {% for c in m['content'] %}"
-    "{{ '<image>\n' if c['type'] == 'image' else c['text'] }}{% endfor %} {% else %}ASSISTANT: "
+    "{{ '<image>\n' if c['type'] == 'image' else c['text'] }}{% endfor %} {% else %}ASSISTANT:\n"
     "{{ m['content'][0]['text'] }}{{ eos_token }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}ASSISTANT: {% endif %}"
+    "{% if add_generation_prompt %}ASSISTANT:\n{% endif %}"
 )
 
 
@@ -259,7 +259,7 @@ def _tokenizer() -> Any:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
     )  # fmt: skip
     text = [vqa_prompt(QUESTION.format(size="small", shape=shape, side="left")) for shape in ("circle", "star")]
-    model.train_from_iterator([*text, "USER: ", f"ASSISTANT: {' '.join(OPTIONS)}"] * 8, trainer)
+    model.train_from_iterator([*text, "USER: ", f"ASSISTANT:\n{' '.join(OPTIONS)}"] * 8, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=model, pad_token="<pad>", bos_token="<s>", eos_token="</s>",
         additional_special_tokens=["<image>"],

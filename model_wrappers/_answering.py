@@ -94,6 +94,8 @@ class Answerer:
     def _free(self, queue: Queue[Prepared]) -> int:
         """Return how many rows may start now: none before so many are free that reading their prompts pays."""
         most = self.room.rows // 2
+        if len(self._flight) and self.room.rows - len(self._flight) < max(1, most // 2):
+            return 0  # the usual step of long answers
         following = queue.upcoming(max(1, most))
         if not following:
             return 0

@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from PIL import Image, ImageFile
@@ -44,7 +45,7 @@ class Job:
         )
 
     def setting(self, name: str, default: Any = None) -> Any:
-        value = json.loads(self.settings).get(name)
+        value = _settings(self.settings).get(name)
         return default if value is None else value
 
     @property
@@ -55,6 +56,12 @@ class Job:
     def until(self) -> tuple[str, ...]:
         given = self.setting("until", [])
         return tuple(text for text in ([given] if isinstance(given, str) else given) if text)
+
+
+@lru_cache(maxsize=256)
+def _settings(text: str) -> dict[str, Any]:
+    """Return settings from their JSON; read only, since the rows of a task share them."""
+    return dict(json.loads(text))
 
 
 def windows(jobs: Sequence[Job], size: int) -> Iterator[list[Job]]:
