@@ -94,7 +94,7 @@ class Flight(Generic[Named]):
         ended = []
         for place, row in enumerate(self._rows):
             token, logprobs = best.tokens[place][0], best.logprobs[place][0]
-            if row is not None and not row.answer.extend(token, *logprobs, row.rules):
+            if row is not None and not row.answer.extend(token, logprobs, row.rules):
                 ended.append(row)
                 self._rows[place] = None
         self._tokens = best.on_device[:, 0]

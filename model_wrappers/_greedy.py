@@ -42,8 +42,9 @@ class Generated:
     truncated: bool = False
     near_ties: int = 0
 
-    def extend(self, token: int, logprob: float, runner_up: float, rules: Rules) -> bool:
-        """Add the best token with its log-probability and the runner-up's; return whether the answer goes on."""
+    def extend(self, token: int, logprobs: Sequence[float], rules: Rules) -> bool:
+        """Add the best token, with its log-probability and the runner-up's; return whether the answer goes on."""
+        logprob, runner_up = logprobs
         self.token_count += 1
         self.logprob += logprob
         self.near_ties += logprob - runner_up < NEAR_TIE
@@ -94,7 +95,7 @@ def follow_drafts(best: Best, row: int, rules: Rules, drafts: Sequence[Sequence[
         The row's options, whose tokens but the last were fed behind the prompt.
     """
     answer, place = Generated(), 0
-    while answer.extend(best.tokens[row][place], *best.logprobs[row][place], rules):
+    while answer.extend(best.tokens[row][place], best.logprobs[row][place], rules):
         place = _place_after(drafts, answer.token_ids)
         if place == 0:
             return answer, True
