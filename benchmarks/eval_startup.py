@@ -10,7 +10,6 @@ hidden from it. The last line is JSON; less is better.
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -37,10 +36,9 @@ def main() -> int:
     _measure.start(given.threads)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(given.checkpoint) if given.checkpoint else _models.save(given.shape, Path(folder) / "ours")
-        peer = peer_checkpoint(checkpoint, Path(folder) / "peer")
         common = ["--tasks", "vqa_scene", "--limit", "1", "--batch_size", "1"]
         ours = [OURS, "--model", "backbone_vlm", "--model_args", f"pretrained={checkpoint},device=cpu", *common]
-        stock = [STOCK, "--model", "llava_hf", "--model_args", f"pretrained={peer},device_map=cpu,dtype=float32"]
+        stock = [STOCK, "--model", "llava_hf", "--model_args", f"pretrained={checkpoint},device_map=cpu,dtype=float32"]
         stock += ["--device", "cpu", *common, "--include_path", str(Path(__file__).resolve().parents[1] / "tasks")]
         runs = {"ours": partial(run, ours), "peer": partial(run, stock)}
         for side in runs.values():  # files come from the cache of the system afterwards
@@ -55,18 +53,6 @@ def run(command: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", *command], capture_output=True, text=True, check=False, env=os.environ)
     if done.returncode or "|vqa_accuracy" not in done.stdout.replace(" ", ""):
         raise SystemExit(f"{command[2]} failed:\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}")
-
-
-def peer_checkpoint(checkpoint: Path, folder: Path) -> Path:
-    """Return the same checkpoint with a chat template that takes the one string which `llava_hf` hands it."""
-    from transformers import AutoTokenizer
-
-    shutil.copytree(checkpoint, folder)
-    template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.chat_template = _models.STRING_TO_PARTS + template
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 if __name__ == "__main__":
