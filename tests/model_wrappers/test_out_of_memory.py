@@ -30,18 +30,19 @@ from lmms_eval.api.instance import Instance
 from vlm_backbones.model_wrappers.backbone_vlm import BackboneVLM
 from vlm_backbones.tasks.common import doc_to_visual
 rows = load_from_disk(sys.argv[2])["test"]
-model = BackboneVLM(pretrained=sys.argv[1], batch_size=64, device="cpu")
+model = BackboneVLM(pretrained=sys.argv[1], batch_size=1, device="cpu")
 model.task_dict = {"vqa_scene": {"test": rows}}
 def request(number):
     arguments = ("Again, " * 50 + str(number), {"max_new_tokens": 3}, doc_to_visual, 0, "vqa_scene", "test")
     metadata = {"task": "vqa_scene", "doc_id": 0, "repeats": 1}
     return Instance(request_type="generate_until", idx=0, metadata=metadata, arguments=arguments)
 requests = [request(number) for number in range(64)]
-model.generate_until(requests[:2])  # what is loaded lazily is there
+alone = [text for text, _ in model.generate_until(requests)]
+model.room.asked, model.room.pass_positions = 64, 10**9
 pages = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (pages + int(sys.argv[3]) * 2**20,) * 2)
 texts = [text for text, _ in model.generate_until(requests)]
-print(json.dumps({"texts": texts, "rows": model.batch_sizes["rows"]}))
+print(json.dumps({"same": texts == alone, "rows": model.batch_sizes["rows"]}))
 """
 
 
@@ -119,13 +120,10 @@ def test_other_failures_are_not_taken_for_lack_of_memory() -> None:
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="address space is limited on Linux")
 @pytest.mark.usefixtures("environment")
 def test_a_real_limit_of_memory_is_survived(checkpoint: Path, data: Path) -> None:
-    def run(megabytes: int) -> dict[str, Any]:
-        command = [sys.executable, "-c", UNDER_A_LIMIT, str(checkpoint), str(data / "vqa_scene"), str(megabytes)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=180)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
-
-    free, limited = run(8_000), run(60)
-    assert (free["rows"], limited["rows"]) == (64, pytest.approx(16, abs=16))
-    assert limited["texts"] == free["texts"]
+    command = [sys.executable, "-c", UNDER_A_LIMIT, str(checkpoint), str(data / "vqa_scene"), "60"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["same"]
+    assert found["rows"] in (1, 2, 4, 8, 16, 32)  # fewer than were asked for
