@@ -184,7 +184,7 @@ class StateFolder:
         return self.folder / f"{task}-rank{self.rank}-{number:05d}.safetensors"
 
     def _write(self, task: str) -> None:
-        rows = self._waiting.pop(task)
+        rows = sorted(self._waiting.pop(task), key=lambda row: row.doc_id)  # answers end in any order
         number = self._written.get(task, 0)
         path = self._path(task, number)
         self._refuse_other_checkpoint(path)
