@@ -48,8 +48,8 @@ class AlikeSamples:
             self._options = OptionColumn.of([own or self._options.at(row) for row, own in enumerate(scored)])
         self._parsed: Values = [answer.strip() or None for answer in self._answers]
         if any(self._ours):
-            said = zip(self._ours, self._parsed, strict=True)
-            self._parsed = [own.get("parsed") if own else answer for own, answer in said]
+            both = zip(self._ours, self._parsed, strict=True)
+            self._parsed = [own.get("parsed") if own else answer for own, answer in both]
 
     def _column(self, name: str) -> Values:
         return self._logged.get(name) or [None] * len(self._records)
