@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: study smollm test assurance test-tokenizers bench lint types docs wheel audit clean
+.PHONY: study smollm test assurance coverage test-tokenizers bench lint types docs wheel audit clean
 .DEFAULT_GOAL := study
 
 study: .venv/.installed  ## train, evaluate and compare the three pocket backbones
@@ -16,8 +16,14 @@ test: .venv/.installed-dev  ## the whole test suite
 smollm: .venv/.installed-smollm  ## the optional study: a pretrained backbone of 135 million parameters, most of an hour
 	$(BIN)/vlm-backbones study run smollm
 
-assurance: .venv/.installed-dev  ## every fuzzer with 100,000 inputs and every simulation in full: hours
-	$(BIN)/python -m pytest -n 2 --assurance tests/assurance tests/analysis/test_planted_effects.py
+# what chance or a fault decides, often enough for docs/reliability.md: every simulation and fault in full, every fuzzer
+# with 100,000 inputs, and the suite twenty times in random order; hours
+assurance: .venv/.installed-dev
+	$(BIN)/python -m pytest -n 2 -rP --assurance
+	for seed in $$(seq 1 20); do $(BIN)/python -m pytest -n 2 -p randomly --randomly-seed=$$seed || exit 1; done
+
+coverage: .venv/.installed-dev  ## of lines and branches, subprocesses too, in build/coverage
+	$(BIN)/python -m pytest -n 2 --cov --cov-report=term:skip-covered --cov-report=html:build/coverage
 
 test-tokenizers: .venv/.installed-dev  ## chat formats on LLaMA's real vocabularies; needs node and npm
 	$(BIN)/python -m pytest -rs tests/optional/real_vocabularies.py

@@ -17,6 +17,8 @@ _TEXT = frozenset(
         "table",
         "run",
         "backbone",
+        "backbone_a",
+        "backbone_b",
         "task",
         "condition",
         "metric",
@@ -38,7 +40,22 @@ _TEXT = frozenset(
     ]
 )
 _WHOLE = frozenset(
-    ["seed", "n", "n_missing", "n11", "n10", "n01", "n00", "count", "bin", "layer", "layer_a", "layer_b"]
+    [
+        "seed",
+        "seeds_a",
+        "seeds_b",
+        "n",
+        "n_missing",
+        "n11",
+        "n10",
+        "n01",
+        "n00",
+        "count",
+        "bin",
+        "layer",
+        "layer_a",
+        "layer_b",
+    ]
 )
 
 TABLES: dict[str, tuple[str, ...]] = {
@@ -50,6 +67,10 @@ TABLES: dict[str, tuple[str, ...]] = {
             "phi_ceiling threshold jaccard_solved jaccard_failed union_accuracy intersection_accuracy oracle_gain "
             "negative_flip_rate positive_flip_rate mcnemar_p test p p_holm q_bh design_effect yule_q same_answer_rate "
             "answer_kappa same_wrong_rate capa diff diff_low diff_high note"
+        ),
+        "seeds": (
+            "task backbone_a backbone_b seeds_a seeds_b n n_missing diff diff_low diff_high seed_sd_a seed_sd_b df p "
+            "p_holm note"
         ),
         "agreement_all": (
             "task runs n n_missing krippendorff_alpha fleiss_kappa cochran_q cochran_p oracle_accuracy note"

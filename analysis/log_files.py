@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["CONDITIONS", "LogFile", "RunInfo", "find_logs", "read_run_info"]
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -116,7 +117,7 @@ def _samples_under(root: Path) -> list[Path]:
 
 
 def _refuse_lost_samples(done: Path) -> None:
-    """Refuse a finished condition of ours of which a log is gone: a table would silently lack a row."""
+    """Refuse a finished condition of ours of which a log is gone or damaged: a table would silently be another."""
     try:
         content = parse_json(done.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -129,6 +130,12 @@ def _refuse_lost_samples(done: Path) -> None:
                 f"{done.parent}: {str(named)[:200]!r} is gone, the samples of task {task[:200]!r} that {done.name} "
                 "lists. Run the evaluation again."
             )
+        if isinstance(row.get("sha256"), str) and not _is_intact(done.parent / named, row["sha256"]):
+            raise LogError(
+                f"{done.parent / named} is not the file that the evaluation wrote (its sha256 is not the one in "
+                f"{done.name}): it is damaged or was edited. Run the study or the evaluation again, which replaces it; "
+                f"or delete {done} to read it as it is."
+            )
 
 
 def _is_file(path: Path) -> bool:
@@ -136,6 +143,11 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):  # no file can have such a name
         return False
+
+
+def _is_intact(log: Path, sha256: str) -> bool:
+    with log.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest() == sha256
 
 
 def _describe(path: Path, root: Path, name: str | None = None) -> LogFile:

@@ -17,6 +17,7 @@ from vlm_backbones.analysis.table_claims import claims
 from vlm_backbones.analysis.table_coordinates import locate
 from vlm_backbones.analysis.table_probes import probe
 from vlm_backbones.analysis.table_scores import scores
+from vlm_backbones.analysis.table_seeds import seeds
 from vlm_backbones.analysis.table_similarity import similarity
 from vlm_backbones.analysis.table_stability import stability
 
@@ -44,6 +45,7 @@ def build_tables(
     located, of_answers = locate(samples, bootstrap=bootstrap, seed=seed)
     return {
         "scores": scores(logs, bootstrap=bootstrap, seed=seed),
+        "seeds": seeds(logs),
         "agreement": pairs,
         "agreement_all": together,
         "intervals": build_table("intervals", [*ranges, *of_all, *of_runs, *of_answers]),

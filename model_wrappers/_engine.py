@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from vlm_backbones._hub import download_checkpoint
+from vlm_backbones._seals import check_seal
 from vlm_backbones.cache import read_last_study
 from vlm_backbones.errors import CheckpointError, ConfigError
 from vlm_backbones.model_wrappers._backbone import Backbone, build_backbone
@@ -97,9 +98,16 @@ def pick_device(device: str | None) -> torch.device:
 
 
 def load_engine(folder: Path, *, device: torch.device, dtype: str | None = None) -> Engine:
-    """Load a checkpoint for evaluation; float32 on the CPU and the stored dtype elsewhere unless `dtype` says."""
+    """Load a checkpoint for evaluation; float32 on the CPU and the stored dtype elsewhere unless `dtype` says.
+
+    Raises
+    ------
+    CheckpointError
+        If it cannot be loaded, or is not what was written after training: other weights, prompt, pixels or stops.
+    """
     from vlm_backbones.vlm import checkpoint_fingerprint, load
 
+    check_seal(folder)
     wanted = dtype or ("float32" if device.type == "cpu" else None)
     if wanted is not None and not isinstance(getattr(torch, wanted, None), torch.dtype):
         raise ConfigError(f"unknown dtype {wanted!r}. Known: float32, bfloat16, float16.")

@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,15 @@ from lmms_eval.tasks import TaskManager, get_task_dict
 from lmms_eval.utils import get_datetime_str
 
 from vlm_backbones._outputs import missing_samples
+from vlm_backbones._seals import file_sha256, read_seal
 from vlm_backbones.cache import atomic_write_text
-from vlm_backbones.errors import ConfigError, DataError, nearest, user_error
+from vlm_backbones.errors import CheckpointError, ConfigError, DataError, nearest, user_error
 from vlm_backbones.model_wrappers._conditions import check_condition
 from vlm_backbones.model_wrappers._engine import Engine, checkpoint_dir, load_engine, pick_device
 from vlm_backbones.model_wrappers._states import RANDOM_WEIGHTS, count_documents, spread
 from vlm_backbones.model_wrappers.backbone_vlm import BackboneVLM
+from vlm_backbones.pocket.datasets import TASKS
+from vlm_backbones.prompts import wording_fingerprint
 
 __all__ = ["WHOLE", "Evaluation"]
 
@@ -66,6 +69,7 @@ class Evaluation:
         tasks = _load_tasks(self.tasks, manager)
         if self.split is not None:
             tasks = _of_split(tasks, self.split)
+        _check_wording(checkpoint_dir(self.checkpoint), tasks)
         asked = {condition: self._documents(condition, tasks) for condition in conditions}
         left = {condition: self._left(condition, asked[condition], engine.fingerprint) for condition in conditions}
         progress = _Progress(self.out, sum(_size(task, self.limit) for todo in left.values() for task in todo.values()))
@@ -73,8 +77,8 @@ class Evaluation:
         try:
             for condition, todo in left.items():
                 if todo:
-                    self._evaluate(condition, todo, manager)
-                    self._mark_done(condition, todo, engine)
+                    written = self._evaluate(condition, todo, manager)
+                    self._mark_done(condition, todo, engine, written)
                 else:
                     print(f"{condition}: finished before for this checkpoint, skipped.", flush=True)
         finally:
@@ -138,8 +142,13 @@ class Evaluation:
         names = [condition, RANDOM_WEIGHTS] if condition == "clean" else [condition]
         return [self.out / "states" / name for name in names]
 
-    def _evaluate(self, condition: str, tasks: dict[str, Any], manager: TaskManager) -> None:
-        """Let lmms-eval answer, score and write, as its command line does with --log_samples."""
+    def _evaluate(self, condition: str, tasks: dict[str, Any], manager: TaskManager) -> str:
+        """Let lmms-eval answer, score and write, as its command line does with --log_samples.
+
+        Returns
+        -------
+        The timestamp with which the files' names begin.
+        """
         output, checkpoint = str(self._folder(condition)), str(checkpoint_dir(self.checkpoint))
         model_args = {"pretrained": checkpoint, "condition": condition, "media_dir": str(self.out / "media")}
         if self.states:
@@ -164,33 +173,52 @@ class Evaluation:
         tracker.save_results_aggregated(results=results, samples=samples, datetime_str=timestamp)
         for name in results["configs"]:
             tracker.save_results_samples(task_name=name, samples=samples[name])
+        return timestamp
 
-    def _mark_done(self, condition: str, tasks: dict[str, Any], engine: Engine) -> None:
-        """Check that every file is there and whole, then write done.json, last."""
+    def _mark_done(self, condition: str, tasks: dict[str, Any], engine: Engine, written: str) -> None:
+        """Check that every file is there and whole, then write done.json, last.
+
+        Older samples of a task go; which are older is known from `written`, not from a clock that may have been set.
+        """
         folder = self._folder(condition)
         if not list(folder.rglob("*_results.json")):
             raise DataError(f"lmms-eval wrote no results file to {folder}: free space, then run again.")
         finished: dict[str, Any] = _read_done(folder).get("tasks", {})
         for name, task in tasks.items():
-            files = sorted(folder.rglob(f"*_samples_{name}.jsonl"))
+            files = sorted(folder.rglob(f"*_samples_{name}.jsonl"), key=lambda path: path.name.startswith(written))
             for outdated in files[:-1]:
                 outdated.unlink()
             found = sum(1 for _ in files[-1].open("rb")) if files else 0
             expected = _size(task, self.limit)
             if found != expected:
-                raise DataError(f"{folder}: task {name!r} has {found} samples, expected {expected}. Run again.")
+                raise DataError(
+                    f"{folder}: task {name!r} has {found} samples, expected {expected}. "
+                    "Is the disk full? Free space, then run again."
+                )
             if self.states:
                 self._check_states(condition, name, len(spread(expected, self.subset)))
-            finished[name] = {"data": self._data(task), "samples": str(files[-1].relative_to(folder)), "n": found}
-        row = {"checkpoint": engine.fingerprint, "version": self.version, "condition": condition, "tasks": finished}
-        row["rows_at_once"] = engine.room.rows
-        atomic_write_text(folder / "done.json", json.dumps(row, indent=1))
+            row = {"data": self._data(task), "samples": str(files[-1].relative_to(folder)), "n": found}
+            finished[name] = row | {"sha256": file_sha256(files[-1])}
+        done = {"checkpoint": engine.fingerprint, "version": self.version, "condition": condition, "tasks": finished}
+        done["rows_at_once"] = engine.room.rows
+        atomic_write_text(folder / "done.json", json.dumps(done, indent=1))
 
     def _check_states(self, condition: str, task: str, expected: int) -> None:
         for folder in self._state_folders(condition):
             found = count_documents(folder, task)
             if found != expected:
                 raise DataError(f"{folder}: task {task!r} has states of {found} documents, expected {expected}.")
+
+
+def _check_wording(checkpoint: Path, tasks: Mapping[str, Any]) -> None:
+    """Refuse to ask a model in other words than it was taught: it would answer worse for no reason of its own."""
+    taught = read_seal(checkpoint).get("prompts")
+    ours = sorted(set(TASKS) & set(tasks))
+    if taught is not None and ours and taught != wording_fingerprint():
+        raise CheckpointError(
+            f"{checkpoint} was trained with another wording of the questions of {', '.join(ours)} than this version of "
+            "vlm-backbones asks (prompts.py has changed). Train it again, or evaluate it with the version that made it."
+        )
 
 
 def _split(task: Any) -> str:

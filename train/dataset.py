@@ -29,6 +29,8 @@ class StageData:
     packed: dict[int, PackedExample]
     handles: dict[int, Any]
     order: list[list[int]]
+    places: dict[int, str]
+    """File and row, for messages."""
 
     @property
     def truncated(self) -> int:
@@ -55,7 +57,8 @@ def build_stage_data(
         max_length_tokens=min(recipe.max_length_tokens, context),
     )
     handles = {index: features.handle(example.image) for index, example in used.items() if example.image}
-    return StageData(dict(zip(used, packed, strict=True)), handles, order)
+    places = {index: example.turns[0].place for index, example in used.items()}
+    return StageData(dict(zip(used, packed, strict=True)), handles, order, places)
 
 
 class MicroBatches(Dataset[dict[str, Any]]):
@@ -97,7 +100,7 @@ class MicroBatches(Dataset[dict[str, Any]]):
         handles = [self._data.handles[index] for index in chosen if self._data.packed[index].has_image]
         if handles:
             batch["pixel_values"] = self._features.gather(handles)
-        batch["weight_sum"] = batch["weights"].sum()
+        batch["weight_sum"], batch["examples"] = batch["weights"].sum(), chosen
         return batch
 
 

@@ -29,7 +29,7 @@ from vlm_backbones.study import Study, load_study
 from vlm_backbones.train.processes import processes
 from vlm_backbones.train.progress import Progress, quieten
 from vlm_backbones.train.weights import working_copy
-from vlm_backbones.vision import VisionTower, get_vision_tower
+from vlm_backbones.vision import get_vision_tower, squared_as
 from vlm_backbones.vision.preprocessing import build_image_processor, preprocess_images
 from vlm_backbones.vlm.composition import load_vision_tower
 from vlm_backbones.vlm.passthrough import PassthroughTower, StandardizedTower
@@ -80,7 +80,7 @@ def load_features(study: Study, out: Path, examples: dict[str, list[Example]]) -
     stages = study.recipe.stages
     for aspect in dict.fromkeys(stage.image_aspect_ratio for stage in stages.values()):
         rows = [examples[name] for name, stage in stages.items() if stage.image_aspect_ratio == aspect]
-        processor = build_image_processor(tower_for(row, aspect))
+        processor = build_image_processor(squared_as(row, aspect))
         spec = FeatureSpec(tower, processor, row.feature_layers, row.select_strategy)
         by_aspect[aspect] = _features_of(spec, out, unique_images(example for each in rows for example in each))
     last = by_aspect[list(stages.values())[-1].image_aspect_ratio]
@@ -89,11 +89,6 @@ def load_features(study: Study, out: Path, examples: dict[str, list[Example]]) -
     if row.is_multi_layer or not study.recipe.standardize_features:
         mean, std = torch.zeros_like(mean), torch.ones_like(std)
     return {name: replace(by_aspect[stage.image_aspect_ratio], mean=mean, std=std) for name, stage in stages.items()}
-
-
-def tower_for(row: VisionTower, aspect: str | None) -> VisionTower:
-    """Return the tower's row with the way in which a stage makes its pictures square."""
-    return row if aspect is None else replace(row, pad_to_square=aspect == "pad")
 
 
 def _features_of(spec: FeatureSpec, out: Path, images: dict[bytes, ImageSource]) -> Features:

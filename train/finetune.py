@@ -26,12 +26,14 @@ from vlm_backbones.backbones import get_backbone
 from vlm_backbones.cache import disk_is_full, staged_path
 from vlm_backbones.data.conversations import Example, examples_digest, load_training_examples
 from vlm_backbones.errors import ConfigError, VlmBackbonesError
+from vlm_backbones.prompts import wording_fingerprint
 from vlm_backbones.recipe import Recipe, StageRecipe
 from vlm_backbones.run import Run
 from vlm_backbones.study import Study, load_study
 from vlm_backbones.train.card import model_card
 from vlm_backbones.train.dataset import StageData, build_stage_data, parameter_dtype
 from vlm_backbones.train.features import Features, load_features
+from vlm_backbones.train.memory import SmallerParts, free_memory, halve, is_out_of_memory, within_memory
 from vlm_backbones.train.processes import processes, sharding
 from vlm_backbones.train.progress import quieten
 from vlm_backbones.train.run_record import (
@@ -42,7 +44,7 @@ from vlm_backbones.train.run_record import (
     read_record,
     refuse_other_version,
 )
-from vlm_backbones.train.stage import Stage, run_stage
+from vlm_backbones.train.stage import Stage, micro_batch_size, run_stage
 from vlm_backbones.vision import get_vision_tower
 from vlm_backbones.vlm import compose, save
 from vlm_backbones.vlm.passthrough import fold_standardization
@@ -126,9 +128,10 @@ def train(study: Study, run: Run, out: Path) -> Path:
         return run_dir
     record = RunRecord(run_dir, head)
     record.write(state="running", fingerprint=fingerprint, facts=facts, study=study.model_dump(mode="json"))
-    record.write(**environment(), seconds={}, stages={})
+    record.write(**environment())
     with record.running():
-        _train(study, record, recipe, examples, out)
+        while not _is_trained(study, record, recipe, examples, out):
+            free_memory()
     return run_dir
 
 
@@ -146,6 +149,16 @@ def _refuse_other_sharding(study: Study) -> None:
                 f"recipe.{name}: a 4-bit LLM cannot be shared by {found}: --set training.sharding=none holds it on "
                 "every GPU, where it is small."
             )
+
+
+def _is_trained(study: Study, record: RunRecord, recipe: Recipe, examples: dict[str, list[Example]], out: Path) -> bool:
+    """Train; false where memory was not enough and smaller parts are to be tried."""
+    record.write(stages={}, seconds={})
+    try:
+        _train(study, record, recipe, examples, out)
+    except SmallerParts:
+        return False
+    return True
 
 
 def _train(study: Study, record: RunRecord, recipe: Recipe, examples: dict[str, list[Example]], out: Path) -> None:
@@ -175,7 +188,8 @@ def _train(study: Study, record: RunRecord, recipe: Recipe, examples: dict[str, 
         fold_standardization(model, features[last].mean, features[last].std)
         processor.image_processor = features[last].spec.image_processor
         model.to(parameter_dtype(last_recipe.precision))
-        save(model, processor, record.run_dir / "checkpoint", card=model_card(record.run_dir))
+        taught = {"prompts": wording_fingerprint()}
+        save(model, processor, record.run_dir / "checkpoint", card=model_card(record.run_dir), trained_with=taught)
     record.write(state="finished", parameters=sum(parameter.numel() for parameter in model.parameters()))
     processes().wait_for_everyone()
 
@@ -203,8 +217,12 @@ def _run_facts(
 
 def _is_finished(run_dir: Path, fingerprint: str) -> bool:
     record = read_record(run_dir)
-    is_same = record.get("state") == "finished" and record.get("fingerprint") == fingerprint
-    return is_same and not missing_outputs(run_dir / "checkpoint" / "config.json")
+    if record.get("state") != "finished" or record.get("fingerprint") != fingerprint:
+        return False
+    damaged = missing_outputs(run_dir / "checkpoint" / "config.json")
+    for path in damaged:
+        print(f"{path}: gone or damaged, written again from the finished stages")
+    return not damaged
 
 
 def _take_over(out: Path, run_dir: Path, fingerprint: str, head: dict[str, Any]) -> bool:
@@ -241,7 +259,7 @@ def _train_stage(
     facts = [record.content["facts"], name, list(record.content["stages"])]
     stage = Stage(
         name=name,
-        recipe=recipe,
+        recipe=within_memory(recipe, record.run_dir, name),
         data=data,
         features=features,
         run_dir=record.run_dir,
@@ -249,18 +267,26 @@ def _train_stage(
         seed=record.content["seed"],
         report_to=study.report_to,
     )
-    held = run_stage(stage, model)
-    record.content["stages"][name] = {**_stage_facts(data, examples, stage), "held_bytes": held}
+    try:
+        held = run_stage(stage, model)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        halve(record.run_dir, name, micro_batch_size(stage))
+    record.content["stages"][name] = {**_stage_facts(data, examples, stage, features), "held_bytes": held}
     record.content["seconds"][name] = round(time.monotonic() - start, 2)
     record.write()
 
 
-def _stage_facts(data: StageData, examples: list[Example], stage: Stage) -> dict[str, Any]:
+def _stage_facts(data: StageData, examples: list[Example], stage: Stage, features: Features) -> dict[str, Any]:
     seen = [index for step in data.order for index in step]
     return {
         "fingerprint": stage.fingerprint,
         "order_sha256": examples_digest(examples, data.order),
         "steps": len(data.order),
+        "batch_size": max(len(step) for step in data.order),
+        "micro_batch_size": micro_batch_size(stage),
+        "image_processor": hash_json(features.spec.image_processor.to_json_string()),
         "examples": len(examples),
         "examples_seen": len(seen),
         "tokens": sum(len(data.packed[index].ids) for index in seen),

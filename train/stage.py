@@ -13,8 +13,10 @@ import torch
 from safetensors.torch import save_file
 from transformers import PrinterCallback, TrainingArguments
 
+from vlm_backbones._seals import file_sha256
 from vlm_backbones.cache import atomic_write_text, staged_path
 from vlm_backbones.data.packed_attention import use_packed_attention
+from vlm_backbones.errors import ConfigError
 from vlm_backbones.recipe import StageRecipe
 from vlm_backbones.train.callbacks import RunCallback, StopOnSigterm
 from vlm_backbones.train.dataset import MicroBatches, StageData, first, parameter_dtype
@@ -24,7 +26,7 @@ from vlm_backbones.train.lora import add_lora
 from vlm_backbones.train.processes import found_by_main, processes, sharding
 from vlm_backbones.train.projector_hooks import add_projector_hooks
 from vlm_backbones.train.quantization import quantize_layers
-from vlm_backbones.train.trainer import TRAINABLE_FILE, BackboneTrainer
+from vlm_backbones.train.trainer import TRAINABLE_FILE, BackboneTrainer, NotFiniteError
 from vlm_backbones.train.trainer_checkpoints import is_sealed, last_sealed
 from vlm_backbones.train.weights import (
     held_bytes,
@@ -131,9 +133,17 @@ def choose_trainable(model: Any, recipe: StageRecipe) -> None:
     model.lm_head.requires_grad_("llm" in recipe.trainable)
 
 
+def _batches(stage: Stage) -> MicroBatches:
+    return MicroBatches(stage.data, stage.features, stage.recipe, world_size=processes().num_processes)
+
+
+def micro_batch_size(stage: Stage) -> int:
+    """Return the examples of a forward pass of one device."""
+    return stage.recipe.batch_size // _batches(stage).parts
+
+
 def _train(stage: Stage, model: Any) -> int | None:
-    world_size = processes().num_processes
-    batches = MicroBatches(stage.data, stage.features, stage.recipe, world_size=world_size)
+    world_size, batches = processes().num_processes, _batches(stage)
     sizes = [sum(len(stage.data.packed[index].ids) for index in step) for step in stage.data.order]
     trainer = BackboneTrainer(
         model=model,
@@ -146,8 +156,22 @@ def _train(stage: Stage, model: Any) -> int | None:
     trainer.remove_callback(PrinterCallback)  # metrics.jsonl and progress.json say it all
     resume = found_by_main(lambda: last_sealed(stage.folder))
     model.train()
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    except NotFiniteError as error:
+        raise ConfigError(_explain(stage, error)) from None
     return None if sharding().startswith("zero") else held_bytes(model, trainer.optimizer)
+
+
+def _explain(stage: Stage, error: NotFiniteError) -> str:
+    """Say at which step, on which examples, and which checkpoint is still good."""
+    good = last_sealed(stage.folder)
+    rows = ", ".join(stage.data.places[index] for index in error.examples)
+    return (
+        f"{error} at step {error.step} of {stage.name}{f', on {rows}' if rows else ''}. "
+        f"Last good checkpoint: {good or 'none, it was too early'}. Look at these rows, or lower the recipe's "
+        "learning_rate."
+    )
 
 
 def build_arguments(stage: Stage, *, accumulation: int) -> TrainingArguments:
@@ -203,8 +227,13 @@ def _has_tf32() -> bool:
 
 
 def _is_finished(stage: Stage) -> bool:
-    is_same = _read_result(stage).get("fingerprint") == stage.fingerprint
-    return is_same and (stage.folder / TRAINABLE_FILE).is_file()
+    done, result = _read_result(stage), stage.folder / TRAINABLE_FILE
+    if done.get("fingerprint") != stage.fingerprint or not result.is_file():
+        return False
+    is_whole = "sha256" not in done or done["sha256"] == file_sha256(result)
+    if not is_whole:
+        print(f"{result} is damaged (its sha256 is not the one in stage.json): the stage is trained again")
+    return is_whole
 
 
 def _read_result(stage: Stage) -> dict[str, Any]:
@@ -231,7 +260,8 @@ def _finish(stage: Stage, model: Any, held: int | None) -> None:
     choose_trainable(model, stage.recipe)
     with staged_path(stage.folder / TRAINABLE_FILE) as staged:
         save_file(trainable_state(model), staged)
-    result = {"fingerprint": stage.fingerprint, "held_bytes": held}
+    digest = file_sha256(stage.folder / TRAINABLE_FILE)
+    result = {"fingerprint": stage.fingerprint, "held_bytes": held, "sha256": digest}
     atomic_write_text(stage.folder / "stage.json", json.dumps(result))
     for folder in stage.folder.glob("checkpoint-*"):
         shutil.rmtree(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,22 @@ from torch import nn
 from transformers import Trainer
 from transformers.trainer import SCHEDULER_NAME
 
-from vlm_backbones.errors import ConfigError
 from vlm_backbones.train.processes import processes, sharding
 from vlm_backbones.train.trainer_checkpoints import load_shards, save_shards, seal
 from vlm_backbones.train.weights import load_trainable, trainable_state
 
-__all__ = ["TRAINABLE_FILE", "BackboneTrainer"]
+__all__ = ["TRAINABLE_FILE", "BackboneTrainer", "NotFiniteError"]
 
 TRAINABLE_FILE = "trainable.safetensors"
 _SHARDS = "shards"
+
+
+class NotFiniteError(Exception):
+    """Training ran away: at which step, and on which examples (their indices) where they are known."""
+
+    def __init__(self, what: str, step: int, examples: Sequence[int] = ()) -> None:
+        super().__init__(what)
+        self.step, self.examples = step, tuple(examples)
 
 
 class BackboneTrainer(Trainer):
@@ -92,9 +100,7 @@ class BackboneTrainer(Trainer):
         losses = nn.functional.cross_entropy(logits, inputs["labels"], reduction="none")
         loss = (losses * inputs["weights"]).sum() / (num_items_in_batch or inputs["weight_sum"])
         if not torch.isfinite(loss):
-            raise ConfigError(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1}: lower the recipe's learning_rate."
-            )
+            raise NotFiniteError(f"the loss is {loss.item()}", self.state.global_step + 1, inputs["examples"])
         loss = loss * self.accelerator.num_processes  # gradients are averaged over devices
         return (loss, outputs) if return_outputs else loss
 
@@ -110,7 +116,10 @@ class BackboneTrainer(Trainer):
         """Write what is trained, under the names it has in memory: the frozen tower stays out."""
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(trainable_state(self._unwrapped()), folder / TRAINABLE_FILE)
+        state = trainable_state(self._unwrapped())
+        if not all(torch.isfinite(value).all() for value in state.values()):
+            raise NotFiniteError("the weights are not finite", self.state.global_step)
+        save_file(state, folder / TRAINABLE_FILE)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the weights, unless they are shared: then they are saved with their moments, each process its own."""

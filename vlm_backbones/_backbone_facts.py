@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from vlm_backbones._hub import loading_options, opening_error, part_files
-from vlm_backbones.backbones import get_backbone
+from vlm_backbones._prompt_facts import prompt_problems
+from vlm_backbones._untrained_tokens import untrained_tokens
+from vlm_backbones.backbones import Backbone, get_backbone
 from vlm_backbones.data._bad_rows import BadRows
 from vlm_backbones.data.chat_format import get_chat_template, stop_token_ids
 from vlm_backbones.data.conversations import Example
@@ -79,6 +81,8 @@ class BackboneFacts:
     trained_parameters: dict[str, int]
     chat_template: str
     """Its sha256."""
+    untrained_tokens: dict[str, str]
+    """Tokens of the training text whose embedding the backbone never learnt, and how that is seen."""
     stages: dict[str, StageFacts]
 
 
@@ -91,6 +95,8 @@ class BackboneView:
     """By stage, the first three examples, decoded; what is supervised stands in double brackets."""
     cut_places: dict[str, frozenset[str]]
     """By stage, file and row of the examples that are cut."""
+    problems: tuple[str, ...]
+    """Why this backbone would be evaluated otherwise than it is trained."""
 
 
 @dataclass(frozen=True)
@@ -102,11 +108,14 @@ class TextParts:
     template: str
     config: Any
     files: str
+    row: Backbone
 
 
 def open_tokenizer(backbone: str, chat_format: str, *, trust_remote_code: bool = False) -> TextParts:
     """Return a backbone's tokenizer, chat template and configuration; no weights are read."""
     from transformers import AutoConfig, AutoTokenizer
+
+    from vlm_backbones.vlm.start_token import add_no_tokens
 
     row = get_backbone(backbone)
     options = {**loading_options(row), "trust_remote_code": trust_remote_code}
@@ -117,9 +126,10 @@ def open_tokenizer(backbone: str, chat_format: str, *, trust_remote_code: bool =
         raise opening_error("backbone", row, error) from error
     if _IMAGE_TOKEN not in tokenizer.get_vocab():
         tokenizer.add_tokens([_IMAGE_TOKEN], special_tokens=True)
+    add_no_tokens(tokenizer)  # as the composed checkpoint's
     template = get_chat_template(chat_format, tokenizer, native=row.chat_format)
     stop_token_ids(tokenizer, template, row.stop_tokens)  # refuses what could never end an answer
-    return TextParts(row.id, tokenizer, template, config, part_files(row))
+    return TextParts(row.id, tokenizer, template, config, part_files(row), row)
 
 
 def view_data(parts: TextParts, tower: VisionTower, stages: Sequence[StageInput], bad: BadRows) -> BackboneView:
@@ -135,6 +145,7 @@ def view_data(parts: TextParts, tower: VisionTower, stages: Sequence[StageInput]
         digits={number: number_pieces(parts.tokenizer, number) for number in _DIGITS},
         trained_parameters={stage.name: _trained_parameters(parts, tower, stage.recipe) for stage in stages},
         chat_template=hashlib.sha256(parts.template.encode()).hexdigest(),
+        untrained_tokens=untrained_tokens(parts.row, parts.tokenizer, parts.config, _used_tokens(parts, packed)),
         stages={stage.name: _stage_facts(tower, stage, packed[stage.name]) for stage in stages},
     )
     shown = {stage.name: [_shown(parts, row) for row in packed[stage.name][:_SHOWN_EXAMPLES]] for stage in stages}
@@ -146,7 +157,15 @@ def view_data(parts: TextParts, tower: VisionTower, stages: Sequence[StageInput]
         )
         for stage in stages
     }
-    return BackboneView(facts, shown, cut)
+    problems = prompt_problems(parts.name, parts.tokenizer, parts.template, stages[-1].recipe)
+    return BackboneView(facts, shown, cut, tuple(problems))
+
+
+def _used_tokens(parts: TextParts, packed: Mapping[str, Sequence[PackedExample]]) -> set[int]:
+    """Return every token of the training text; the image's own is not among them: features take its place."""
+    rows = [row.ids for examples in packed.values() for row in examples]
+    used = set(np.unique(np.concatenate(rows)).tolist()) if rows else set()
+    return used - {parts.tokenizer.convert_tokens_to_ids(_IMAGE_TOKEN)}
 
 
 def number_pieces(tokenizer: Any, number: str) -> list[str]:

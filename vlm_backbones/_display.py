@@ -31,7 +31,7 @@ class StudyDisplay:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live: Live | None = None
-        self._last_line = time.time()
+        self._last_line = time.monotonic()
         self._rows: dict[str, tuple[str, str, str]] = {}
 
     def __enter__(self) -> StudyDisplay:
@@ -57,11 +57,11 @@ class StudyDisplay:
         """Refresh the table, or every half minute print a line a running stage."""
         if self._live is not None:
             self._live.update(_table(waiting, running))
-        elif time.time() - self._last_line > _LINE_SECONDS:
+        elif time.monotonic() - self._last_line > _LINE_SECONDS:
             for item in running:
                 step, left = _progress(item)
                 self._say("  ".join(part for part in ("running ", item.job.name, step, left) if part))
-            self._last_line = time.time()
+            self._last_line = time.monotonic()
 
     def _say(self, line: str) -> None:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -71,7 +71,7 @@ def _table(waiting: Sequence[Job], running: Sequence[Running]) -> Table:
     table = Table("stage", "step", "time left", "elapsed", box=None, padding=(0, 2))
     for item in running:
         step, left = _progress(item)
-        table.add_row(item.job.name, step, left, _duration(time.time() - item.started))
+        table.add_row(item.job.name, step, left, _duration(time.monotonic() - item.since))
     for job in waiting:
         table.add_row(f"[dim]{job.name}[/dim]", "[dim]waiting[/dim]", "", "")
     return table

@@ -60,6 +60,8 @@ class Running:
     threads: int
     gpus: tuple[str, ...]
     started: float = field(default_factory=time.time)
+    since: float = field(default_factory=time.monotonic)
+    """The same moment on a clock that nobody sets."""
 
 
 class Display(Protocol):
@@ -123,7 +125,7 @@ def run_jobs(
                 free_gpus.extend(item.gpus)
                 if item.process.returncode:
                     raise StageError(_failure(item))
-                seconds = time.time() - item.started
+                seconds = time.monotonic() - item.since
                 on_success(item.job, seconds)
                 finished.append(item.job.name)
                 display.ended(item, seconds)
@@ -206,10 +208,10 @@ def _ended_on_exit(running: list[Running]) -> Iterator[None]:
         for item in running:
             _signal(item, signal.SIGTERM)
         is_shared = any(item.job.processes > 1 for item in running)
-        deadline = time.time() + (SHUTDOWN_SECONDS if is_shared else _GRACE_SECONDS)
+        deadline = time.monotonic() + (SHUTDOWN_SECONDS if is_shared else _GRACE_SECONDS)
         for item in running:
             try:
-                item.process.wait(max(0.0, deadline - time.time()))
+                item.process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 _signal(item, signal.SIGKILL)
                 item.process.wait()

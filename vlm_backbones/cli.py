@@ -245,6 +245,11 @@ def analyze(
     for path in [*(paths or []), *named.values()]:
         if not path.exists():
             raise ConfigError(f"no file or folder {path}.")
+    if study_dir is not None and (study_dir / "study.yaml").is_file():
+        from vlm_backbones._trained_runs import check_trained_runs
+        from vlm_backbones.study import load_study
+
+        check_trained_runs(load_study(study_dir), study_dir)
     from vlm_backbones import analysis
 
     report = analysis.analyze(

@@ -6,7 +6,7 @@ __all__ = ["VERSION", "check_study", "missing_parts"]
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,12 +32,18 @@ from vlm_backbones.data.evaluation_data import EVALUATION_SPLIT, check_test_spli
 from vlm_backbones.data.order import order_examples
 from vlm_backbones.errors import DataError
 from vlm_backbones.pocket.datasets import data_dir
+from vlm_backbones.recipe import StageRecipe
 from vlm_backbones.run import Run
 from vlm_backbones.study import Study
-from vlm_backbones.vision import VisionTower, get_vision_tower
+from vlm_backbones.vision import VisionTower, get_vision_tower, squared_as
 
-VERSION = 3
+VERSION = 4
 _WORDING = ("prompts.py", "data/_region_words.py")
+_GROUPED = {
+    "length": "characters of question and answer, 64 an image: no tokenizer's lengths",
+    "modality": "with or without image",
+    "none": "nothing",
+}
 _PACKAGES = ("", ".train", ".model_wrappers", ".tasks", ".analysis")
 
 Stages = Mapping[str, Sequence[Example]]
@@ -171,7 +177,16 @@ def _equal_facts(study: Study, stages: Stages, images: str) -> dict[str, Any]:
         "prompts": files_fingerprint(package_folder("vlm_backbones") / name for name in _WORDING),
         "code": files_fingerprint(code),
         "image_tokens": row.image_tokens,
+        "image_preprocessing": {name: _preprocessing(row, recipe) for name, recipe in study.recipe.stages.items()},
+        "batches_grouped_by": {name: _GROUPED[recipe.batch_grouping] for name, recipe in study.recipe.stages.items()},
     }
+
+
+def _preprocessing(row: VisionTower, recipe: StageRecipe) -> str:
+    """Return the hash of what a stage does to its pictures before the tower."""
+    from vlm_backbones.vision.preprocessing import build_image_processor
+
+    return hash_of(json.loads(build_image_processor(squared_as(row, recipe.image_aspect_ratio)).to_json_string()))
 
 
 def _view_of(study: Study, backbone: str, stages: Stages, bad: BadRows) -> BackboneView:
@@ -192,6 +207,7 @@ def _varying(study: Study, facts: Mapping[str, BackboneFacts]) -> dict[str, str]
         "trained_parameters": "each backbone's own size",
         "context_tokens": "each backbone's own context",
         "chat_template": f"chat_format: {study.chat_format}",
+        "untrained_tokens": "each backbone's own vocabulary",
     }
     rows = [asdict(row) for row in facts.values()]
     varies = {key: why for key, why in reasons.items() if len({hash_of(row[key]) for row in rows}) > 1}
@@ -201,24 +217,38 @@ def _varying(study: Study, facts: Mapping[str, BackboneFacts]) -> dict[str, str]
 
 def _find_confounds(study: Study, views: Mapping[str, BackboneView], out: Path) -> list[str]:
     """Return what differs between backbones though it must not, and is not declared."""
-    problems, unlike = [], set[str]()
+    problems, cuts, unlike = list[str](), list[str](), set[str]()
     first_name, first = next(iter(views.items()))
+    declared = {Run(backbone).name for backbone in study.deviations}
     for name, view in views.items():
+        problems += [*view.problems, *_untrained(name, view.facts, first_name, first.facts)]
         for stage, found in view.facts.stages.items():
             problems += _too_long(name, view.facts, stage, found)
             expected = first.facts.stages[stage]
             if found.truncated_rows != expected.truncated_rows:
                 unlike |= {*view.cut_places[stage], *first.cut_places[stage]}
-                problems.append(
+                cuts.append(
                     f"{stage}: {name} cuts {found.truncated_answers} answers, {first_name} cuts "
                     f"{expected.truncated_answers}, not the same ones: raise max_length_tokens."
                 )
             for key in ("optimizer_steps", "examples_seen"):
-                if getattr(found, key) != getattr(expected, key) and not study.deviations:
+                if getattr(found, key) != getattr(expected, key) and not declared & {name, first_name}:
                     problems.append(f"{stage}: {key} of {name} and {first_name} differ.")
     if unlike:
-        problems[-1] += " " + _write_left_out(study, out, sorted(unlike))
-    return problems
+        cuts[-1] += " " + _write_left_out(study, out, sorted(unlike))
+    return problems + cuts
+
+
+def _untrained(name: str, row: BackboneFacts, first_name: str, first: BackboneFacts) -> Iterator[str]:
+    """Tokens that one backbone would learn from the study's examples alone, and another knows or never sees."""
+    for token, why in row.untrained_tokens.items():
+        if first.untrained_tokens.get(token) != why or "random" in why:
+            yield (
+                f"{name} was never trained on the token {token!r} of its training text ({why}): it would learn it from "
+                "these examples alone. Use chat_format: shared, or a checkpoint that was trained with it."
+            )
+    for token in first.untrained_tokens.keys() - row.untrained_tokens.keys():
+        yield f"{first_name} was never trained on the token {token!r} of its training text, {name} was or has none."
 
 
 def _too_long(name: str, row: BackboneFacts, stage: str, found: StageFacts) -> list[str]:

@@ -18,6 +18,7 @@ from vlm_backbones._outputs import missing_outputs
 from vlm_backbones._scheduler import Display, Job, cores, run_jobs
 from vlm_backbones._study_loading import package_folder
 from vlm_backbones._sweep import choice_file
+from vlm_backbones._trained_runs import check_trained_runs
 from vlm_backbones.cache import atomic_write_text, write_last_study
 from vlm_backbones.data._references import referenced_images
 from vlm_backbones.errors import ConfigError, DataError
@@ -346,15 +347,24 @@ def run_study(study: Study, out: Path, display: Display) -> Path:
         raise DataError(f"cannot write {out}: {error.strerror or error}. Choose another --out.") from error
     with lock:
         atomic_write_text(out / "study.yaml", study.model_dump_yaml())
-        _run_stages(plan_study(study, out), display)
+        _run_stages(study, out, plan_study(study, out), display)
         _remember(study, out)
     return out / "report.html"
 
 
 def _run_stages(
-    stages: Sequence[Stage], display: Display, names: Collection[str] | None = None, nodes: Nodes | None = None
+    study: Study,
+    out: Path,
+    stages: Sequence[Stage],
+    display: Display,
+    names: Collection[str] | None = None,
+    nodes: Nodes | None = None,
 ) -> None:
-    """Run what is left of the stages, or what is left of those named, and record each that finished."""
+    """Run what is left of the stages, or what is left of those named, and record each that finished.
+
+    A training that ends is compared with those that ended before, so that an unfair study stops early.
+    """
+    trainings = {f"train {run.name}": run.name for run in study.runs()}
     by_name = {stage.job.name: stage for stage in stages}
 
     def succeeded(job: Job, seconds: float) -> None:
@@ -363,6 +373,9 @@ def _run_stages(
             return  # the first machine writes and records
         if stage.lost:
             raise DataError(f"{job.name} ended without {', '.join(map(str, stage.lost))}. See {job.log}.")
+        if job.name in trainings:
+            done = {trainings[other.job.name] for other in stages if other.job.name in trainings and other.is_done}
+            check_trained_runs(study, out, {*done, trainings[job.name]})
         write_record(stage.record, stage.fingerprint, seconds)
 
     left = [stage.job for stage in stages_left(stages) if names is None or stage.job.name in names]
@@ -386,7 +399,7 @@ def run_stage(study: Study, out: Path, name: str, display: Display, nodes: Nodes
     stages = [replace(stage, job=replace(stage.job, threads=None)) for stage in plan_study(study, out)]
     if nodes is not None and nodes.rank:
         stages = [replace(stage, job=_with_own_log(stage.job, nodes.rank)) for stage in stages]
-    _run_stages(stages, display, {name}, nodes)
+    _run_stages(study, out, stages, display, {name}, nodes)
     if name == stages[-1].job.name:
         _remember(study, out)
 

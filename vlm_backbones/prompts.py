@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 
@@ -14,6 +15,7 @@ __all__ = [
     "ocr_prompt",
     "short_questions",
     "vqa_prompt",
+    "wording_fingerprint",
 ]
 
 
@@ -89,3 +91,17 @@ def short_questions(facts: Mapping[str, object]) -> list[tuple[str, str]]:
         "max_intensity": "What is the highest intensity?",
     }
     return [(vqa_prompt(question), str(facts[name])) for name, question in wording.items() if name in facts]
+
+
+def wording_fingerprint() -> str:
+    """Return the sha256 of every wording above: a model is asked as it was taught, or it is another measurement."""
+    facts = {"magnitude": 6.3, "depth_km": 24, "region": "Japan", "quadrant": "northeast", "max_intensity": "VI"}
+    texts = [
+        vqa_prompt("?"),
+        caption_prompt(),
+        description_prompt(),
+        coordinates_prompt(),
+        coordinates_answer(1.5, 2.5),
+    ]
+    texts += [description_sentence(**facts), *(text for turn in short_questions(facts) for text in turn)]  # type: ignore[arg-type]
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()

@@ -16,6 +16,7 @@ from vlm_backbones.analysis.bootstrap import interval, wilson
 from vlm_backbones.analysis.many_measures import holm
 from vlm_backbones.analysis.record import lower_is_better
 from vlm_backbones.analysis.report.view import View
+from vlm_backbones.analysis.seed_noise import seed_noise
 
 Ranged = tuple[float, float, float]  # value, low, high
 
@@ -33,6 +34,8 @@ class Change:
     p: float
     n: int
     by_seed: tuple[float, ...] = ()
+    with_seeds: Ranged | None = None
+    """The difference with an interval that counts the seeds as chance too; None without two seeds of each side."""
     p_holm: float = 1.0
     is_share: bool = True
     """Scores are shares of right answers; else they stay in their own unit, and nothing is right or wrong."""
@@ -126,4 +129,12 @@ def _over_seeds(view: View, task: str, older: Sequence[str], newer: Sequence[str
         p=min(1.0, 2 * (1 + beyond) / (1 + drawn.size)),
         n=pair.counts[0],
         by_seed=tuple(by_seed),
+        with_seeds=_with_seeds(pair) if min(map(len, here)) > 1 and pair.counts[0] > 1 else None,
     )
+
+
+def _with_seeds(pair: BackbonePair) -> Ranged:
+    score, old = pair.paired.score[:, pair.scored], len(pair.older)
+    cluster = np.unique(pair.paired.cluster[pair.scored], return_inverse=True)[1]
+    noise = seed_noise(score[:old], score[old:], cluster)
+    return noise.diff, noise.low, noise.high

@@ -81,8 +81,21 @@ def _caveat(changes: Changes) -> str:
     low, high = _size(widest, min(widest.by_seed)), _size(widest, max(widest.by_seed))
     return (
         f"Means over {changes.seeds} seeds a backbone; the intervals are over questions. Seed by seed the difference "
-        f"on {widest.task} runs from {low} to {high} {_unit(widest)}. {about}"
+        f"on {widest.task} runs from {low} to {high} {_unit(widest)}. {_beside_seed_noise(changes)}{about}"
     )
+
+
+def _beside_seed_noise(changes: Changes) -> str:
+    """Which differences stand out from the noise of the seeds, and which could be seeds alone."""
+    known = [(row, row.with_seeds) for row in changes.tasks if row.with_seeds is not None]
+    if not known:
+        return ""
+    shown = [
+        f"{row.task} {_size(row, value)} {_unit(row)} [{_size(row, low)},\u00a0{_size(row, high)}]"
+        f"{'' if low > 0 or high < 0 else ', within seed noise'}"
+        for row, (value, low, high) in known
+    ]
+    return f"Counting the seeds as chance too: {'; '.join(shown[:_MOST_NAMED])} (table seeds). "
 
 
 def _share(share: Ranged) -> str:

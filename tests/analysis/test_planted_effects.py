@@ -107,6 +107,7 @@ def test_intervals_cover_the_truth(size: int, repetitions: int) -> None:
         for name, (low, high) in intervals(planted.draw(seed)).items():
             covered[name] += low <= truth[name] <= high
     shares = {name: count / repetitions for name, count in covered.items()}
+    print(f"clusters of {size}, {repetitions} repetitions: share of the 95 % intervals that cover the truth: {shares}")
     least, most = _tolerated(0.95, repetitions, 0.93, 0.97)
     assert all(least <= share <= most for share in shares.values()), shares
 
@@ -114,7 +115,8 @@ def test_intervals_cover_the_truth(size: int, repetitions: int) -> None:
 def test_the_cluster_test_keeps_its_level_where_mcnemar_does_not(repetitions: int) -> None:
     planted = Planted(accuracy=(0.7, 0.7), size=4)
     pairs = [agreement(planted.draw(seed), bootstrap=100).row(0, named=True) for seed in range(repetitions)]
-    by_cluster, by_question = (np.mean([pair[name] <= 0.05 for pair in pairs]) for name in ("p", "mcnemar_p"))
+    by_cluster, by_question = (float(np.mean([pair[name] <= 0.05 for pair in pairs])) for name in ("p", "mcnemar_p"))
+    print(f"{repetitions} studies without a difference: p <= .05 in {by_cluster} by clusters, {by_question} McNemar")
     assert by_cluster <= _tolerated(0.05, repetitions, 0.0, 0.065)[1]
     assert by_question > 0.07
 
@@ -126,6 +128,7 @@ def test_holm_keeps_the_error_of_a_family(repetitions: int) -> None:
         rng = np.random.default_rng(seed)
         p = [agreement(pl.concat(pair), bootstrap=100)["p"][0] for pair in _three_pairs(rng)]
         rejected += bool((holm(np.array(p)) <= 0.05).any())
+    print(f"{repetitions} families of three pairs without a difference: Holm rejects in {rejected / repetitions}")
     assert rejected / repetitions <= _tolerated(0.05, repetitions, 0.0, 0.065)[1]
 
 

@@ -137,6 +137,9 @@ def test_the_first_screen_compares_backbones_over_their_seeds(tmp_path: Path, ma
     verdict = write_verdict(look_at(logs, tables, list(logs.runs), ["vqa_scene"]), found)
     assert verdict.headline == "new is better than old on vqa_scene"
     assert "Means over 2 seeds a backbone" in verdict.caveat
+    assert change.with_seeds is not None
+    assert change.with_seeds[0] == pytest.approx(change.diff[0])
+    assert "Counting the seeds as chance too: vqa_scene " in verdict.caveat
 
 
 def test_a_judges_points_stay_in_their_unit(tmp_path: Path, make: SimpleNamespace) -> None:

@@ -74,8 +74,8 @@ def test_the_cache_holds_the_towers_states_and_their_statistics(parts: Path, spe
     assert torch.allclose(flat.std(0, correction=0), cache.std, atol=1e-3)
 
 
-def test_a_second_opening_computes_nothing_and_a_damaged_cache_is_rebuilt(
-    parts: Path, spec: FeatureSpec, tmp_path: Path
+def test_a_second_opening_computes_nothing_and_a_damaged_cache_is_named_and_rebuilt(
+    parts: Path, spec: FeatureSpec, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images = unique_images(load_examples([parts / "data"]))
     calls: list[tuple[int, int]] = []
@@ -93,6 +93,7 @@ def test_a_second_opening_computes_nothing_and_a_damaged_cache_is_rebuilt(
     states.write_bytes(content)
     build()
     assert len(calls) == 2 * first
+    assert f"{states} is damaged" in capsys.readouterr().out
 
 
 def test_a_set_beyond_the_budget_is_not_cached(parts: Path, spec: FeatureSpec, tmp_path: Path) -> None:

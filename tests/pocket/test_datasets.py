@@ -179,3 +179,24 @@ def test_events_at_the_edge_of_the_world_and_in_one_point_can_be_asked(tmp_path:
     quadrants = datasets.load_from_disk(str(tmp_path / "all" / "seismic_description" / "test"))["quadrant"][:]
     # the window ends at the pole, so that the star lies at its northern or southern edge
     assert [quadrant[:5] for quadrant in quadrants[:2]] == ["north", "south"]
+
+
+def test_a_damaged_file_of_the_cache_is_named_and_built_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VLM_BACKBONES_CACHE", str(tmp_path))
+    monkeypatch.setattr(
+        "vlm_backbones.pocket.datasets._SCENES", {"train": (3, 2), "validation": (3, 2), "test": (3, 2)}
+    )
+    monkeypatch.setattr("vlm_backbones.pocket.datasets._TRAIN_MAPS", 3)
+    folder = ensure_pocket_data()
+    file = next((folder / "vqa_scene" / "train").glob("*.arrow"))
+    before = file.read_bytes()
+    file.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    capsys.readouterr()
+    assert ensure_pocket_data() == folder
+    assert f"{file} is gone or damaged: the pocket data is built again" in capsys.readouterr().err
+    assert file.read_bytes() == before
+    written = file.stat().st_mtime_ns
+    ensure_pocket_data()
+    assert file.stat().st_mtime_ns == written

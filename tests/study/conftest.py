@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +168,50 @@ def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(STUDY), encoding="utf-8")
     return path
+
+
+@dataclass(frozen=True)
+class StudyRuns:
+    """Runs the tiny study as a user does; `finished` is the folder of an undisturbed run."""
+
+    study: Path
+    cache: Path
+    finished: Path
+    seconds: float = 0.0
+    """How long the undisturbed run took."""
+
+    def command(self, out: Path, *more: str) -> list[str]:
+        return [sys.executable, "-m", "vlm_backbones.cli", "study", "run", str(self.study), "--out", str(out), *more]
+
+    def environment(self, **changes: str) -> dict[str, str]:
+        return {**os.environ, "VLM_BACKBONES_CACHE": str(self.cache), "CUDA_VISIBLE_DEVICES": "", **changes}
+
+    def run(self, out: Path, *more: str, cache: Path | None = None) -> subprocess.CompletedProcess[str]:
+        environment = self.environment(VLM_BACKBONES_CACHE=str(cache or self.cache))
+        return subprocess.run(self.command(out, *more), capture_output=True, text=True, env=environment, check=False)
+
+    @staticmethod
+    def tables(out: Path) -> dict[str, str]:
+        return {path.name: path.read_text(encoding="utf-8") for path in sorted((out / "tables").glob("*.csv"))}
+
+
+@pytest.fixture(scope="session")
+def runs(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyRuns:
+    """The tiny study with its undisturbed run."""
+    before = StudyRuns(tiny_study, tmp_path_factory.mktemp("cache"), tmp_path_factory.mktemp("finished"))
+    start = time.monotonic()
+    done = before.run(before.finished)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == str(before.finished / "report.html")
+    return StudyRuns(tiny_study, before.cache, before.finished, time.monotonic() - start)
+
+
+@pytest.fixture
+def finished(runs: StudyRuns) -> Path:
+    """The output folder of a study that ran through; read only but for what a repeated run would write."""
+    return runs.finished
+
+
+@pytest.fixture
+def cache(runs: StudyRuns) -> Path:
+    return runs.cache

@@ -4,48 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from vlm_backbones.errors import ConfigError
 
 
-def command(study: Path, out: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "vlm_backbones.cli", "study", "run", str(study), "--out", str(out), *more]
-
-
-def run(study: Path, out: Path, cache: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    environment = dict(os.environ, VLM_BACKBONES_CACHE=str(cache), CUDA_VISIBLE_DEVICES="")
-    return subprocess.run(command(study, out, *more), capture_output=True, text=True, env=environment, check=False)
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def finished(tiny_study: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output folder of a study that ran through."""
-    out = tmp_path_factory.mktemp("finished")
-    done = run(tiny_study, out, cache)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-1] == str(out / "report.html")
-    return out
-
-
-def tables(out: Path) -> dict[str, str]:
-    return {path.name: path.read_text(encoding="utf-8") for path in sorted((out / "tables").glob("*.csv"))}
-
-
-def test_every_stage_leaves_its_files(finished: Path) -> None:
+def test_every_stage_leaves_its_files(runs: Any, finished: Path) -> None:
     assert {path.name for path in finished.iterdir()} >= {
         "study.yaml",
         "certificate.json",
@@ -67,7 +36,7 @@ def test_every_stage_leaves_its_files(finished: Path) -> None:
         for condition in ("clean", "swap", "noise05"):
             assert len(list((run_dir / "states" / condition).glob("*.safetensors"))) == 2
             assert len(list((run_dir / "logs" / condition).rglob("*_samples_*.jsonl"))) == 2
-    assert {"scores.csv", "agreement.csv", "coordinates.csv", "calibration.csv"} <= tables(finished).keys()
+    assert {"scores.csv", "agreement.csv", "coordinates.csv", "calibration.csv"} <= runs.tables(finished).keys()
     assert not [path for path in finished.rglob("*") if ".partial" in path.name]
 
 
@@ -81,8 +50,8 @@ def test_the_scores_name_both_runs_and_both_conditions(finished: Path) -> None:
     assert counts == {("clean", "6"), ("swap", "6"), ("noise05", "4")}  # perturbations on the subset alone
 
 
-def test_the_insides_are_compared_on_the_subset(finished: Path) -> None:
-    read = {name: list(csv.DictReader(text.splitlines())) for name, text in tables(finished).items()}
+def test_the_insides_are_compared_on_the_subset(runs: Any, finished: Path) -> None:
+    read = {name: list(csv.DictReader(text.splitlines())) for name, text in runs.tables(finished).items()}
     # layers 0, 1, 2 of each of two runs: three pairs of runs with nine pairs of layers, four kinds of token, two tasks
     assert len(read["similarity.csv"]) == 3 * 9 * 4 * 2
     assert {row["n"] for row in read["similarity.csv"] if row["token_type"] == "last_prompt"} == {"4"}
@@ -94,10 +63,10 @@ def test_the_insides_are_compared_on_the_subset(finished: Path) -> None:
     assert len(read["claims.csv"]) > 4
 
 
-def test_a_second_call_skips_everything(tiny_study: Path, finished: Path, cache: Path) -> None:
+def test_a_second_call_skips_everything(runs: Any, finished: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.suffix in {".csv", ".safetensors"}}
     start = time.perf_counter()
-    done = run(tiny_study, finished, cache)
+    done = runs.run(finished)
     assert done.returncode == 0
     assert "started" not in done.stdout
     assert time.perf_counter() - start < 20
@@ -124,35 +93,17 @@ def test_a_change_repeats_only_what_it_touches(tiny_study: Path, finished: Path,
     assert left(deviation) == ["check", "train tiny-2", "eval tiny-2", "analyze"]
 
 
-def test_two_studies_cannot_work_in_one_folder(tiny_study: Path, finished: Path, cache: Path) -> None:
+def test_two_studies_cannot_work_in_one_folder(runs: Any, finished: Path) -> None:
     from filelock import FileLock
 
     with FileLock(finished / ".lock"):
-        done = run(tiny_study, finished, cache)
+        done = runs.run(finished)
     assert done.returncode == 2
     assert "another process is working" in done.stderr
 
 
-def test_a_killed_study_continues_to_the_same_tables(
-    tiny_study: Path, finished: Path, cache: Path, tmp_path: Path
-) -> None:
-    environment = dict(os.environ, VLM_BACKBONES_CACHE=str(cache), CUDA_VISIBLE_DEVICES="")
-    with (tmp_path / "first.log").open("wb") as log:
-        study = subprocess.Popen(command(tiny_study, tmp_path), stdout=log, stderr=log, env=environment)
-        while not (tmp_path / "tiny-1" / "align" / "stage.json").exists():
-            assert study.poll() is None
-            time.sleep(0.01)
-        study.send_signal(signal.SIGKILL)
-        study.wait()
-    assert not (tmp_path / "report.html").exists()
-    done = run(tiny_study, tmp_path, cache)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "started  check" not in done.stdout  # finished before the kill
-    assert tables(tmp_path) == tables(finished)
-
-
-def test_lost_weights_and_samples_are_missed_and_made_again(
-    tiny_study: Path, finished: Path, cache: Path, tmp_path: Path
+def test_damaged_weights_and_lost_or_edited_samples_are_named_and_made_again(
+    runs: Any, tiny_study: Path, finished: Path, tmp_path: Path
 ) -> None:
     from vlm_backbones.analysis import read_samples
     from vlm_backbones.errors import LogError
@@ -161,18 +112,27 @@ def test_lost_weights_and_samples_are_missed_and_made_again(
 
     out = tmp_path / "out"
     shutil.copytree(finished, out)
-    (out / "tiny-1" / "checkpoint" / "model.safetensors").unlink()
-    lost = next((out / "tiny-2" / "logs" / "clean").rglob("*_samples_vqa_scene.jsonl"))
+    weights = out / "tiny-1" / "checkpoint" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    logs = out / "tiny-2" / "logs" / "clean"
+    lost, edited = (next(logs.rglob(f"*_samples_{task}.jsonl")) for task in ("vqa_scene", "seismic_coords"))
+    text = edited.read_text(encoding="utf-8")
+    edited.write_text(text.replace('"target": "', '"target": " ', 1), encoding="utf-8")
+    with pytest.raises(LogError, match=r"seismic_coords\.jsonl is not the file that the evaluation wrote"):
+        read_samples([out / "tiny-1", out / "tiny-2"])
     lost.unlink()
+    with pytest.raises(LogError, match=r"samples of task .vqa_scene.|is not the file"):
+        read_samples([out / "tiny-1", out / "tiny-2"])
     left = [stage.job.name for stage, done in study_status(load_study(tiny_study), out) if not done]
     assert left == ["train tiny-1", "eval tiny-2"]
-    with pytest.raises(LogError, match="samples of task 'vqa_scene'"):
-        read_samples([out / "tiny-1", out / "tiny-2"])
-    done = run(tiny_study, out, cache)
+    done = runs.run(out)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert tables(out) == tables(finished)
-    assert (out / "tiny-1" / "checkpoint" / "model.safetensors").is_file()
-    assert list((out / "tiny-2" / "logs" / "clean").rglob("*_samples_vqa_scene.jsonl"))
+    assert f"{weights}: gone or damaged, written again" in (out / "tiny-1" / "train.log").read_text(encoding="utf-8")
+    assert runs.tables(out) == runs.tables(finished)
+    assert weights.read_bytes() == (finished / "tiny-1" / "checkpoint" / "model.safetensors").read_bytes()
+    assert list(logs.rglob("*_samples_vqa_scene.jsonl"))
 
 
 def test_a_changed_picture_beside_a_json_file_is_noticed(tiny_study: Path, tmp_path: Path) -> None:
@@ -232,12 +192,10 @@ def test_grades_that_were_read_later_are_analysed_again_and_only_that(tiny_study
     assert marks[0] != marks[1]
 
 
-def test_a_stage_that_fails_names_the_row_and_keeps_what_is_done(
-    tiny_study: Path, finished: Path, cache: Path, tmp_path: Path
-) -> None:
+def test_a_stage_that_fails_names_the_row_and_keeps_what_is_done(runs: Any, tmp_path: Path) -> None:
     rows = [{"id": 0, "conversations": [{"from": "human", "value": "What?"}, {"from": "gpt", "value": " "}]}]
     (tmp_path / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
-    done = run(tiny_study, tmp_path / "out", cache, "--set", f"data.finetune=[{tmp_path / 'rows.json'}]")
+    done = runs.run(tmp_path / "out", "--set", f"data.finetune=[{tmp_path / 'rows.json'}]")
     assert done.returncode == 2
     assert "rows.json row 0: the answer is empty" in done.stderr
     assert "Traceback" not in done.stderr
@@ -245,10 +203,10 @@ def test_a_stage_that_fails_names_the_row_and_keeps_what_is_done(
 
 
 def test_a_finished_study_survives_a_cache_that_cannot_be_written(
-    tiny_study: Path, finished: Path, cache: Path, tmp_path: Path
+    runs: Any, finished: Path, cache: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "no-folder").write_text("a file where the cache should be")
-    done = run(tiny_study, finished, tmp_path / "no-folder")
+    done = runs.run(finished, cache=tmp_path / "no-folder")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "The study is whole" in done.stderr
 

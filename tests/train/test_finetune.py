@@ -181,13 +181,16 @@ def test_lora_adapts_the_language_model_only_and_is_merged(tiny_parts: ModuleTyp
     assert torch.equal(after["embed_tokens.weight"], start["model.embed_tokens.weight"])
 
 
-def test_a_loss_that_is_not_finite_stops_with_its_step(
+def test_weights_that_explode_are_never_saved_and_the_rows_of_the_step_are_named(
     tiny_parts: ModuleType, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stage = {**tiny_parts.study_text(parts, steps=6)["recipe"]["finetune"], "learning_rate": 1e30, "warmup_steps": 0}
     study = write_study(tiny_parts, parts, tmp_path, recipe={"finetune": stage})
     assert finetune.main(arguments(study, parts, tmp_path / "out")) == 2
-    assert "at step 2" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "at step 2 of finetune, on " in error
+    assert error.count("/train row ") == 4  # the step's examples
+    assert "Last good checkpoint: none, it was too early" in error
     assert not (tmp_path / "out" / "backbone" / "checkpoint").exists()
     record = json.loads((tmp_path / "out" / "backbone" / "run.json").read_text())
     assert record["state"] == "failed"

@@ -14,7 +14,14 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from vlm_backbones.errors import CheckpointError, ConfigError, nearest
 
-__all__ = ["EncodedChat", "chat_messages", "encode_chats", "get_chat_template", "stop_token_ids"]
+__all__ = [
+    "EncodedChat",
+    "chat_messages",
+    "encode_chats",
+    "evaluation_prompt_ids",
+    "get_chat_template",
+    "stop_token_ids",
+]
 
 _FOLDER = Path(__file__).parent / "chat_formats"
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
@@ -121,6 +128,24 @@ def chat_messages(turns: Sequence[tuple[str, str]], *, with_image: bool) -> list
         messages.append({"role": "user", "content": [*image, {"type": "text", "text": question}]})
         messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
     return messages
+
+
+def evaluation_prompt_ids(tokenizer: Any, template: str, question: str, *, with_image: bool) -> list[int]:
+    """Return the ids with which an evaluation asks a question, the image as one token.
+
+    The tokenizer adds its start token unless the template has written it, as for checkpoints of other makers.
+    """
+    messages = chat_messages([(question, "")], with_image=with_image)[:1]
+    try:
+        text = str(
+            tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, add_generation_prompt=True)
+        )
+    except (TemplateError, TypeError) as error:
+        raise ConfigError(
+            f"{tokenizer.name_or_path}: the chat template cannot be rendered without an answer ({error}). Mend it."
+        ) from error
+    bos = tokenizer.bos_token
+    return [int(token) for token in tokenizer(text, add_special_tokens=not (bos and text.startswith(bos)))["input_ids"]]
 
 
 def encode_chats(tokenizer: Any, template: str, chats: Sequence[list[dict[str, Any]]]) -> list[EncodedChat]:

@@ -144,7 +144,10 @@ def _open(place: Path, digests: list[bytes], name: str) -> FeatureCache | None:
             checksum = hashlib.file_digest(stream, "sha256").hexdigest()
     except (OSError, ValueError):
         return None
-    if meta.get("name") != name or meta.get("sha256") != checksum:
+    if meta.get("name") != name:
+        return None
+    if meta.get("sha256") != checksum:
+        print(f"{place / 'states.npy'} is damaged (its sha256 is not the one in meta.json): computed again", flush=True)
         return None
     return FeatureCache(
         states=np.load(place / "states.npy", mmap_mode="r"),

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -20,6 +21,7 @@ from filelock import FileLock
 from PIL import Image
 from rich.progress import Progress
 
+from vlm_backbones._seals import file_sha256, is_changed
 from vlm_backbones.cache import atomic_write_text, cache_dir, partial_name
 from vlm_backbones.errors import DataError
 from vlm_backbones.pocket.events import (
@@ -69,14 +71,14 @@ def data_dir() -> Path:
 def ensure_pocket_data() -> Path:
     """Return the folder of the pocket data, building it once; safe when two processes build at once."""
     folder = cache_dir() / f"pocket-data-v{DATA_VERSION}"
-    if (folder / "data.json").is_file():
+    if _is_whole(folder):
         with suppress(OSError, DataError):  # a read-only cache is only read; evaluation alone needs these files
             _join_splits(folder)
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_suffix(".lock")):
-            if not (folder / "data.json").is_file():
+            if not _is_whole(folder):
                 _publish(folder, _build)
     except OSError as error:
         raise DataError(
@@ -84,6 +86,19 @@ def ensure_pocket_data() -> Path:
             "Free space, or name another folder by VLM_BACKBONES_CACHE."
         ) from error
     return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether the data is there and as it was built; a file that changed since is hashed, and named where damaged."""
+    note = folder / "data.json"
+    try:
+        hashes = json.loads(note.read_text(encoding="utf-8")).get("files", {})
+    except (OSError, ValueError):
+        return False
+    damaged = [folder / name for name, digest in hashes.items() if is_changed(folder / name, digest, note)]
+    if damaged:
+        print(f"{damaged[0]} is gone or damaged: the pocket data is built again", file=sys.stderr, flush=True)
+    return not damaged
 
 
 def import_earthquakes(catalogue: Path, out: Path, *, frames: Literal["pocket", "auto"] = "pocket") -> dict[str, int]:
@@ -140,7 +155,8 @@ def _publish(folder: Path, build: Callable[[Path, _Tick], int], total: int | Non
             bar = progress.add_task("drawing pictures", total=pictures)
             build(staged, lambda: progress.advance(bar))
         _join_splits(staged)
-        note = {"version": DATA_VERSION, "seed": _SEED, "pictures": pictures}
+        files = {str(path.relative_to(staged)): file_sha256(path) for path in sorted(staged.rglob("*.arrow"))}
+        note = {"version": DATA_VERSION, "seed": _SEED, "pictures": pictures, "files": files}
         (staged / "data.json").write_text(json.dumps(note, indent=1), encoding="utf-8")
         if folder.is_dir():
             shutil.rmtree(folder)

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from vlm_backbones.vision.registry import VISION_TOWERS, VisionTower, get_vision_tower, list_vision_towers
+from vlm_backbones.vision.registry import VISION_TOWERS, VisionTower, get_vision_tower, list_vision_towers, squared_as
 
-__all__ = ["VISION_TOWERS", "VisionTower", "get_vision_tower", "list_vision_towers"]
+__all__ = ["VISION_TOWERS", "VisionTower", "get_vision_tower", "list_vision_towers", "squared_as"]

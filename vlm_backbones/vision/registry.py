@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,15 @@ from pydantic import TypeAdapter, ValidationError
 from vlm_backbones._registry import PACKAGE_DIR, Rows, find_source
 from vlm_backbones.errors import CheckpointError, ConfigError, nearest
 
-__all__ = ["CLASS_TOKENS", "ROW_FILE", "VISION_TOWERS", "VisionTower", "get_vision_tower", "list_vision_towers"]
+__all__ = [
+    "CLASS_TOKENS",
+    "ROW_FILE",
+    "VISION_TOWERS",
+    "VisionTower",
+    "get_vision_tower",
+    "list_vision_towers",
+    "squared_as",
+]
 
 CLASS_TOKENS = {"clip": 1, "dinov2": 1, "siglip": 0}
 """Of each family, before the patches."""
@@ -120,6 +128,11 @@ def get_vision_tower(id_or_path: str | Path) -> VisionTower:
         If the folder has no readable config.json, or one of another kind of model.
     """
     return VISION_TOWERS.find(id_or_path, _from_folder)
+
+
+def squared_as(row: VisionTower, aspect: str | None) -> VisionTower:
+    """Return the row with the way in which a stage makes its pictures square: pad, crop, or None for the row's own."""
+    return row if aspect is None else replace(row, pad_to_square=aspect == "pad")
 
 
 def _from_folder(folder: Path, config: dict[str, Any]) -> VisionTower:

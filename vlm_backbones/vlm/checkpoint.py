@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaProcessor
 
+from vlm_backbones._seals import is_remark, write_seal
 from vlm_backbones.cache import atomic_write_text, cache_dir, partial_name
 from vlm_backbones.errors import CheckpointError, DataError
 from vlm_backbones.vision.preprocessing import BACKEND
@@ -53,13 +54,22 @@ def staged_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(staged, ignore_errors=True)
 
 
-def save(model: Vlm, processor: LlavaProcessor, path: str | Path, *, card: str = "") -> None:
+def save(
+    model: Vlm,
+    processor: LlavaProcessor,
+    path: str | Path,
+    *,
+    card: str = "",
+    trained_with: Mapping[str, Any] | None = None,
+) -> None:
     """Write a checkpoint that `load` and plain transformers open; an older one at `path` is replaced whole.
 
     Parameters
     ----------
     card
         Text of the model card, README.md; none is written where empty.
+    trained_with
+        What an evaluation must have in common with the training; kept with the files' hashes in seal.json.
 
     Raises
     ------
@@ -73,6 +83,7 @@ def save(model: Vlm, processor: LlavaProcessor, path: str | Path, *, card: str =
             write_setting(folder, processor.tokenizer)
         except SafetensorError as error:  # how the weight writer reports a full disk
             raise OSError(str(error)) from error
+        write_seal(folder, trained_with)
         if card:
             (folder / "README.md").write_text(card, encoding="utf-8")
 
@@ -170,7 +181,7 @@ def checkpoint_fingerprint(path: str | Path) -> str:
     """
     folder = Path(path)
     _read_config(folder)
-    files = sorted(file for file in folder.iterdir() if file.is_file() and not _is_remark(file))
+    files = sorted(file for file in folder.iterdir() if file.is_file() and not is_remark(file))
     if not any(file.suffix in _WEIGHTS for file in files):
         raise CheckpointError(f"{folder} has no weights: no *.safetensors file.")
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
@@ -182,10 +193,6 @@ def checkpoint_fingerprint(path: str | Path) -> str:
     with suppress(DataError):  # a read-only cache only costs time
         atomic_write_text(remembered, digest)
     return digest
-
-
-def _is_remark(file: Path) -> bool:
-    return file.name.startswith(".") or file.suffix == ".md"
 
 
 def _hash_files(files: list[Path]) -> str:

@@ -1,0 +1,146 @@
+"""What goes wrong in the middle of training: too little memory, a loss that runs away, damaged results, a dead peer."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from vlm_backbones.train import finetune
+from vlm_backbones.train.trainer import BackboneTrainer
+
+
+def write_study(tiny_parts: ModuleType, parts: Path, folder: Path, **changes: Any) -> Path:
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(tiny_parts.study_text(parts, **changes)), encoding="utf-8")
+    return path
+
+
+def arguments(study: Path, parts: Path, out: Path) -> list[str]:
+    return ["--study", str(study), "--backbone", str(parts / "backbone"), "--out", str(out), "--threads", "1"]
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return dict(load_file(out / "backbone" / "checkpoint" / "model.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def study(tiny_parts: ModuleType, parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study's file; `out` beside it holds its undisturbed run."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    path = write_study(tiny_parts, parts, folder, steps=10)
+    assert finetune.main(arguments(path, parts, folder / "out")) == 0
+    return path
+
+
+def test_out_of_memory_makes_smaller_parts_and_the_same_steps(
+    study: Path, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A device that takes no more than two examples a pass, from the fourth step on."""
+    compute_loss = BackboneTrainer.compute_loss
+
+    def limited(self: BackboneTrainer, model: Any, inputs: dict[str, Any], *given: Any, **named: Any) -> Any:
+        if self.state.global_step >= 3 and len(inputs["examples"]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return compute_loss(self, model, inputs, *given, **named)
+
+    monkeypatch.setattr(BackboneTrainer, "compute_loss", limited)
+    assert finetune.main(arguments(study, parts, tmp_path)) == 0
+    said = capsys.readouterr().out
+    for stage in ("align", "finetune"):
+        assert f"{stage}: out of memory with 4 examples a pass; 2 from the last saved step on" in said
+    record = json.loads((tmp_path / "backbone" / "run.json").read_text())
+    undisturbed = json.loads((study.parent / "out" / "backbone" / "run.json").read_text())
+    for stage, facts in record["stages"].items():
+        same = {key: value for key, value in facts.items() if key != "micro_batch_size"}
+        assert (facts["micro_batch_size"], facts["batch_size"]) == (2, 4)
+        assert same.items() <= undisturbed["stages"][stage].items()
+    found, wanted = weights(tmp_path), weights(study.parent / "out")
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-4)
+
+
+def test_one_example_that_is_too_large_is_an_error(
+    study: Path, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def never(*given: Any, **named: Any) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: 1 bytes")
+
+    monkeypatch.setattr(BackboneTrainer, "compute_loss", never)
+    assert finetune.main(arguments(study, parts, tmp_path)) == 2
+    captured = capsys.readouterr()
+    assert captured.out.count("out of memory with") == 2  # of 4 and of 2 examples
+    assert "align: out of memory with one example a pass. Set gradient_checkpointing or lora" in captured.err
+
+
+def test_a_loss_that_runs_away_names_its_rows_and_the_last_good_checkpoint(
+    study: Path, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compute_loss = BackboneTrainer.compute_loss
+
+    def spoilt(self: BackboneTrainer, model: Any, inputs: dict[str, Any], *given: Any, **named: Any) -> Any:
+        if self.state.global_step == 6:
+            inputs = {**inputs, "weights": inputs["weights"] * float("nan")}
+        return compute_loss(self, model, inputs, *given, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(BackboneTrainer, "compute_loss", spoilt)
+        assert finetune.main(arguments(study, parts, tmp_path)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: the loss is nan at step 7 of align, on ")
+    assert error.count("/train row ") == 4  # the examples of the step
+    assert f"Last good checkpoint: {tmp_path / 'backbone' / 'align' / 'checkpoint-6'}." in error
+    assert finetune.main(arguments(study, parts, tmp_path)) == 0  # goes on from there
+    wanted = weights(study.parent / "out")
+    assert all(torch.equal(value, wanted[name]) for name, value in weights(tmp_path).items())
+
+
+def test_a_damaged_result_of_a_stage_is_trained_again(
+    study: Path, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert finetune.main(arguments(study, parts, tmp_path)) == 0
+    result = tmp_path / "backbone" / "finetune" / "trainable.safetensors"
+    content = result.read_bytes()
+    result.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    (tmp_path / "backbone" / "checkpoint" / "model.safetensors").unlink()
+    capsys.readouterr()
+    assert finetune.main(arguments(study, parts, tmp_path)) == 0
+    assert f"{result} is damaged" in capsys.readouterr().out
+    wanted = weights(study.parent / "out")
+    assert all(torch.equal(value, wanted[name]) for name, value in weights(tmp_path).items())
+
+
+def test_a_killed_worker_ends_all_of_them_and_training_goes_on_later(study: Path, parts: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += ["-m", "vlm_backbones.train.finetune", *arguments(study, parts, tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1", "CUDA_VISIBLE_DEVICES": ""}
+    with (tmp_path / "log").open("wb") as log:
+        launcher = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        while not list((tmp_path / "backbone").glob("align/checkpoint-*/seal.json")):
+            assert launcher.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.01)
+        victim = children(launcher.pid)[1]
+        os.kill(victim, signal.SIGKILL)
+        assert launcher.wait(timeout=120) != 0
+    assert "SIGKILL" in (tmp_path / "log").read_text()
+    assert not (tmp_path / "backbone" / "checkpoint").exists()
+    assert finetune.main(arguments(study, parts, tmp_path)) == 0
+    found, wanted = weights(tmp_path), weights(study.parent / "out")
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-4)
+
+
+def children(pid: int) -> list[int]:
+    listed = Path(f"/proc/{pid}/task").glob("*/children")
+    return sorted(int(child) for path in listed for child in path.read_text().split())
