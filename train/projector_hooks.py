@@ -17,7 +17,7 @@ def add_projector_hooks(model: Any) -> None:
     a feature of zeros then goes through the projector inside the model's forward, where hooks that gather shared
     weights see it, and counts nothing.
     """
-    projector = model.model.multi_modal_projector
+    tower, projector = model.model.vision_tower, model.model.multi_modal_projector
 
     def fit(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return args[0].to(_first_layer(projector).weight.dtype), *args[1:]
@@ -26,6 +26,7 @@ def add_projector_hooks(model: Any) -> None:
         if kwargs.pop("anchor", False):
             embeddings = kwargs["inputs_embeds"]
             width = _first_layer(projector).in_features
+            tower(tower.nothing())  # ZeRO-3 wants the same modules in the same order in every process
             nothing = projector(torch.zeros(1, 1, width, device=embeddings.device))
             kwargs["inputs_embeds"] = embeddings + 0.0 * nothing.sum().to(embeddings.dtype)
         return args, kwargs

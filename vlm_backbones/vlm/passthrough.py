@@ -38,6 +38,10 @@ class _Standardizer(nn.Module):
 class PassthroughTower(_Standardizer):
     """Takes cached hidden states in place of pixels, so that the projector still runs inside the model's forward."""
 
+    def nothing(self) -> torch.Tensor:
+        """Return an input of zeros."""
+        return torch.zeros(1, 1, len(self.mean), device=self.mean.device)
+
     def forward(self, pixel_values: torch.Tensor, **_: Any) -> BaseModelOutputWithPooling:
         """Return the given states, standardised."""
         return self.present(pixel_values)
@@ -49,6 +53,11 @@ class StandardizedTower(_Standardizer):
     def __init__(self, tower: nn.Module, layers: tuple[int, ...], mean: torch.Tensor, std: torch.Tensor) -> None:
         super().__init__(layers, mean, std)
         self.tower = tower.requires_grad_(False).eval()
+
+    def nothing(self) -> torch.Tensor:
+        """Return an input of zeros."""
+        config: Any = self.tower.config
+        return torch.zeros(1, 3, config.image_size, config.image_size, device=self.mean.device)
 
     def forward(self, pixel_values: torch.Tensor, **_: Any) -> BaseModelOutputWithPooling:
         """Return the tower's states at the feature layers, standardised."""
