@@ -186,15 +186,16 @@ class Evaluation:
         finished: dict[str, Any] = _read_done(folder).get("tasks", {})
         for name, task in tasks.items():
             files = sorted(folder.rglob(f"*_samples_{name}.jsonl"), key=lambda path: path.name.startswith(written))
-            for outdated in files[:-1]:
-                outdated.unlink()
-            found = sum(1 for _ in files[-1].open("rb")) if files else 0
+            is_new = bool(files) and files[-1].name.startswith(written)
+            found = sum(1 for _ in files[-1].open("rb")) if is_new else 0
             expected = _size(task, self.limit)
             if found != expected:
                 raise DataError(
                     f"{folder}: task {name!r} has {found} samples, expected {expected}. "
                     "Is the disk full? Free space, then run again."
                 )
+            for outdated in files[:-1]:
+                outdated.unlink()
             if self.states:
                 self._check_states(condition, name, len(spread(expected, self.subset)))
             row = {"data": self._data(task), "samples": str(files[-1].relative_to(folder)), "n": found}

@@ -165,7 +165,7 @@ def test_the_test_splits_are_read_before_training(tiny_study: Path, tmp_path: Pa
         check_study(load_study(tiny_study, changes), tmp_path / "out")
     *found, remedy = str(caught.value).splitlines()
     assert len(found) == 5
-    expected = ("rows.json row 0", "no dataset of task 'vqa_scene'", "test row 2: latitude is nan", "test row 4: no ")
+    expected = ("rows.json row 0", "no dataset of task 'vqa_scene'", "test row 2: latitude is nan", "test row 4: the ")
     assert all(text in line for text, line in zip(expected, found[1:], strict=True)), found
     # a row of training can be left out, one that the study is scored on cannot
     assert remedy.endswith("leave_out.txt")
