@@ -1,0 +1,168 @@
+"""Examples a second of our training against transformers' Trainer with its defaults, or against ours without cache.
+
+    python benchmarks/train_speed.py --peer trainer     # finetune stage of the pocket study, three backbones
+    python benchmarks/train_speed.py --peer uncached    # align stage, frozen tower and LLM, no feature cache
+
+Same model, examples, order and batch size. The Trainer gets what a user would write first: pictures and text through
+the processor, one conversation a picture, padded, labels on the answers. Both sides are charged with composing the
+model; ours also with tokenising and with its share of the feature cache, which the study computes once for all its
+backbones and steps. Runs alternate; rates are of the median times. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import _measure
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer", choices=["trainer", "uncached"], default="trainer")
+    parser.add_argument("--study", default="pocket")
+    parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    given = parser.parse_args()
+    _measure.start(given.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        stage = "finetune" if given.peer == "trainer" else "align"
+        setting = replace(prepare(given.study, stage, folder), steps=given.steps)
+        backbones = setting.study.backbones
+        train_peer = train_plainly if given.peer == "trainer" else train_uncached
+        runs = {
+            "ours": lambda: [train_ours(setting, backbone) for backbone in backbones],
+            "peer": lambda: [train_peer(setting, backbone) for backbone in backbones],
+        }
+        seconds = _measure.compare(runs, given.repeats)
+    share = setting.cache_seconds_per_step * given.steps * len(backbones)
+    seconds["ours"] = [_measure.Seconds(run.wall + share, run.cpu + share) for run in seconds["ours"]]
+    count = given.steps * setting.recipe.batch_size * len(backbones)
+    _measure.print_result(f"train_speed_{given.peer}", seconds, count=count, threads=given.threads)
+    return 0
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What both sides train on: a stage of a study, its examples, its features."""
+
+    study: Any
+    stage: str
+    recipe: Any
+    examples: list[Any]
+    features: Any
+    cache_seconds_per_step: float
+    folder: Path
+    steps: int = 0
+
+    def short_recipe(self) -> Any:
+        """Return the stage's recipe, cut to the steps that are timed."""
+        return self.recipe.model_copy(update={"steps": self.steps, "epochs": None})
+
+
+def prepare(name: str, stage: str, folder: str) -> Setting:
+    """Load a study's examples and compute its features, timed."""
+    from vlm_backbones.data.conversations import load_training_examples
+    from vlm_backbones.study import load_study
+    from vlm_backbones.train.features import load_features
+
+    study = load_study(name)
+    recipes = study.recipe.stages
+    examples = load_training_examples(study.data, recipes)
+    start = time.perf_counter()
+    features = load_features(study, Path(folder), examples)
+    seconds = time.perf_counter() - start
+    trainings = len(study.runs()) * sum(recipe.steps or 0 for recipe in recipes.values())
+    print(f"features of the study: {seconds:.1f} s, shared by {trainings} steps", flush=True)
+    return Setting(study, stage, recipes[stage], examples[stage], features[stage], seconds / trainings, Path(folder))
+
+
+def composed(setting: Setting, backbone: str) -> tuple[Any, Any]:
+    """Return the same fresh model for both sides."""
+    from vlm_backbones.vlm import compose
+
+    return compose(backbone, setting.study.vision_tower, chat_format=setting.study.chat_format_for(backbone))
+
+
+def train_ours(setting: Setting, backbone: str, features: Any = None) -> None:
+    """Tokenise and train as the study does."""
+    from vlm_backbones.train.dataset import build_stage_data
+    from vlm_backbones.train.stage import Stage, run_stage
+
+    model, processor = composed(setting, backbone)
+    recipe, features = setting.short_recipe(), features or setting.features
+    with tempfile.TemporaryDirectory(dir=setting.folder) as run:
+        data = build_stage_data(setting.examples, features, recipe, model, processor)
+        run_stage(Stage(setting.stage, recipe, data, features, Path(run), "benchmark", 0, []), model)
+
+
+def train_uncached(setting: Setting, backbone: str) -> None:
+    """Train as ours, with every picture decoded and read by the tower at every step."""
+    train_ours(setting, backbone, replace(setting.features, cache=None))
+
+
+def train_plainly(setting: Setting, backbone: str) -> None:
+    """Train with transformers' Trainer and its defaults."""
+    from transformers import Trainer, TrainingArguments
+
+    from vlm_backbones.data.order import order_examples
+    from vlm_backbones.train.stage import choose_trainable
+
+    model, processor = composed(setting, backbone)
+    recipe = setting.short_recipe()
+    choose_trainable(model, recipe)
+    chosen = [setting.examples[index] for step in order_examples(setting.examples, recipe) for index in step]
+    with tempfile.TemporaryDirectory(dir=setting.folder) as run:
+        given = TrainingArguments(
+            output_dir=run, max_steps=recipe.steps, per_device_train_batch_size=recipe.batch_size,
+            learning_rate=recipe.learning_rate, train_sampling_strategy="sequential", remove_unused_columns=False,
+            use_cpu=True, report_to="none", disable_tqdm=True,
+        )  # fmt: skip
+        Trainer(model=model, args=given, train_dataset=chosen, data_collator=Collator(processor)).train()
+
+
+class Collator:
+    """Pictures and conversations through the processor, padded; labels on the answers alone."""
+
+    def __init__(self, processor: Any) -> None:
+        self.processor = processor
+
+    def __call__(self, examples: list[Any]) -> dict[str, Any]:
+        """Return input_ids, attention_mask, pixel_values, labels."""
+        import torch
+
+        from vlm_backbones.data.chat_format import chat_messages
+
+        chats = [
+            chat_messages(
+                [(turn.question, turn.answer) for turn in example.turns], with_image=example.image is not None
+            )
+            for example in examples
+        ]
+        texts = [self.processor.apply_chat_template(chat, tokenize=False) for chat in chats]
+        images = [example.image.open() for example in examples if example.image is not None]
+        batch = self.processor(text=texts, images=images or None, return_tensors="pt", padding=True)
+        supervised = self.processor.tokenizer.apply_chat_template(
+            chats, chat_template=self.processor.chat_template, return_dict=True, return_assistant_tokens_mask=True
+        )["assistant_masks"]
+        labels = torch.full_like(batch["input_ids"], -100)
+        for row, mask in enumerate(supervised):
+            own = batch["attention_mask"][row].bool()
+            # the image's one token is many here, all before the answers: the mask ends where the text does
+            flags = torch.zeros(int(own.sum()), dtype=torch.bool)
+            flags[-len(mask) :] = torch.tensor(mask[-len(flags) :], dtype=torch.bool)
+            places = own.nonzero()[:, 0][flags]
+            labels[row, places] = batch["input_ids"][row, places]
+        return {**batch, "labels": labels}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
