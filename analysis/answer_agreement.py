@@ -85,9 +85,10 @@ class AnswerAgreement:
     def _columns(self) -> Floats:
         same = self._answered & (self.first == self.second)
         terms = np.nan_to_num(self.capa_terms)
-        return np.column_stack(
+        columns: Floats = np.column_stack(
             [same, self._answered, same & self.both_wrong, self._wrong, self._kappa_parts(same), terms, self._usable]
         ).astype(np.float64)
+        return columns
 
     @cached_property
     def _sums(self) -> Floats:

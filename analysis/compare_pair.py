@@ -115,7 +115,8 @@ def _answer_rows(
 ) -> list[IntervalRow]:
     if not any(answers.counts.values()):
         return []
-    drawn, rows = answers.drawn(rng), []
+    drawn = answers.drawn(rng)
+    rows: list[IntervalRow] = []
     for name, n in answers.counts.items():
         counts = {"n": n, "n_missing": logged - n}
         rows += interval_rows(place, {name: answers.values[name]}, drawn, counts)

@@ -58,13 +58,13 @@ def seed_noise(scores_a: Floats, scores_b: Floats, cluster: NDArray[np.int64]) -
         parts.append((float((rest**2).sum()) / free / seeds / questions, free, -1))
     total = sum(sign * part for part, _, sign in parts)
     variance = max(total, *(part for part, _, sign in parts if sign > 0))
-    sizes = [float(mean.std(ddof=1)) for mean in means]
+    sd_a, sd_b = (float(mean.std(ddof=1)) for mean in means)
     if variance <= 0:
-        return SeedNoise(diff, diff, diff, *sizes, math.inf, 1.0 if diff == 0 else 0.0)
+        return SeedNoise(diff, diff, diff, sd_a, sd_b, math.inf, 1.0 if diff == 0 else 0.0)
     df = variance**2 / sum(part**2 / free for part, free, _ in parts)
     error = math.sqrt(variance)
     reach = float(student.ppf(0.975, df)) * error
-    return SeedNoise(diff, diff - reach, diff + reach, *sizes, df, float(2 * student.sf(abs(diff) / error, df)))
+    return SeedNoise(diff, diff - reach, diff + reach, sd_a, sd_b, df, float(2 * student.sf(abs(diff) / error, df)))
 
 
 def _of_questions(change: Floats, cluster: NDArray[np.int64]) -> tuple[float, int]:

@@ -29,9 +29,10 @@ def seeds(logs: Logs, *, condition: str = "clean") -> pl.DataFrame:
         for first, second in combinations(several, 2):
             paired = pair_runs(part, [*several[first], *several[second]])
             scored = ~np.isnan(paired.score).any(axis=0)
-            row = {"task": task, "backbone_a": first, "backbone_b": second, "n": int(scored.sum())}
-            row |= {"seeds_a": len(several[first]), "seeds_b": len(several[second]), "n_missing": int((~scored).sum())}
-            if row["n"] < 2:
+            n = int(scored.sum())
+            row = {"task": task, "backbone_a": first, "backbone_b": second, "n": n, "n_missing": scored.size - n}
+            row |= {"seeds_a": len(several[first]), "seeds_b": len(several[second])}
+            if n < 2:
                 found.append(row | {"note": "fewer than two questions were scored by all seeds"})
                 continue
             score, old = paired.score[:, scored], len(several[first])

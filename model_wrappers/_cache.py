@@ -16,8 +16,11 @@ GROWTH_POSITIONS = 64
 class _GrowingLayer(DynamicLayer):  # type: ignore[misc]
     """A layer's keys and values as views into larger tensors, so that a new token does not copy the earlier ones."""
 
+    keys: torch.Tensor
+    values: torch.Tensor
+
     def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
+        super().__init__(**settings)  # type: ignore[no-untyped-call]
         self._room: list[torch.Tensor] = []  # what keys and values are views of; empty where they stand alone
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any) -> Any:

@@ -158,7 +158,7 @@ class Evaluation:
         plain = not any(mark in value for value in model_args.values() for mark in ",='\"{}[]")
         given: Any = ",".join(f"{name}={value}" for name, value in model_args.items()) if plain else model_args
         tracker = EvaluationTracker(output_path=output)
-        timestamp = get_datetime_str(timezone="UTC")
+        timestamp: str = get_datetime_str(timezone="UTC")
         flags = Namespace(
             model="backbone_vlm", model_args=given, tasks=",".join(tasks), batch_size=self.batch_size, limit=self.limit,
             output_path=output, log_samples=True, process_with_media=False, reasoning_tags=None,

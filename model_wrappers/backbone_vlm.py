@@ -165,7 +165,7 @@ class BackboneVLM(lmms):  # type: ignore[misc]
             context, continuation, doc_to_visual, doc_id, task, split = request.args
             if callable(continuation):
                 continuation = continuation(self.task_dict[task][split][doc_id])
-            arguments = (context, {}, doc_to_visual, doc_id, task, split)
+            arguments: tuple[Any, ...] = (context, {}, doc_to_visual, doc_id, task, split)
             job = jobs.setdefault((context, doc_id, task, split), Job.from_arguments(index, arguments))
             asked.setdefault(job.index, []).append((index, str(continuation)))
         results: list[tuple[float, bool]] = [(0.0, False)] * len(requests)

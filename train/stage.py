@@ -165,7 +165,7 @@ def _train(stage: Stage, model: Any) -> int | None:
 
 def _explain(stage: Stage, error: NotFiniteError) -> str:
     """Say at which step, on which examples, and which checkpoint is still good."""
-    good = last_sealed(stage.folder)
+    good = last_sealed(stage.folder, before=error.step - 1)  # a step's loss is of the weights that the last one left
     rows = ", ".join(stage.data.places[index] for index in error.examples)
     return (
         f"{error} at step {error.step} of {stage.name}{f', on {rows}' if rows else ''}. "

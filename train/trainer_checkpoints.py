@@ -39,10 +39,11 @@ def seal(folder: Path) -> None:
     (folder / _SEAL).write_text(json.dumps(hashes), encoding="utf-8")
 
 
-def last_sealed(folder: Path) -> Path | None:
-    """Return the newest Trainer checkpoint of a stage whose files match its seal."""
-    steps = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
-    return next((path for path in steps if is_sealed(path)), None)
+def last_sealed(folder: Path, *, before: int | None = None) -> Path | None:
+    """Return the newest Trainer checkpoint of a stage, of a step `before` that one, whose files match its seal."""
+    steps = {int(path.name.rpartition("-")[2]): path for path in folder.glob("checkpoint-*")}
+    newest = sorted((step for step in steps if before is None or step < before), reverse=True)
+    return next((steps[step] for step in newest if is_sealed(steps[step])), None)
 
 
 def is_sealed(folder: Path) -> bool:

@@ -39,7 +39,7 @@ def untrained_tokens(row: Backbone, tokenizer: Any, config: Any, used: Collectio
 
 
 def _spread(size: int) -> list[int]:
-    return np.unique(np.linspace(0, size - 1, _SAMPLED_ROWS).astype(int)).tolist()
+    return [int(row) for row in np.unique(np.linspace(0, size - 1, _SAMPLED_ROWS).astype(int))]
 
 
 class _Reasons:

@@ -104,7 +104,7 @@ def test_memory_savers_change_nothing_else(train: Any, plain_run: Path, changes:
 def test_micro_batches_that_devices_cannot_share_are_refused(tiny_parts: ModuleType, parts: Path) -> None:
     stage = {**tiny_parts.study_text(parts)["recipe"]["finetune"], "batch_size": 12, "micro_batch_size": 4}
     recipe = Recipe.model_validate({"finetune": stage}).finetune_stages[0]
-    data, features = StageData({}, {}, []), Any
+    data, features = StageData({}, {}, [], {}), Any
     assert MicroBatches(data, features, recipe, world_size=3).parts == 3  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"3 parts of micro_batch_size 4.* by 2 devices: lower .* to 6"):
         MicroBatches(data, features, recipe, world_size=2)  # type: ignore[arg-type]
