@@ -92,7 +92,8 @@ class AnswerAgreement:
 
     @cached_property
     def _sums(self) -> Floats:
-        return self._columns.sum(axis=0, keepdims=True)
+        sums: Floats = self._columns.sum(axis=0, keepdims=True)
+        return sums
 
     def _measures(self, totals: Floats) -> dict[str, Floats]:
         """Values of each row of totals (draws, columns)."""

@@ -8,17 +8,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 from pydantic import BaseModel, ValidationError
-from yaml import YAMLError
 
 from vlm_backbones._registry import split_revision
 from vlm_backbones.errors import ConfigError, nearest
 from vlm_backbones.study import Study
 
 STUDIES = Path(__file__).parent / "studies"
+_DEEPEST = 100
 
 
 def package_folder(package: str) -> Path:
@@ -47,6 +48,7 @@ def find_study(name_or_path: str | Path) -> Path:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return a YAML mapping as plain values."""
     try:
+        _refuse_depth(path)
         with _without_environment():
             content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     except OSError as error:
@@ -56,6 +58,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds no mapping of keys to values.")
     return {str(key): value for key, value in content.items()}
+
+
+def _refuse_depth(path: Path) -> None:
+    """Refuse lists in lists without end: YAML's own reader calls itself for each, until the process dies."""
+    depth = 0
+    with path.open("rb") as stream:
+        for event in yaml.parse(stream, Loader=yaml.CSafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST:
+                raise ValueError(f"its values are nested more than {_DEEPEST} levels deep. Write them flat.")
 
 
 @contextmanager
@@ -107,7 +119,7 @@ def _split_override(override: str) -> tuple[str, str]:
 def _parse_value(text: str) -> Any:
     try:
         parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
-    except (YAMLError, OmegaConfBaseException) as error:
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"--set value {text!r} is not valid YAML: {error}") from error
     return parsed["value"] if isinstance(parsed, dict) else None
 
