@@ -109,6 +109,9 @@ def _samples_under(root: Path) -> list[Path]:
     for done in sorted(root.rglob("done.json")):
         _refuse_lost_samples(done)
     files = sorted(path for path in root.rglob("*samples_*.jsonl*") if _NAME.match(path.name) and path.is_file())
+    trials = root / "sweep"  # of a study: they answered another split
+    if (root / "study.yaml").is_file():
+        files = [path for path in files if not path.is_relative_to(trials)]
     if not files:
         raise LogError(
             f"{root} holds no *_samples_*.jsonl or .jsonl.gz file. Run lmms-eval with --log_samples --output_path."

@@ -69,8 +69,12 @@ def study_run(study: StudyArgument = "pocket", overrides: SetOption = None, out:
     config = load_study(study, overrides or [])
     tell_of_study(config)
     console = Console()
-    with StudyDisplay(console) as display:
-        report = run_study(config, out or default_out(config), display)
+    try:
+        with StudyDisplay(console) as display:
+            report = run_study(config, out or default_out(config), display)
+    except KeyboardInterrupt:  # typer itself would end without a word
+        typer.echo("stopped; what is finished is kept: run the same command again to continue", err=True)
+        raise typer.Exit(130) from None
     from vlm_backbones.train.card import refresh_cards
 
     refresh_cards(report.parent)
@@ -231,7 +235,9 @@ def analyze(
     out: Annotated[Path, typer.Option("--out", help="Gets tables/ and report.html.")] = Path("analysis-out"),
     cluster_key: Annotated[str | None, typer.Option("--cluster-key", help="What groups dependent samples.")] = None,
     score_key: Annotated[str | None, typer.Option("--score-key", help="The sample's score.")] = None,
-    study_dir: Annotated[Path | None, typer.Option("--study-dir", help="Where certificate.json is.")] = None,
+    study_dir: Annotated[
+        Path | None, typer.Option("--study-dir", help="Where certificate.json is, unless PATH is a study's folder.")
+    ] = None,
     bootstrap: Annotated[int, typer.Option("--bootstrap", min=100)] = 10_000,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     inline_images: Annotated[
@@ -245,6 +251,8 @@ def analyze(
     for path in [*(paths or []), *named.values()]:
         if not path.exists():
             raise ConfigError(f"no file or folder {path}.")
+    if study_dir is None and paths and len(paths) == 1 and (paths[0] / "certificate.json").is_file():
+        study_dir = paths[0]
     if study_dir is not None and (study_dir / "study.yaml").is_file():
         from vlm_backbones._trained_runs import check_trained_runs
         from vlm_backbones.study import load_study
@@ -635,9 +643,6 @@ def main() -> None:
         if debug or error.errno not in {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT}:
             raise
         _fail(f"{error.filename or 'the output folder'}: {error.strerror}. Free space or choose another folder.")
-    except KeyboardInterrupt:
-        print("stopped; run the same command again to continue", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -125,7 +125,8 @@ def _listed(verb: str, group: list[Change]) -> str:
 
 def _even(row: Change) -> str:
     value, low, high = (_size(row, end) for end in row.diff)
-    return f"{row.task} ({value} {_unit(row)} [{low},\u00a0{high}])"
+    many = "" if row.diff[1] <= 0 <= row.diff[2] else f"; p\u00a0=\u00a0{row.p_holm:.2f} over all tasks"
+    return f"{row.task} ({value} {_unit(row)} [{low},\u00a0{high}]{many})"
 
 
 def _unit(row: Change) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from vlm_backbones.analysis.log_files import find_logs
 from vlm_backbones.analysis.sweep import choose_learning_rate
 from vlm_backbones.errors import ConfigError, LogError
 from vlm_backbones.pipeline import plan_study
@@ -56,6 +57,13 @@ def test_trials_answer_the_validation_split(swept: Path) -> None:
     trial = swept / "sweep" / "tiny-1-lr0.01"
     done = json.loads((trial / "logs" / "clean" / "done.json").read_text(encoding="utf-8"))
     assert all(":validation:" in task["data"] for task in done["tasks"].values())
+
+
+def test_an_analysis_of_the_whole_folder_leaves_the_trials_out(swept: Path) -> None:
+    """They answered another split, so they cannot stand beside the runs."""
+    assert {log.run for log in find_logs([swept])} == {"tiny-1", "tiny-2", "tiny-1-best", "tiny-2-best"}
+    trial = swept / "sweep" / "tiny-1-lr0.01"
+    assert {log.run for log in find_logs([trial])} == {"tiny-1-lr0.01"}
 
 
 def test_no_training_is_done_twice(swept: Path) -> None:
