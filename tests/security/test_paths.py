@@ -143,9 +143,12 @@ def watch_opens(folder: Path) -> list[str]:
 
 
 def test_a_picture_reached_by_a_link_inside_the_folder_is_read(root: Path) -> None:
-    Image.new("RGB", (8, 8)).save(root / "real.png")
+    Image.new("RGB", (8, 8), "red").save(root / "real.png")
     (root / "alias.png").symlink_to("real.png")
     llava(root, "alias.png")
+    (example,) = load_examples([root / "rows.json"])
+    assert example.image is not None
+    assert example.image.open().getpixel((0, 0)) == (255, 0, 0)
 
 
 def test_a_vcr_record_reads_no_meta_file_from_outside(root: Path) -> None:
