@@ -11,7 +11,7 @@ study: .venv/.installed  ## train, evaluate and compare the three pocket backbon
 	$(BIN)/vlm-backbones study run
 
 test: .venv/.installed-dev  ## the whole test suite
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 smollm: .venv/.installed-smollm  ## the optional study: a pretrained backbone of 135 million parameters, most of an hour
 	$(BIN)/vlm-backbones study run smollm

@@ -57,8 +57,10 @@ def test_the_hook_sees_a_connection(offline: dict[str, str]) -> None:
 
 
 def test_everything_local_runs_without_a_network(
-    tiny_parts: ModuleType, parts: Path, offline: dict[str, str], tmp_path: Path
+    tiny_parts: ModuleType, parts: Path, offline: dict[str, str], tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
+    if not pytestconfig.getoption("--assurance"):
+        pytest.skip("five commands, one after the other: with --assurance")
     import yaml
 
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(tiny_parts.study_text(parts)))

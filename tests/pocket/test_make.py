@@ -64,7 +64,7 @@ def test_digits_are_split_or_grouped() -> None:
 def test_a_shortened_rebuild_makes_the_same_kind_of_parts_twice_alike(tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for name in ("a", "b"):
-        options = ["--out", str(tmp_path / name), "--work", str(tmp_path / f"{name}-work"), "--shorten", "500"]
+        options = ["--out", str(tmp_path / name), "--work", str(tmp_path / f"{name}-work"), "--shorten", "2000"]
         command = [sys.executable, "-m", "vlm_backbones.pocket.make", *options]
         subprocess.run(command, check=True, env=environment, capture_output=True)
     for part in (TOWER, *(plan.name for plan in BACKBONES)):
@@ -81,5 +81,5 @@ def test_a_shortened_rebuild_makes_the_same_kind_of_parts_twice_alike(tmp_path: 
         }
         assert all(torch.equal(first[name], second[name]) for name in first), f"{part} is not seeded"
     check_manifest(tmp_path / "a")
-    main(["--out", str(tmp_path / "a"), "--work", str(tmp_path / "a-work"), "--shorten", "500"])  # nothing to do
+    main(["--out", str(tmp_path / "a"), "--work", str(tmp_path / "a-work"), "--shorten", "2000"])  # nothing to do
     check_manifest(tmp_path / "a")
