@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional
 
 from vlm_backbones.vlm.llama_layers import is_plain_layer
+from vlm_backbones.vlm.products import product, product_add
 
 __all__ = ["Backbone", "build_backbone"]
 
@@ -129,7 +130,7 @@ class _LeanLlama:
         """Return the last `kept` of the new positions after one layer; the cache takes all of them."""
         batch, new, width = hidden.shape
         normed = functional.rms_norm(hidden, (width,), layer.attention_norm, self.epsilon)
-        states = functional.linear(normed, layer.query_key_value).view(batch, new, -1, self.size)
+        states = product(normed, layer.query_key_value).view(batch, new, -1, self.size)
         turned = _rotated(states[:, :, : self.heads + self.key_heads], *tables)
         query, key = turned.transpose(1, 2).split([self.heads, self.key_heads], dim=1)  # (batch, heads, new, size)
         value = states[:, :, self.heads + self.key_heads :].transpose(1, 2)
@@ -144,10 +145,10 @@ class _LeanLlama:
         attended = functional.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=self.heads != self.key_heads
         )
-        hidden = hidden + functional.linear(attended.transpose(1, 2).reshape(batch, kept, -1), layer.output)
+        hidden = product_add(attended.transpose(1, 2).reshape(batch, kept, -1), layer.output, hidden)
         normed = functional.rms_norm(hidden, (width,), layer.mlp_norm, self.epsilon)
-        gate, up = functional.linear(normed, layer.gate_up).chunk(2, dim=-1)
-        return hidden + functional.linear(functional.silu(gate) * up, layer.down)
+        gate, up = product(normed, layer.gate_up).chunk(2, dim=-1)
+        return product_add(functional.silu(gate) * up, layer.down, hidden)
 
 
 def _fused(layer: Any) -> _Layer:

@@ -106,6 +106,7 @@ def load_engine(folder: Path, *, device: torch.device, dtype: str | None = None)
         If it cannot be loaded, or is not what was written after training: other weights, prompt, pixels or stops.
     """
     from vlm_backbones.vlm import checkpoint_fingerprint, load
+    from vlm_backbones.vlm.products import speed_linear_layers
 
     check_seal(folder)
     wanted = dtype or ("float32" if device.type == "cpu" else None)
@@ -113,6 +114,7 @@ def load_engine(folder: Path, *, device: torch.device, dtype: str | None = None)
         raise ConfigError(f"unknown dtype {wanted!r}. Known: float32, bfloat16, float16.")
     model, processor = load(folder, dtype=None if wanted is None else getattr(torch, wanted), device=device)
     model.requires_grad_(False)
+    speed_linear_layers(model)
     return Engine(
         model=model,
         processor=processor,

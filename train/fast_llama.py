@@ -17,6 +17,7 @@ from torch import nn
 from vlm_backbones.data.collation import AttentionLayout
 from vlm_backbones.data.packed_attention import attend
 from vlm_backbones.vlm.llama_layers import is_plain_layer
+from vlm_backbones.vlm.products import linear, product, product_add
 
 _CHUNK = 512
 """Tokens a chunk: with widths of a few hundred, its intermediates fit a core's cache."""
@@ -58,7 +59,7 @@ def _fast_forward(
         norm.variance_epsilon,
     )  # fmt: skip
     attended = attend_flat(query, key_value, layout, attention.head_dim, attention.scaling)
-    flat = torch.addmm(flat, attended, attention.o_proj.weight.T)
+    flat = flat + linear(attended, attention.o_proj.weight)
     norm = layer.post_attention_layernorm
     weights = (norm.weight, mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight)
     rows = layout.read if layer.is_last else None
@@ -97,8 +98,8 @@ class _NormProjectRotate(torch.autograd.Function):
         cos, sin = cos[:, :half].contiguous(), sin[:, :half].contiguous()
         inverse = torch.rsqrt(_mean_square(x) + epsilon)
         normed = x * inverse * norm
-        queries = normed @ query.T
-        key_values = normed @ torch.cat([key, value]).T
+        queries = product(normed, query)
+        key_values = product(normed, torch.cat([key, value]))
         size = 2 * half
         _rotate(queries.view(len(x), -1, size), cos, sin)
         _rotate(key_values[:, : key.shape[0]].view(len(x), -1, size), cos, sin)
@@ -115,8 +116,8 @@ class _NormProjectRotate(torch.autograd.Function):
         weight = torch.cat([query, key, value])
         grad_weights: tuple[Tensor | None, ...] = (None, None, None)
         if ctx.needs_input_grad[2]:
-            grad_weights = (grad.T @ normed).split([query.shape[0], keys, keys])
-        grad_x, grad_norm = _norm_backward(grad @ weight, x, norm, inverse)
+            grad_weights = product(grad.T, normed.T).split([query.shape[0], keys, keys])
+        grad_x, grad_norm = _norm_backward(product(grad, weight.T), x, norm, inverse)
         return grad_x, grad_norm if ctx.needs_input_grad[1] else None, *grad_weights, None, None, None
 
 
@@ -126,36 +127,36 @@ class _GatedMlp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, norm: Tensor, gate: Tensor, up: Tensor, down: Tensor, epsilon: float) -> Tensor:
         both = torch.cat([gate, up])
-        output, width = torch.empty_like(x), gate.shape[0]
+        width = gate.shape[0]
         inverse = torch.rsqrt(_mean_square(x) + epsilon)
-        gates_ups = x.new_empty(len(x), 2 * width)
+        outputs, gates_ups = [], []
         for rows in _chunks(len(x)):
             normed = (x[rows] * inverse[rows]).mul_(norm)
-            gates_up = torch.mm(normed, both.T, out=gates_ups[rows])
-            hidden = nn.functional.silu(gates_up[:, :width]).mul_(gates_up[:, width:])
-            torch.addmm(x[rows], hidden, down.T, out=output[rows])
-        ctx.save_for_backward(x, norm, both, down, inverse, gates_ups)
-        return output
+            gates_ups.append(product(normed, both))
+            gates, ups = gates_ups[-1].split(width, dim=1)
+            outputs.append(product_add(nn.functional.silu(gates).mul_(ups), down, x[rows]))
+        ctx.save_for_backward(x, norm, both, down, inverse, *gates_ups)
+        return torch.cat(outputs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, norm, both, down, inverse, gates_ups = ctx.saved_tensors
+        x, norm, both, down, inverse, *gates_ups = ctx.saved_tensors
         grad, width = grads[0].contiguous(), down.shape[1]
         grad_both, grad_down, grad_norm = torch.zeros_like(both), torch.zeros_like(down), torch.zeros_like(norm)
         grad_x, trains = torch.empty_like(x), ctx.needs_input_grad[2]
-        for rows in _chunks(len(x)):
-            gates, ups = gates_ups[rows, :width], gates_ups[rows, width:]
+        for rows, gates_up in zip(_chunks(len(x)), gates_ups, strict=True):
+            gates, ups = gates_up.split(width, dim=1)
             active = nn.functional.silu(gates)
-            grad_hidden = grad[rows] @ down
-            grad_gates_ups = torch.empty_like(gates_ups[rows])
+            grad_hidden = product(grad[rows], down.T)
+            grad_gates_ups = torch.empty_like(gates_up)
             torch.mul(grad_hidden, active, out=grad_gates_ups[:, width:])
             if trains:
-                grad_down.addmm_(grad[rows].T, active.mul_(ups))
+                grad_down += product(grad[rows].T, active.mul_(ups).T)
             grad_gates_ups[:, :width] = torch.ops.aten.silu_backward(grad_hidden.mul_(ups), gates)
             if trains:
                 normed = (x[rows] * inverse[rows]).mul_(norm)
-                grad_both.addmm_(grad_gates_ups.T, normed)
-            part, part_norm = _norm_backward(grad_gates_ups @ both, x[rows], norm, inverse[rows])
+                grad_both += product(grad_gates_ups.T, normed.T)
+            part, part_norm = _norm_backward(product(grad_gates_ups, both.T), x[rows], norm, inverse[rows])
             torch.add(part, grad[rows], out=grad_x[rows])
             grad_norm += part_norm
         if not trains:

@@ -33,6 +33,7 @@ from vlm_backbones.vision import get_vision_tower, squared_as
 from vlm_backbones.vision.preprocessing import build_image_processor, preprocess_images
 from vlm_backbones.vlm.composition import load_vision_tower
 from vlm_backbones.vlm.passthrough import PassthroughTower, StandardizedTower
+from vlm_backbones.vlm.products import speed_linear_layers
 
 VERSION = 2
 """Raised when cached features change."""
@@ -74,6 +75,7 @@ def load_features(study: Study, out: Path, examples: dict[str, list[Example]]) -
     """
     row = get_vision_tower(study.vision_tower)
     tower: Any = load_vision_tower(row)
+    speed_linear_layers(tower)
     if torch.cuda.is_available():
         tower = tower.to(processes().device)
     by_aspect: dict[str | None, Features] = {}

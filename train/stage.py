@@ -36,6 +36,7 @@ from vlm_backbones.train.weights import (
     trainable_state,
     working_copy,
 )
+from vlm_backbones.vlm.products import speed_linear_layers
 
 _SAVES = 8
 """Trainer checkpoints over a stage; a kill loses at most this share of it."""
@@ -98,6 +99,8 @@ def _build_trained(stage: Stage, model: Any) -> Any:
         trained = _adapt(trained, recipe, quantized=recipe.quantization is not None)
     elif recipe.precision == "float32" and sharding() == "none":
         use_fast_layers(trained.model.language_model)
+    if recipe.precision == "float32" and sharding() == "none":
+        speed_linear_layers(trained)
     lower_frozen_layers(trained, parameter_dtype(recipe.precision))
     return trained
 

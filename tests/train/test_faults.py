@@ -100,7 +100,7 @@ def test_a_loss_that_runs_away_names_its_rows_and_the_last_good_checkpoint(
     error = capsys.readouterr().err
     assert error.startswith("error: the loss is nan at step 7 of align, on ")
     assert error.count("/train row ") == 4  # the examples of the step
-    # the bad loss is of the weights in checkpoint-6: which of the two is at fault is not known, so an earlier one is named
+    # the bad loss is of the weights in checkpoint-6, and which of the two is at fault is not known: an earlier one
     assert f"Last good checkpoint: {tmp_path / 'backbone' / 'align' / 'checkpoint-4'}." in error
     assert finetune.main(arguments(study, parts, tmp_path)) == 0  # goes on
     wanted = weights(study.parent / "out")
