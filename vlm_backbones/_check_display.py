@@ -7,10 +7,10 @@ __all__ = ["render_check", "render_estimate"]
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from vlm_backbones._console import wide_console
 from vlm_backbones._estimate import GPUS, StageEstimate
 from vlm_backbones.study import SHARDINGS, Sharding, Training
 
@@ -102,12 +102,6 @@ def _fits(estimates: Sequence[StageEstimate]) -> Table:
 def _by_backbone(estimates: Sequence[StageEstimate]) -> dict[str, list[StageEstimate]]:
     names = dict.fromkeys(row.backbone for row in estimates)
     return {name: [row for row in estimates if row.backbone == name] for name in names}
-
-
-def wide_console() -> Console:
-    """Return a console that does not fold tables where the output is no terminal."""
-    terminal = Console()
-    return terminal if terminal.is_terminal else Console(width=200)
 
 
 def _pairs(title: str, facts: Mapping[str, Any], cut: int = 120) -> Table:
