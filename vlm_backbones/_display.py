@@ -6,18 +6,22 @@ import csv
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from vlm_backbones._scheduler import Job, Running
 
-__all__ = ["StudyDisplay", "scores_table"]
+__all__ = ["Progress", "StudyDisplay", "duration", "read_progress", "scores_table"]
 
-_LINE_SECONDS = 30.0
+_LINE_SECONDS = 60.0
+_LINE_SHARE = 0.1
+"""Of the time so far: the wait between two lines of a long study's log."""
 _HEADLINES = {
     "vqa_scene": "vqa_accuracy",
     "seismic_description": "fact_score",
@@ -26,13 +30,12 @@ _HEADLINES = {
 
 
 class StudyDisplay:
-    """Progress of a study: stage, step, time left."""
+    """Progress of a study: which stage of how many, its step, its time left."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live: Live | None = None
-        self._last_line = time.monotonic()
-        self._rows: dict[str, tuple[str, str, str]] = {}
+        self._began = self._last_line = time.monotonic()
 
     def __enter__(self) -> StudyDisplay:
         if self._console.is_terminal:
@@ -47,51 +50,81 @@ class StudyDisplay:
     def started(self, running: Running) -> None:
         """Tell that a job began."""
         threads = f"{running.threads} thread{'s' * (running.threads > 1)}"
-        self._say(f"started  {running.job.name} ({threads}; log: {running.job.log})")
+        self._say(f"{running.job.title}: started ({threads}; log: {running.job.log})")
 
     def ended(self, running: Running, seconds: float) -> None:
         """Tell that a job succeeded."""
-        self._say(f"finished {running.job.name} in {_duration(seconds)}")
+        self._say(f"{running.job.title}: finished in {duration(seconds)}")
 
     def update(self, waiting: Sequence[Job], running: Sequence[Running], finished: Sequence[str]) -> None:
-        """Refresh the table, or every half minute print a line a running stage."""
+        """Refresh the table; without a terminal print a line a minute, and ever fewer of a study that takes long."""
+        now = time.monotonic()
         if self._live is not None:
-            self._live.update(_table(waiting, running))
-        elif time.monotonic() - self._last_line > _LINE_SECONDS:
-            for item in running:
-                step, left = _progress(item)
-                self._say("  ".join(part for part in ("running ", item.job.name, step, left) if part))
-            self._last_line = time.monotonic()
+            self._live.update(_live_view(waiting, running, now - self._began))
+        elif running and now - self._last_line > max(_LINE_SECONDS, _LINE_SHARE * (now - self._began)):
+            self._say("; ".join(_line_of(item) for item in running))
+            self._last_line = now
 
     def _say(self, line: str) -> None:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _table(waiting: Sequence[Job], running: Sequence[Running]) -> Table:
-    table = Table("stage", "step", "time left", "elapsed", box=None, padding=(0, 2))
+def _line_of(item: Running) -> str:
+    return ", ".join(part for part in (item.job.title, *_progress(item)) if part)
+
+
+def _live_view(waiting: Sequence[Job], running: Sequence[Running], seconds: float) -> Group:
+    table = Table("stage", "", "step", "time left", "elapsed", box=None, padding=(0, 2, 0, 0))
     for item in running:
         step, left = _progress(item)
-        table.add_row(item.job.name, step, left, _duration(time.monotonic() - item.since))
+        elapsed = duration(time.monotonic() - item.since)
+        table.add_row("{} of {}".format(*item.job.place), escape(item.job.name), step, left, elapsed)
     for job in waiting:
-        table.add_row(f"[dim]{job.name}[/dim]", "[dim]waiting[/dim]", "", "")
-    return table
+        table.add_row("{} of {}".format(*job.place), escape(job.name), "waiting", style="dim")
+    jobs = [*(item.job for item in running), *waiting]
+    if not jobs:
+        return Group(table)
+    count = jobs[0].place[1]
+    return Group(f"{count - len(jobs)} of {count} stages done, {duration(seconds)} so far", table)
 
 
 def _progress(item: Running) -> tuple[str, str]:
     """Return (step, time left) as text from the stage's progress file; empty before it has one."""
-    path = item.job.progress
+    progress = read_progress(item.job.progress, item.started)
+    return (progress.step, progress.left) if progress else ("", "")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a stage is, as text."""
+
+    phase: str
+    """Part of the stage: align, finetune, eval, ..."""
+    step: str
+    left: str
+
+
+def read_progress(path: Path | None, since: float) -> Progress | None:
+    """Return what a stage's progress file says; None where there is none that was written since a time.
+
+    Parameters
+    ----------
+    since
+        Seconds since the epoch: what an earlier stage wrote before does not count.
+    """
     try:
-        if path is None or path.stat().st_mtime < item.started:
-            return "", ""
+        if path is None or path.stat().st_mtime < since:
+            return None
         row = json.loads(path.read_text(encoding="utf-8"))
-        step = f"{row['stage']} {row['step']}/{row['steps']}"
-        left = row.get("seconds_left")
-        return step, f"{_duration(float(left))} left" if left is not None else ""
+        phase, seconds = str(row["stage"]), row.get("seconds_left")
+        left = f"{duration(float(seconds))} left" if seconds is not None else ""
+        return Progress(phase, f"{phase} {row['step']}/{row['steps']}", left)
     except (OSError, ValueError, KeyError, TypeError):
-        return "", ""  # between two stages the file may be missing or of another shape; the next look finds it
+        return None  # between two stages the file may be missing or of another shape; the next look finds it
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return seconds as M:SS or H:MM:SS."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

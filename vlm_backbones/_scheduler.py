@@ -49,6 +49,14 @@ class Job:
     threads: int | None = None
     """A fixed number, passed as `--threads N`; else the free cores are shared."""
     environment: tuple[tuple[str, str], ...] = ()
+    place: tuple[int, int] = (1, 1)
+    """Which of its study's stages it is, from 1, and how many there are."""
+
+    @property
+    def title(self) -> str:
+        """What people call it: stage 4 of 10, train NAME."""
+        number, count = self.place
+        return f"stage {number} of {count}, {self.name}"
 
 
 @dataclass

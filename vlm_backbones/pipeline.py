@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["Stage", "default_out", "own_out", "plan_study", "run_stage", "run_study", "stages_left", "study_status"]
+__all__ = [
+    "LOCK",
+    "Stage",
+    "default_out",
+    "own_out",
+    "plan_study",
+    "run_stage",
+    "run_study",
+    "stages_left",
+    "study_status",
+]
 
 import sys
 from collections.abc import Collection, Sequence
@@ -21,6 +31,9 @@ from vlm_backbones.cache import atomic_write_text, write_last_study
 from vlm_backbones.errors import ConfigError, DataError
 from vlm_backbones.run import Run
 from vlm_backbones.study import Study
+
+LOCK = ".lock"
+"""Of a study's folder: held by the process that runs the study."""
 
 
 def default_out(study: Study) -> Path:
@@ -67,7 +80,7 @@ def run_study(study: Study, out: Path, display: Display) -> Path:
     out = out.expanduser().resolve()
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / ".lock", timeout=0)
+        lock = FileLock(out / LOCK, timeout=0)
         lock.acquire()
     except Timeout as error:
         raise ConfigError(f"another process is working in {out}. Wait for it, or choose another --out.") from error
@@ -106,8 +119,9 @@ def _run_stages(
             check_trained_runs(study, out, {*done, trainings[job.name]})
         write_record(stage.record, stage.fingerprint, seconds)
 
+    places = {stage.job.name: (number, len(stages)) for number, stage in enumerate(stages, start=1)}
     left = [stage.job for stage in stages_left(stages) if names is None or stage.job.name in names]
-    run_jobs(left, display, succeeded, nodes)
+    run_jobs([replace(job, place=places[job.name]) for job in left], display, succeeded, nodes)
 
 
 def run_stage(study: Study, out: Path, name: str, display: Display, nodes: Nodes | None = None) -> None:

@@ -74,24 +74,31 @@ def study_status(
     folder: Annotated[Path, typer.Argument(help="A study's output folder.", metavar="DIR")],
 ) -> None:
     """Show what is done and what is left."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from vlm_backbones import pipeline
+    from vlm_backbones._console import print_rows
+    from vlm_backbones._status import is_worked_on, stage_states
     from vlm_backbones.study import load_study
-    from vlm_backbones.submission import job_states
 
     if not (folder / "study.yaml").is_file():
         raise ConfigError(f"{folder} holds no study.yaml: not a study's output folder.")
-    rows = pipeline.study_status(load_study(folder / "study.yaml"), folder)
-    jobs = job_states(folder)
-    table = Table("stage", "state", "log", box=None)
-    for stage, done in rows:
-        log = str(stage.job.log) if stage.job.log.is_file() else ""
-        state = jobs.get(stage.job.name, jobs.get("study", "")).lower() or ("not finished" if log else "to do")
-        table.add_row(stage.job.name, "done" if done else state, log)
-    Console(soft_wrap=True).print(table)
-    typer.echo(f"{sum(done for _, done in rows)} of {len(rows)} stages done")
+    states = stage_states(load_study(folder / "study.yaml"), folder)
+    print_rows(
+        [
+            {
+                "stage": f"{row.number} of {len(states)}",
+                "": row.stage.job.name,
+                "state": row.state,
+                "step": row.step,
+                "time left": row.left,
+            }
+            for row in states
+        ]
+    )
+    for row in states:
+        if row.is_begun:
+            typer.echo(f"log of {row.stage.job.name}: {row.stage.job.log}")
+    done = sum(row.state == "done" for row in states)
+    running = ", the study is running" if is_worked_on(folder) else ""
+    typer.echo(f"{done} of {len(states)} stages done{running}")
 
 
 @group.command("submit")
