@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from vlm_backbones._launch import LAUNCHER, SHUTDOWN_SECONDS, Nodes, launch_arguments
 from vlm_backbones.cache import disk_is_full
-from vlm_backbones.errors import ConfigError, DataError, VlmBackbonesError
+from vlm_backbones.errors import ConfigError, DataError, VlmBackbonesError, writing_remedy
 from vlm_backbones.study import Sharding
 
 __all__ = ["Display", "Job", "Running", "StageError", "cores", "gpus", "run_jobs"]
@@ -199,7 +199,7 @@ def _start(job: Job, threads: int, devices: tuple[str, ...], nodes: Nodes) -> su
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
             )
     except OSError as error:
-        raise DataError(f"cannot write {job.log}: {error.strerror or error}.") from error
+        raise DataError(f"cannot write {job.log}: {error.strerror or error}. {writing_remedy(error)}") from error
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 from pydantic import BaseModel, ValidationError
 
+from vlm_backbones._names import known_backbones, known_tasks, known_vision_towers, shipped_studies
 from vlm_backbones._registry import split_revision
 from vlm_backbones.errors import ConfigError, nearest
 from vlm_backbones.study import Study
@@ -33,16 +35,19 @@ def package_folder(package: str) -> Path:
 def find_study(name_or_path: str | Path) -> Path:
     """Return the YAML file of a study given by shipped name, file or output folder."""
     path = Path(name_or_path).expanduser()
-    shipped = {file.stem: file for file in sorted(STUDIES.glob("*.yaml"))}
+    shipped = shipped_studies()
     if str(name_or_path) in shipped and not path.is_file():
         return shipped[str(name_or_path)]
     if path.is_dir() and (path / "study.yaml").is_file():
         return path / "study.yaml"
     if path.is_file():
         return path
-    looks_like_path = path.suffix in {".yaml", ".yml"} or len(path.parts) > 1
-    hint = "" if looks_like_path else nearest(str(name_or_path), shipped)
-    raise ConfigError(f"no study {str(name_or_path)!r}: neither a shipped study nor a file.{hint}")
+    close = difflib.get_close_matches(path.stem if path.suffix in {".yaml", ".yml"} else path.name, shipped, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise ConfigError(
+        f"no study {str(name_or_path)!r}: neither a shipped study nor a file.{hint} "
+        f"Shipped studies: {', '.join(shipped)}."
+    )
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -225,8 +230,6 @@ def _models_in(annotation: Any) -> Iterable[type[BaseModel]]:
 
 
 def _unknown_ids(content: Mapping[str, Any]) -> list[str]:
-    from vlm_backbones._names import known_backbones, known_tasks, known_vision_towers
-
     backbones = _strings(content.get("backbones"))
     towers = [tower] if isinstance(tower := content.get("vision_tower"), str) else []
     problems = []

@@ -28,7 +28,7 @@ from vlm_backbones._scheduler import Display, Job, run_jobs
 from vlm_backbones._stage_kinds import Stage
 from vlm_backbones._trained_runs import check_trained_runs
 from vlm_backbones.cache import atomic_write_text, write_last_study
-from vlm_backbones.errors import ConfigError, DataError
+from vlm_backbones.errors import ConfigError, DataError, writing_remedy
 from vlm_backbones.run import Run
 from vlm_backbones.study import Study
 
@@ -85,7 +85,7 @@ def run_study(study: Study, out: Path, display: Display) -> Path:
     except Timeout as error:
         raise ConfigError(f"another process is working in {out}. Wait for it, or choose another --out.") from error
     except OSError as error:
-        raise DataError(f"cannot write {out}: {error.strerror or error}. Choose another --out.") from error
+        raise DataError(f"cannot write {out}: {error.strerror or error}. {writing_remedy(error)}") from error
     with lock:
         atomic_write_text(out / "study.yaml", study.model_dump_yaml())
         _run_stages(study, out, plan_study(study, out), display)

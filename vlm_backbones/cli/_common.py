@@ -7,11 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
+from vlm_backbones._names import shipped_studies
 from vlm_backbones.errors import ConfigError
 
 __all__ = ["OutOption", "SetOption", "StudyArgument", "exit_with", "named_paths", "new_group"]
 
-StudyArgument = Annotated[str, typer.Argument(help="A shipped study, a YAML file or a study's output folder.")]
+StudyArgument = Annotated[
+    str,
+    typer.Argument(help=f"A shipped study ({', '.join(shipped_studies())}), a YAML file or a study's output folder."),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override one value, as in recipe.finetune.steps=5."),

@@ -10,7 +10,7 @@ import typer
 
 from vlm_backbones.cli import checkpoints, data, judge, logs, registries, stages, study, tasks
 from vlm_backbones.cli._common import new_group
-from vlm_backbones.errors import VlmBackbonesError
+from vlm_backbones.errors import VlmBackbonesError, writing_remedy
 
 __all__ = ["app", "main"]
 
@@ -57,4 +57,4 @@ def main() -> None:
     except OSError as error:
         if debug or error.errno not in {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT}:
             raise
-        _fail(f"{error.filename or 'the output folder'}: {error.strerror}. Free space or choose another folder.")
+        _fail(f"{error.filename or 'the output folder'}: {error.strerror}. {writing_remedy(error)}")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from vlm_backbones.cache import check_writable
 from vlm_backbones.cli._common import new_group
 from vlm_backbones.errors import ConfigError, nearest
 
@@ -30,6 +31,7 @@ def compose(
         raise ConfigError(f"--chat-format: unknown chat format {chat_format!r}.{nearest(chat_format, formats)}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} exists and is no empty folder. Choose a new one.")
+    check_writable(out)
     from vlm_backbones.backbones import get_backbone
     from vlm_backbones.vision import get_vision_tower
 
@@ -58,6 +60,7 @@ def convert(
     """Turn an original LLaVA or ViP-LLaVA checkpoint into transformers' format, with its prompt and preprocessing."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} exists and is no empty folder. Choose a new one.")
+    check_writable(out)
     if not (checkpoint / "config.json").is_file():  # told before torch loads
         raise ConfigError(f"no config.json in {checkpoint}: give a checkpoint in the original LLaVA format.")
     from vlm_backbones import vlm

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from vlm_backbones._console import print_rows
+from vlm_backbones.cache import check_writable
 from vlm_backbones.cli._common import new_group
 from vlm_backbones.errors import ConfigError
 
@@ -47,6 +48,7 @@ def import_earthquakes(
         raise ConfigError(f"no file {source}.")
     from vlm_backbones.pocket import datasets
 
+    check_writable(out)
     counts = datasets.import_earthquakes(source, out, frames=frames)
     typer.echo(f"{counts['drawn']} events drawn, {counts['left_out']} outside the windows left out")
     typer.echo(out)
@@ -79,6 +81,7 @@ def _import_table(source: Path, out: Path, tasks: Sequence[str], column: Sequenc
     for role, equals, name in pairs:
         if not (role and equals and name):
             raise ConfigError(f"--column {role + equals + name!r} is not ROLE=COLUMN, as latitude=lat.")
+    check_writable(out)
     made = import_table(source, out, tasks=tasks, columns={role: name for role, _, name in pairs}, split=split)
     taken = made.columns
     doubts = {role: f"- ({' or '.join(names)}?)" for role, names in taken.unclear.items()}
@@ -100,6 +103,7 @@ def import_llava(
     """Turn the short questions of LLaVA's Instruct JSON into the dataset of vqa_scene; training reads the JSON."""
     from vlm_backbones.data.imports import llava
 
+    check_writable(out)
     made = llava.import_llava(source, out, split=split, max_words=max_words, limit=limit)
     for why, count in made.left_out.items():
         typer.echo(f"left out: {count} {why}")
@@ -118,6 +122,7 @@ def import_vqav2(
     """Turn VQAv2's official files into the dataset of vqa_scene."""
     from vlm_backbones.data.imports import vqav2
 
+    check_writable(out)
     count = vqav2.import_vqav2(source, out, images=images, split=split, limit=limit)
     typer.echo(f"vqa_scene: {count} rows")
     typer.echo(out)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from vlm_backbones.cache import check_writable
 from vlm_backbones.cli._common import new_group
 
 __all__ = ["group"]
@@ -22,6 +23,7 @@ def judge_write(
     """Write the questions for a judge, and the files that the ViP-Bench server takes."""
     from vlm_backbones.tasks.judge_files import write_questions
 
+    check_writable(out)
     typer.echo(f"{write_questions(logs, out)} questions: grade each from 0 to 1")
     typer.echo(out / "questions.jsonl")
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from vlm_backbones._console import print_rows
+from vlm_backbones.cache import check_writable
 from vlm_backbones.cli._common import named_paths, new_group
 from vlm_backbones.errors import ConfigError
 
@@ -39,6 +40,7 @@ def analyze(
     for path in [*(paths or []), *named.values()]:
         if not path.exists():
             raise ConfigError(f"no file or folder {path}.")
+    check_writable(out)
     if study_dir is None and paths and len(paths) == 1 and (paths[0] / "certificate.json").is_file():
         study_dir = paths[0]
     if study_dir is not None and (study_dir / "study.yaml").is_file():
@@ -86,6 +88,7 @@ def leaderboard(
     if not paths and not run:
         raise ConfigError("nothing to rank: give runs, published tables (CSV) or the shipped table vip-llava-study.")
     named = named_paths(run)
+    check_writable(out)
     from vlm_backbones.analysis.leaderboard.write import write_leaderboard
 
     page = write_leaderboard(

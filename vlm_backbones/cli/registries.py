@@ -12,6 +12,7 @@ from vlm_backbones.cli._common import new_group
 __all__ = ["group"]
 
 group = new_group()
+_MORE = "shown by `vlm-backbones {} ID`, or in a wider terminal"
 
 
 @group.command()
@@ -19,7 +20,10 @@ def backbones(name: Annotated[str | None, typer.Argument(metavar="[ID]", help="D
     """List the registered LLM backbones, or describe one."""
     from vlm_backbones._names import describe_backbone, describe_backbones
 
-    print_rows(describe_backbones()) if name is None else _print_yaml(describe_backbone(name))
+    if name is None:
+        print_rows(describe_backbones(), more=_MORE.format("backbones"))
+    else:
+        _print_yaml(describe_backbone(name))
 
 
 @group.command("vision-towers")
@@ -27,7 +31,10 @@ def vision_towers(name: Annotated[str | None, typer.Argument(metavar="[ID]", hel
     """List the registered vision towers, or describe one."""
     from vlm_backbones._names import describe_vision_tower, describe_vision_towers
 
-    print_rows(describe_vision_towers()) if name is None else _print_yaml(describe_vision_tower(name))
+    if name is None:
+        print_rows(describe_vision_towers(), more=_MORE.format("vision-towers"))
+    else:
+        _print_yaml(describe_vision_tower(name))
 
 
 def _print_yaml(value: Any) -> None:

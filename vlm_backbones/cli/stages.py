@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from vlm_backbones.cache import check_writable
 from vlm_backbones.cli._common import OutOption, SetOption, StudyArgument, exit_with, new_group
 from vlm_backbones.errors import ConfigError, nearest
 
@@ -68,6 +69,7 @@ def evaluate(
             raise ConfigError(f"unknown task {name!r}.{nearest(name, known)}")
     if not path.is_dir():
         raise ConfigError(f"no folder {path}: give a run of a study or a checkpoint.")
+    check_writable(out or path)
     from vlm_backbones.model_wrappers import evaluate as stage
 
     arguments = [str(path), "--tasks", ",".join(names), "--conditions", condition]

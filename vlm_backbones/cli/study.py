@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from vlm_backbones.cache import check_writable
 from vlm_backbones.cli._common import OutOption, SetOption, StudyArgument, new_group
 from vlm_backbones.errors import ConfigError, DataError
 
@@ -54,6 +55,7 @@ def study_check(study: StudyArgument = "pocket", overrides: SetOption = None, ou
     config = load_study(study, overrides or [])
     tell_of_study(config)
     folder = own_out(config, out)
+    check_writable(folder)
     missing = missing_parts(config)
     if missing:
         render_estimate(estimate_study(config), "as published, the files are not here", config.training)

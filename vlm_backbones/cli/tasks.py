@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from vlm_backbones._console import print_rows
+from vlm_backbones.cache import check_writable
 from vlm_backbones.cli._common import new_group
 from vlm_backbones.errors import ConfigError, nearest
 
@@ -60,6 +61,7 @@ def tasks_new(
     if name in own_tasks() or name in stock_tasks():
         raise ConfigError(f"a task {name!r} exists, and lmms-eval would run that one. Choose another name.")
     folder = out or Path("tasks") / name
+    check_writable(folder)
     count = write_task(name, data, folder)
     typer.echo(f"{count} questions; run them with")
     typer.echo(f"VLM_BACKBONES_TASKS={folder.parent} lmms-eval --model backbone_vlm --tasks {name}")

@@ -16,7 +16,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaProces
 
 from vlm_backbones._seals import is_remark, write_seal
 from vlm_backbones.cache import atomic_write_text, cache_dir, partial_name
-from vlm_backbones.errors import CheckpointError, DataError
+from vlm_backbones.errors import CheckpointError, DataError, writing_remedy
 from vlm_backbones.vision.preprocessing import BACKEND
 from vlm_backbones.vlm.composition import Vlm
 from vlm_backbones.vlm.foreign import match_processor, read_model_config
@@ -48,8 +48,7 @@ def staged_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(path)
         os.replace(staged, path)
     except OSError as error:
-        reason = error.strerror or error
-        raise DataError(f"cannot write {path}: {reason}. Free space or choose another folder.") from error
+        raise DataError(f"cannot write {path}: {error.strerror or error}. {writing_remedy(error)}") from error
     finally:
         shutil.rmtree(staged, ignore_errors=True)
 
