@@ -83,6 +83,16 @@ def test_truncation_that_differs_is_a_confound(tiny_study: Path, tmp_path: Path)
     assert fair["data"]["finetune"]["turns"] == 32 + 2 * 32
 
 
+def test_each_part_of_the_check_is_said_before_it_begins(tiny_study: Path, tmp_path: Path) -> None:
+    study, said = load_study(tiny_study, ["recipe.align=null"]), list[str]()
+    check_study(study, tmp_path, said.append)
+    assert said == [
+        f"reading the training examples of {study.data.finetune[0]}",
+        "opening the pictures of all examples (finetune 48), and the test splits",
+        f"rendering every label for {', '.join(study.backbones)}",
+    ]
+
+
 def test_a_list_of_rows_that_belongs_to_other_data_is_refused(tiny_study: Path, tmp_path: Path) -> None:
     (tmp_path / "rows.txt").write_text("elsewhere.json row 7\n")
     with pytest.raises(DataError, match=r"1 of its rows are not in the training data.*'elsewhere.json row 7'"):

@@ -10,7 +10,7 @@ import typer
 from vlm_backbones._names import shipped_studies
 from vlm_backbones.errors import ConfigError
 
-__all__ = ["OutOption", "SetOption", "StudyArgument", "exit_with", "named_paths", "new_group"]
+__all__ = ["OutOption", "SetOption", "StudyArgument", "exit_with", "named_paths", "new_group", "tell"]
 
 StudyArgument = Annotated[
     str,
@@ -49,3 +49,8 @@ def exit_with(code: object) -> None:
     """End the process where a stage's own command did not succeed."""
     if isinstance(code, int) and code:
         raise typer.Exit(code)
+
+
+def tell(line: str) -> None:
+    """Say what takes time, beside the results."""
+    typer.echo(line, err=True)

@@ -9,7 +9,7 @@ import typer
 
 from vlm_backbones._console import print_rows
 from vlm_backbones.cache import check_writable
-from vlm_backbones.cli._common import named_paths, new_group
+from vlm_backbones.cli._common import named_paths, new_group, tell
 from vlm_backbones.errors import ConfigError
 
 __all__ = ["group"]
@@ -60,6 +60,7 @@ def analyze(
         bootstrap=bootstrap,
         seed=seed,
         inline_images=inline_images,
+        tell=tell,
     )
     typer.echo(report)
 
@@ -89,6 +90,7 @@ def leaderboard(
         raise ConfigError("nothing to rank: give runs, published tables (CSV) or the shipped table vip-llava-study.")
     named = named_paths(run)
     check_writable(out)
+    tell(f"reading {', '.join([*(paths or []), *(run or [])])}")
     from vlm_backbones.analysis.leaderboard.write import write_leaderboard
 
     page = write_leaderboard(

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from vlm_backbones.cache import check_writable
-from vlm_backbones.cli._common import OutOption, SetOption, StudyArgument, new_group
+from vlm_backbones.cli._common import OutOption, SetOption, StudyArgument, new_group, tell
 from vlm_backbones.errors import ConfigError, DataError
 
 __all__ = ["group"]
@@ -63,7 +63,7 @@ def study_check(study: StudyArgument = "pocket", overrides: SetOption = None, ou
             "only the estimate was made. Without these files nothing else could be checked, neither rows and pictures "
             "nor labels, truncation and digits of the tokenizers:" + "".join(f"\n  - {part}" for part in missing)
         )
-    certificate = check_study(config, folder)
+    certificate = check_study(config, folder, tell)
     render_check(certificate)
     render_estimate(estimate_study(config, measured_data(certificate)), "as read", config.training)
     typer.echo(folder / "certificate.json")
