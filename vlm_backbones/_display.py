@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from rich.table import Table
 
 from vlm_backbones._scheduler import Job, Running
 
-__all__ = ["Progress", "StudyDisplay", "duration", "read_progress", "scores_table"]
+__all__ = ["Progress", "StudyDisplay", "duration", "interval", "read_progress", "scores_table"]
 
 _LINE_SECONDS = 60.0
 _LINE_SHARE = 0.1
@@ -144,7 +144,7 @@ def scores_table(tables: Path) -> Table:
         table.add_row(f"[bold]{task}[/bold] [dim]{metric}[/dim]")
         for row in (row for row in clean if (row["task"], row["metric"]) == (task, metric)):
             beside = blind.get((row["run"], task, metric))
-            table.add_row(f"  {row['run']}", _interval(row), _interval(beside) if beside else "", f"{int(row['n']):,}")
+            table.add_row(f"  {row['run']}", interval(row), interval(beside) if beside else "", f"{int(row['n']):,}")
     return table
 
 
@@ -152,9 +152,10 @@ def _is_headline(row: dict[str, str]) -> bool:
     return row["metric"] == _HEADLINES.get(row["task"], row["metric"]) and row["condition"] in {"clean", "swap"}
 
 
-def _interval(row: dict[str, str]) -> str:
+def interval(row: Mapping[str, Any]) -> str:
+    """Return a row of the table `scores` as "value [low, high]"; the value alone where it has no interval."""
     try:
         value, low, high = (float(row[key]) for key in ("value", "ci_low", "ci_high"))
-    except ValueError:
-        return row["value"]
+    except (TypeError, ValueError):
+        return "-" if row["value"] is None else str(row["value"])
     return f"{value:.3f} [{low:.3f}, {high:.3f}]"

@@ -143,14 +143,15 @@ def _pointer() -> Path:
     return cache_dir() / "last_study.json"
 
 
-def write_last_study(study_dir: Path, backbone: str, checkpoint: Path) -> None:
-    """Remember the newest generation's checkpoint of the last study."""
+def write_last_study(study_dir: Path, backbone: str, checkpoint: Path, note: str = "") -> None:
+    """Remember the newest generation's checkpoint of the last study; `note` is what its user should know of it."""
     row = {"study": str(study_dir.resolve()), "backbone": backbone, "checkpoint": str(checkpoint.resolve())}
+    row |= {"note": note} if note else {}
     atomic_write_text(_pointer(), json.dumps(row, indent=1))
 
 
 def read_last_study() -> dict[str, str] | None:
-    """Return {study, backbone, checkpoint} of the last finished study, or None where there is none."""
+    """Return {study, backbone, checkpoint} of the last finished study, with a note where one was left; None of none."""
     try:
         row = json.loads(_pointer().read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):

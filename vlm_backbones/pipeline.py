@@ -23,14 +23,15 @@ from filelock import FileLock, Timeout
 
 from vlm_backbones._fingerprints import write_record
 from vlm_backbones._launch import Nodes
+from vlm_backbones._names import shipped_studies
 from vlm_backbones._plan import plan_study, stages_left
 from vlm_backbones._scheduler import Display, Job, run_jobs
 from vlm_backbones._stage_kinds import Stage
 from vlm_backbones._trained_runs import check_trained_runs
-from vlm_backbones.cache import atomic_write_text, write_last_study
+from vlm_backbones.cache import atomic_write_text, read_last_study, write_last_study
 from vlm_backbones.errors import ConfigError, DataError, writing_remedy
 from vlm_backbones.run import Run
-from vlm_backbones.study import Study
+from vlm_backbones.study import Study, load_study
 
 LOCK = ".lock"
 """Of a study's folder: held by the process that runs the study."""
@@ -151,12 +152,35 @@ def _with_own_log(job: Job, rank: int) -> Job:
 
 
 def _remember(study: Study, out: Path) -> None:
-    """Note the newest checkpoint for a bare `lmms-eval`; a finished study does not fail for want of that note."""
-    newest = study.backbones[-1]
+    """Note the newest checkpoint for a bare `lmms-eval`; a finished study does not fail for want of that note.
+
+    It is said where the checkpoint may not be the expected one: of a study with other values than the shipped one of
+    its name, or in place of another study's.
+    """
+    newest, differs = study.backbones[-1], _differs_from_shipped(study)
     try:
-        write_last_study(out, newest, out / Run(newest, study.seeds[0]).name / "checkpoint")
+        before = read_last_study()
+        write_last_study(out, newest, out / Run(newest, study.seeds[0]).name / "checkpoint", differs)
     except DataError as error:
         print(f"note: {error} The study is whole; lmms-eval needs --model_args pretrained=CHECKPOINT.", file=sys.stderr)
+        return
+    replaced = before is not None and before["study"] != str(out)
+    if differs or replaced:
+        print(
+            f"note: `lmms-eval --model backbone_vlm` now takes {newest} of {out}"
+            + (f" ({differs})" if differs else "")
+            + (f"; before: --model_args pretrained={before['checkpoint']}" if before and replaced else ""),
+            file=sys.stderr,
+        )
+
+
+def _differs_from_shipped(study: Study) -> str:
+    """Return how a study differs from the shipped one of its name, as text; empty where it does not."""
+    if study.name not in shipped_studies():
+        return ""
+    own, shipped = study.model_dump(mode="json"), load_study(study.name).model_dump(mode="json")
+    keys = [key for key in own if own[key] != shipped[key]]
+    return f"not the shipped study {study.name}: other {', '.join(keys)}" if keys else ""
 
 
 def study_status(study: Study, out: Path) -> list[tuple[Stage, bool]]:

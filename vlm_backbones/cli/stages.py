@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,8 @@ from vlm_backbones.errors import ConfigError, nearest
 __all__ = ["group"]
 
 group = new_group()
+_DRAWS = 1_000
+"""Behind the intervals that `eval` prints; `analyze` takes more."""
 
 
 @group.command()
@@ -75,3 +78,28 @@ def evaluate(
     arguments = [str(path), "--tasks", ",".join(names), "--conditions", condition]
     arguments += ["--out", str(out or path), "--batch-size", batch_size]
     exit_with(stage.main(arguments + (["--limit", str(limit)] if limit else [])))
+    _print_scores((out or path) / "logs", [name.strip() for name in condition.split(",")], path.resolve().name)
+
+
+def _print_scores(logs: Path, conditions: Sequence[str], name: str) -> None:
+    """Show every metric under the conditions that were asked, with its interval and n, and where the samples lie."""
+    from vlm_backbones._console import print_rows
+    from vlm_backbones._display import interval
+    from vlm_backbones.analysis.samples import load_logs
+    from vlm_backbones.analysis.table_scores import MINUS_CLEAN, scores
+
+    table = scores(load_logs([], {name: logs}), bootstrap=_DRAWS)
+    rows = [
+        {
+            "task": row["task"],
+            "metric": row["metric"],
+            "condition": row["condition"],
+            "score [95 %]": interval(row),
+            "n": f"{row['n']:,}",
+        }
+        for row in table.iter_rows(named=True)
+        if row["condition"] in conditions and not row["metric"].endswith(MINUS_CLEAN)
+    ]
+    print_rows(rows)
+    for condition in conditions:
+        typer.echo(logs / condition)
