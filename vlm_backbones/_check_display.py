@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["render_check", "render_estimate"]
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,13 +14,14 @@ from vlm_backbones._console import print_rows, wide_console
 from vlm_backbones._estimate import GPUS, StageEstimate
 from vlm_backbones.study import SHARDINGS, Sharding, Training
 
+_SHA256 = re.compile("[0-9a-f]{64}")
 _STAGE_FACTS = ("optimizer_steps", "examples_seen", "supervised_tokens_seen", "tokens_an_answer")
 
 
 def render_check(certificate: Mapping[str, Any]) -> None:
     """Print what is equal, the data's counts, each backbone's facts, and what each is taught in three examples."""
     console = wide_console()
-    print_rows(_pairs("held equal", certificate["equal"], cut=24))
+    print_rows(_pairs("held equal", certificate["equal"]))
     print_rows(_pairs("training data", certificate["data"]))
     print_rows(_backbones(certificate["backbones"]))
     for name, stages in certificate["supervised_text"].items():
@@ -105,14 +107,15 @@ def _by_backbone(estimates: Sequence[StageEstimate]) -> dict[str, list[StageEsti
     return {name: [row for row in estimates if row.backbone == name] for name in names}
 
 
-def _pairs(title: str, facts: Mapping[str, Any], cut: int = 120) -> list[dict[str, str]]:
+def _pairs(title: str, facts: Mapping[str, Any]) -> list[dict[str, str]]:
     rows = []
     for key, value in facts.items():
         for name, fact in value.items() if isinstance(value, Mapping) else [("", value)]:
             shown = (
                 ", ".join(f"{part} {count:,}" for part, count in fact.items()) if isinstance(fact, Mapping) else fact
             )
-            rows.append({title: f"{key} {name}".strip(), "": str(shown)[:cut]})
+            text = str(shown)
+            rows.append({title: f"{key} {name}".strip(), "": text[:24] if _SHA256.fullmatch(text) else text})
     return rows
 
 

@@ -36,6 +36,8 @@ class StudyDisplay:
         self._console = console
         self._live: Live | None = None
         self._began = self._last_line = time.monotonic()
+        self._took: dict[str, list[float]] = {}
+        """Seconds of the stages that ended, by their kind: train, eval, ..."""
 
     def __enter__(self) -> StudyDisplay:
         if self._console.is_terminal:
@@ -54,13 +56,14 @@ class StudyDisplay:
 
     def ended(self, running: Running, seconds: float) -> None:
         """Tell that a job succeeded."""
+        self._took.setdefault(_kind(running.job), []).append(seconds)
         self._say(f"{running.job.title}: finished in {duration(seconds)}")
 
     def update(self, waiting: Sequence[Job], running: Sequence[Running], finished: Sequence[str]) -> None:
         """Refresh the table; without a terminal print a line a minute, and ever fewer of a study that takes long."""
         now = time.monotonic()
         if self._live is not None:
-            self._live.update(_live_view(waiting, running, now - self._began))
+            self._live.update(_live_view(waiting, running, now - self._began, self._took))
         elif running and now - self._last_line > max(_LINE_SECONDS, _LINE_SHARE * (now - self._began)):
             self._say("; ".join(_line_of(item) for item in running))
             self._last_line = now
@@ -73,7 +76,9 @@ def _line_of(item: Running) -> str:
     return ", ".join(part for part in (item.job.title, *_progress(item)) if part)
 
 
-def _live_view(waiting: Sequence[Job], running: Sequence[Running], seconds: float) -> Group:
+def _live_view(
+    waiting: Sequence[Job], running: Sequence[Running], seconds: float, took: Mapping[str, Sequence[float]]
+) -> Group:
     table = Table("stage", "", "step", "time left", "elapsed", box=None, padding=(0, 2, 0, 0))
     for item in running:
         step, left = _progress(item)
@@ -84,8 +89,24 @@ def _live_view(waiting: Sequence[Job], running: Sequence[Running], seconds: floa
     jobs = [*(item.job for item in running), *waiting]
     if not jobs:
         return Group(table)
-    count = jobs[0].place[1]
-    return Group(f"{count - len(jobs)} of {count} stages done, {duration(seconds)} so far", table)
+    count, to_go = jobs[0].place[1], _seconds_to_go(waiting, running, took)
+    rest = f", at least {duration(to_go)} to go" if to_go else ""
+    return Group(f"{count - len(jobs)} of {count} stages done, {duration(seconds)} so far{rest}", table)
+
+
+def _seconds_to_go(waiting: Sequence[Job], running: Sequence[Running], took: Mapping[str, Sequence[float]]) -> float:
+    """Return what is left of the running stages and of the waiting ones of which another of the kind has ended.
+
+    As many run side by side as now. A kind that has not ended once counts nothing, so the study takes longer.
+    """
+    found = [read_progress(item.job.progress, item.started) for item in running]
+    lefts = [progress.seconds_left or 0.0 for progress in found if progress]
+    others = [sum(took[_kind(job)]) / len(took[_kind(job)]) for job in waiting if _kind(job) in took]
+    return max([*lefts, (sum(lefts) + sum(others)) / max(1, len(running))])
+
+
+def _kind(job: Job) -> str:
+    return job.name.partition(" ")[0]
 
 
 def _progress(item: Running) -> tuple[str, str]:
@@ -96,12 +117,17 @@ def _progress(item: Running) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a stage is, as text."""
+    """How far a stage is."""
 
     phase: str
     """Part of the stage: align, finetune, eval, ..."""
     step: str
-    left: str
+    seconds_left: float | None
+
+    @property
+    def left(self) -> str:
+        """Empty where it is not known."""
+        return "" if self.seconds_left is None else f"{duration(self.seconds_left)} left"
 
 
 def read_progress(path: Path | None, since: float) -> Progress | None:
@@ -117,7 +143,7 @@ def read_progress(path: Path | None, since: float) -> Progress | None:
             return None
         row = json.loads(path.read_text(encoding="utf-8"))
         phase, seconds = str(row["stage"]), row.get("seconds_left")
-        left = f"{duration(float(seconds))} left" if seconds is not None else ""
+        left = None if seconds is None else float(seconds)
         return Progress(phase, f"{phase} {row['step']}/{row['steps']}", left)
     except (OSError, ValueError, KeyError, TypeError):
         return None  # between two stages the file may be missing or of another shape; the next look finds it

@@ -48,7 +48,7 @@ def test_a_terminal_shows_stage_step_and_time_left_in_80_columns(running: Runnin
         assert display._live is not None
         console.print(display._live.get_renderable())
     shown = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "8 of 10 stages done" in shown
+    assert "8 of 10 stages done, 0:00 so far, at least 3:20 to go" in shown
     rows = [line for line in shown.splitlines() if "4 of 10" in line]
     assert [word in rows[0] for word in ("train tiny-1", "finetune 120/900", "3:20 left")] == [True] * 3
     assert any(
@@ -118,3 +118,12 @@ def test_status_can_be_asked_while_a_study_starts(tmp_path: Path, begun: Study) 
     stage_states(begun, tmp_path)
     with FileLock(tmp_path / LOCK, timeout=0):  # the question left no lock behind
         pass
+
+
+def test_the_whole_studys_time_counts_waiting_stages_of_which_one_has_ended(running: Running) -> None:
+    waiting = [Job(name, "x", (), running.job.log) for name in ("train tiny-2", "eval tiny-1", "analyze")]
+    assert _display._seconds_to_go(waiting, [running], {}) == 200  # what is left of the running stage alone
+    took = {"train": [300.0, 500.0], "check": [9.0]}
+    assert _display._seconds_to_go(waiting, [running], took) == 200 + 400
+    assert _display._seconds_to_go(waiting, [running, running], took) == (200 + 200 + 400) / 2  # two at a time
+    assert _display._seconds_to_go([], [], took) == 0
