@@ -78,28 +78,24 @@ def evaluate(
     arguments = [str(path), "--tasks", ",".join(names), "--conditions", condition]
     arguments += ["--out", str(out or path), "--batch-size", batch_size]
     exit_with(stage.main(arguments + (["--limit", str(limit)] if limit else [])))
-    _print_scores((out or path) / "logs", [name.strip() for name in condition.split(",")], path.resolve().name)
+    folders = [(out or path) / "logs" / name.strip() for name in condition.split(",")]
+    _print_scores([folder for folder in folders if any(folder.rglob("*_samples_*.jsonl"))])
 
 
-def _print_scores(logs: Path, conditions: Sequence[str], name: str) -> None:
-    """Show every metric under the conditions that were asked, with its interval and n, and where the samples lie."""
+def _print_scores(folders: Sequence[Path]) -> None:
+    """Show every metric of the conditions' samples with its interval and n, and where the samples lie."""
     from vlm_backbones._console import print_rows
     from vlm_backbones._display import interval
     from vlm_backbones.analysis.samples import load_logs
-    from vlm_backbones.analysis.table_scores import MINUS_CLEAN, scores
+    from vlm_backbones.analysis.table_scores import scores
 
-    table = scores(load_logs([], {name: logs}), bootstrap=_DRAWS)
-    rows = [
-        {
-            "task": row["task"],
-            "metric": row["metric"],
-            "condition": row["condition"],
-            "score [95 %]": interval(row),
-            "n": f"{row['n']:,}",
-        }
-        for row in table.iter_rows(named=True)
-        if row["condition"] in conditions and not row["metric"].endswith(MINUS_CLEAN)
-    ]
-    print_rows(rows)
-    for condition in conditions:
-        typer.echo(logs / condition)
+    for folder in folders:
+        tables: dict[str, list[dict[str, str]]] = {}
+        for row in scores(load_logs([folder]), bootstrap=_DRAWS).iter_rows(named=True):
+            title = f"{row['task']}, {folder.name}"
+            shown = {title: row["metric"], "score [95 %]": interval(row), "n": f"{row['n']:,}"}
+            tables.setdefault(title, []).append(shown)
+        for rows in tables.values():
+            print_rows(rows)
+    for folder in folders:
+        typer.echo(folder)
