@@ -3,6 +3,8 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# pip is quiet: without a word nobody would know what takes so long
+SAY_INSTALL = @echo "installing $(1) into .venv, once: about $(2) minutes"
 
 .PHONY: study smollm test assurance coverage test-tokenizers bench lint types docs wheel audit clean
 .DEFAULT_GOAL := study
@@ -66,11 +68,13 @@ wheel: .venv/.installed-dev
 	$(PYTHON) -m venv .venv
 
 .venv/.installed: pyproject.toml constraints.txt | .venv/bin/python
-	$(PIP_INSTALL) -e .
+	$(call SAY_INSTALL,vlm-backbones,two)
+	@$(PIP_INSTALL) -e .
 	@touch $@
 
 .venv/.installed-dev: pyproject.toml constraints.txt | .venv/bin/python
-	$(PIP_INSTALL) -e '.[dev]'
+	$(call SAY_INSTALL,vlm-backbones and what tests it,two)
+	@$(PIP_INSTALL) -e '.[dev]'
 	@touch $@ .venv/.installed
 
 # of its dependencies, an inference engine to be compiled among them, only the weights in the package are needed

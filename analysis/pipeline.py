@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["VERSION", "analyze"]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ def analyze(
     bootstrap: int = 10_000,
     seed: int = 0,
     inline_images: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Write OUT/tables/*.csv and *.parquet and OUT/report.html; return the report's path.
 
@@ -38,6 +39,7 @@ def analyze(
     study_dir : a study's folder with certificate.json and study.yaml, for the order of the runs and the first page.
     bootstrap : draws of each interval; `seed` makes them repeatable.
     inline_images : put the samples and their images into the page itself, so that it can be sent as one file.
+    tell : gets a line before each part of the work that takes time.
 
     Raises
     ------
@@ -52,6 +54,8 @@ def analyze(
 
     study = _read_study(study_dir)
     backbones = [str(name) for name in study.get("backbones") or ()]
+    places = [*map(str, paths), *(f"{name}={path}" for name, path in (runs or {}).items())]
+    tell(f"reading the logs under {', '.join(places)}")
     logs = load_logs(
         [Path(path) for path in paths],
         runs,
@@ -61,6 +65,8 @@ def analyze(
         tasks=[str(task) for task in study.get("tasks") or ()],
     )
     tasks = logs.samples["task"].unique(maintain_order=True).to_list()
+    count = f"{logs.samples.height:,} samples of {len(logs.runs)} runs and {len(tasks)} tasks"
+    tell(f"computing the tables: {count}, {bootstrap:,} resamples an interval")
     tables = build_tables(
         logs,
         backbones=backbones,
@@ -69,6 +75,7 @@ def analyze(
         seed=seed,
     )
     write_tables(tables, out / "tables")
+    tell("drawing the report")
     return write_report(
         logs,
         tables,

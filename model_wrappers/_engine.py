@@ -75,7 +75,12 @@ def checkpoint_dir(pretrained: str | None) -> Path:
         last = read_last_study()
         if last is None:
             raise ConfigError(f"no checkpoint is named and no study has been run yet. {MAKE_ONE}")
-        print(f"backbone_vlm: using {last['backbone']} of the last study: {last['checkpoint']}", flush=True)
+        note = f" ({last['note']})" if last.get("note") else ""
+        print(
+            f"backbone_vlm: using {last['backbone']} of the last study{note}: {last['checkpoint']}; "
+            "--model_args pretrained=DIR takes another",
+            flush=True,
+        )
         pretrained = last["checkpoint"]
     folder = Path(pretrained).expanduser()
     if not folder.exists() and _REPOSITORY.fullmatch(pretrained):

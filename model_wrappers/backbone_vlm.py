@@ -17,7 +17,7 @@ from lmms_eval.utils import simple_parse_args_string
 from tqdm import tqdm
 
 from vlm_backbones.errors import ConfigError, nearest
-from vlm_backbones.model_wrappers import _response_cache
+from vlm_backbones.model_wrappers import _response_cache, _results
 from vlm_backbones.model_wrappers._answering import Answerer
 from vlm_backbones.model_wrappers._conditions import check_condition
 from vlm_backbones.model_wrappers._engine import Engine, checkpoint_dir, load_engine, pick_device
@@ -35,6 +35,7 @@ _ARGUMENTS = (
 _IGNORED_ARGUMENTS = ("max_batch_size",)
 
 _response_cache.install()
+_results.install()
 
 
 class BackboneVLM(lmms):  # type: ignore[misc]

@@ -16,7 +16,7 @@ from typing import Any
 
 from vlm_backbones.cache import cache_dir, partial_name
 from vlm_backbones.data.region_records import record_generator, region_conversation
-from vlm_backbones.errors import DataError
+from vlm_backbones.errors import DataError, writing_remedy
 from vlm_backbones.json_text import parse_json
 
 __all__ = ["REGION_TASKS", "dataset_dir", "region_root"]
@@ -82,8 +82,8 @@ def _save(rows: list[dict[str, Any]], folder: Path) -> None:
     except OSError as error:
         if not folder.is_dir():  # else another process of the same run was first
             raise DataError(
-                f"cannot write {folder}: {error.strerror or error}. Free space, or name a folder to write to by "
-                "VLM_BACKBONES_CACHE."
+                f"cannot write {folder}: {error.strerror or error}. {writing_remedy(error)} "
+                "VLM_BACKBONES_CACHE names one."
             ) from error
     finally:
         shutil.rmtree(staged, ignore_errors=True)

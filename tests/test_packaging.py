@@ -48,6 +48,14 @@ def test_every_tested_version_is_pinned_and_no_dependency_is_missing() -> None:
     assert {canonicalize_name(Requirement(text).name) for text in wanted} <= pins
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize("goal", ["study", "test"])
+def test_make_says_how_long_the_quiet_install_takes_before_it_begins(goal: str) -> None:
+    done = subprocess.run(["make", "-n", "-B", goal], capture_output=True, text=True, cwd=ROOT, check=True)
+    said, install = (done.stdout.index(words) for words in ("about two minutes", "pip install"))
+    assert said < install
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built from a copy so that no stale build folder of the checkout gets in."""

@@ -25,7 +25,7 @@ from vlm_backbones._sweep import read_choice
 from vlm_backbones.backbones import get_backbone
 from vlm_backbones.cache import disk_is_full, staged_path
 from vlm_backbones.data.conversations import Example, examples_digest, load_training_examples
-from vlm_backbones.errors import ConfigError, VlmBackbonesError
+from vlm_backbones.errors import ConfigError, VlmBackbonesError, writing_remedy
 from vlm_backbones.prompts import wording_fingerprint
 from vlm_backbones.recipe import Recipe, StageRecipe
 from vlm_backbones.run import Run
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except OSError as error:
         place = error.filename or arguments.out
-        print(f"error: {place}: {error.strerror or error}. Free space or choose another --out.", file=sys.stderr)
+        print(f"error: {place}: {error.strerror or error}. {writing_remedy(error)}", file=sys.stderr)
         return 2
     except Exception as error:
         if not disk_is_full(arguments.out):

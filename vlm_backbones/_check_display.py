@@ -4,25 +4,26 @@ from __future__ import annotations
 
 __all__ = ["render_check", "render_estimate"]
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
+from vlm_backbones._console import print_rows, wide_console
 from vlm_backbones._estimate import GPUS, StageEstimate
 from vlm_backbones.study import SHARDINGS, Sharding, Training
 
+_SHA256 = re.compile("[0-9a-f]{64}")
 _STAGE_FACTS = ("optimizer_steps", "examples_seen", "supervised_tokens_seen", "tokens_an_answer")
 
 
 def render_check(certificate: Mapping[str, Any]) -> None:
     """Print what is equal, the data's counts, each backbone's facts, and what each is taught in three examples."""
     console = wide_console()
-    console.print(_pairs("held equal", certificate["equal"], cut=24))
-    console.print(_pairs("training data", certificate["data"]))
-    console.print(_backbones(certificate["backbones"]))
+    print_rows(_pairs("held equal", certificate["equal"]))
+    print_rows(_pairs("training data", certificate["data"]))
+    print_rows(_backbones(certificate["backbones"]))
     for name, stages in certificate["supervised_text"].items():
         for stage, texts in stages.items():
             console.print(f"{escape(name)}, {stage}: supervised is what stands in \u27e6\u27e7", style="bold")
@@ -51,17 +52,19 @@ def render_estimate(estimates: Sequence[StageEstimate], source: str, training: T
         "operations",
         "GB on one GPU",
         f"{shared} on 2",
-        "4",
-        "8",
-        "64",
+        "on 4",
+        "on 8",
+        "on 64",
     )
-    table = Table("estimate", *columns, f"hours on {count} x A100", box=None)
+    names = (*columns, f"hours on {count} x A100")
+    rows = []
     for row in estimates:
         facts = (f"{row.trained_parameters:,}", str(row.tokens), f"{row.operations:.2g}", f"{row.memory_gb():.0f}")
         sharing = ("-" if row.weights.four_bits else f"{row.memory_gb(shared, each):.0f}" for each in (2, 4, 8, 64))
-        table.add_row(escape(f"{row.backbone}, {row.stage}"), *facts, *sharing, f"{row.hours(reference, count):.1f}")
-    console.print(table)
-    console.print(_fits(estimates))
+        cells = (*facts, *sharing, f"{row.hours(reference, count):.1f}")
+        rows.append({"estimate": f"{row.backbone}, {row.stage}", **dict(zip(names, cells, strict=True))})
+    print_rows(rows)
+    print_rows(_fits(estimates))
     for backbone, stages in _by_backbone(estimates).items():
         largest = max(stages, key=lambda row: row.memory_gb(training.sharding, training.processes))
         needed = largest.memory_gb(training.sharding, training.processes)
@@ -83,20 +86,20 @@ def render_estimate(estimates: Sequence[StageEstimate], source: str, training: T
     )
 
 
-def _fits(estimates: Sequence[StageEstimate]) -> Table:
+def _fits(estimates: Sequence[StageEstimate]) -> list[dict[str, str]]:
     """Return the fewest GPUs of each kind that hold all stages of a backbone, by what they share."""
-    table = Table("fits, fewest GPUs", *(gpu.name for gpu in GPUS), box=None)
+    rows = []
     for backbone, stages in _by_backbone(estimates).items():
-        cells = []
+        cells = {"fits, fewest GPUs": backbone}
         for gpu in GPUS:
             found: list[str] = []
             for sharding in SHARDINGS:
                 counts = [row.fewest(gpu, sharding) for row in stages]
                 fewest = [count for count in counts if count is not None]
                 found += [f"{sharding} {max(fewest)}"] if len(fewest) == len(counts) else []
-            cells.append(", ".join(found) or "none")
-        table.add_row(escape(backbone), *cells)
-    return table
+            cells[gpu.name] = ", ".join(found) or "none"
+        rows.append(cells)
+    return rows
 
 
 def _by_backbone(estimates: Sequence[StageEstimate]) -> dict[str, list[StageEstimate]]:
@@ -104,33 +107,30 @@ def _by_backbone(estimates: Sequence[StageEstimate]) -> dict[str, list[StageEsti
     return {name: [row for row in estimates if row.backbone == name] for name in names}
 
 
-def wide_console() -> Console:
-    """Return a console that does not fold tables where the output is no terminal."""
-    terminal = Console()
-    return terminal if terminal.is_terminal else Console(width=200)
-
-
-def _pairs(title: str, facts: Mapping[str, Any], cut: int = 120) -> Table:
-    table = Table(title, "", box=None)
+def _pairs(title: str, facts: Mapping[str, Any]) -> list[dict[str, str]]:
+    rows = []
     for key, value in facts.items():
         for name, fact in value.items() if isinstance(value, Mapping) else [("", value)]:
             shown = (
                 ", ".join(f"{part} {count:,}" for part, count in fact.items()) if isinstance(fact, Mapping) else fact
             )
-            table.add_row(f"{key} {name}".strip(), escape(str(shown)[:cut]))
-    return table
+            text = str(shown)
+            rows.append({title: f"{key} {name}".strip(), "": text[:24] if _SHA256.fullmatch(text) else text})
+    return rows
 
 
-def _backbones(backbones: Mapping[str, Any]) -> Table:
-    table = Table("per backbone", *map(escape, backbones), box=None)
-    rows = list(backbones.values())
-    table.add_row("files", *(escape(row["files"] if "@" in row["files"] else row["files"][:12]) for row in rows))
-    table.add_row("context_tokens", *(str(row["context_tokens"]) for row in rows))
-    for text in rows[0]["digits"]:
-        table.add_row(f"{text} is", *(escape("|".join(row["digits"][text])) for row in rows))
-    for stage in rows[0]["stages"]:
-        table.add_row(f"{stage}: trained_parameters", *(f"{row['trained_parameters'][stage]:,}" for row in rows))
+def _backbones(backbones: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return one row a fact, one column a backbone."""
+    facts = list(backbones.values())
+    cells = {
+        "files": [row["files"] if "@" in row["files"] else row["files"][:12] for row in facts],
+        "context_tokens": [row["context_tokens"] for row in facts],
+    }
+    cells |= {f"{text} is": ["|".join(row["digits"][text]) for row in facts] for text in facts[0]["digits"]}
+    for stage in facts[0]["stages"]:
+        cells[f"{stage}: trained_parameters"] = [f"{row['trained_parameters'][stage]:,}" for row in facts]
         for key in _STAGE_FACTS:
-            table.add_row(f"{stage}: {key}", *(str(row["stages"][stage][key]) for row in rows))
-        table.add_row(f"{stage}: truncated answers", *(str(row["stages"][stage]["truncated_answers"]) for row in rows))
-    return table
+            cells[f"{stage}: {key}"] = [row["stages"][stage][key] for row in facts]
+        cells[f"{stage}: truncated answers"] = [row["stages"][stage]["truncated_answers"] for row in facts]
+    names = list(backbones)
+    return [{"per backbone": fact, **dict(zip(names, map(str, values), strict=True))} for fact, values in cells.items()]

@@ -14,6 +14,11 @@ from typing import Any
 _TASK_LINE = re.compile(r"^(?:task|group|tag):[ \t]*[\"']?([^\s\"'#\[\-][^\s\"'#]*)", re.MULTILINE)
 
 
+def shipped_studies() -> dict[str, Path]:
+    """Return the YAML files of the studies that this package ships, by name."""
+    return {path.stem: path for path in sorted((Path(__file__).parent / "studies").glob("*.yaml"))}
+
+
 def known_backbones() -> list[str]:
     """Return the ids of the backbone registry."""
     return _registry_ids("vlm_backbones.backbones", "BACKBONES")
@@ -89,11 +94,11 @@ def describe_backbone(name: str) -> dict[str, Any]:
 
 
 def describe_vision_towers() -> list[dict[str, str]]:
-    """Return the vision towers' facts as rows of text."""
-    from vlm_backbones.vision import VISION_TOWERS
+    """Return the vision towers' main facts as rows of text."""
+    from vlm_backbones.vision import list_vision_towers
 
-    rows = [_plain(row) for row in VISION_TOWERS.values()]
-    return [{key: _text(value) for key, value in row.items() if key not in _PATHS} for row in rows]
+    keys = ("id", "family", "image_size", "feature_layer", "licence", "hub_repo")
+    return [{key: _text(getattr(row, key)) for key in keys} for row in list_vision_towers()]
 
 
 def describe_vision_tower(name: str) -> dict[str, Any]:
@@ -101,9 +106,6 @@ def describe_vision_tower(name: str) -> dict[str, Any]:
     from vlm_backbones.vision import get_vision_tower
 
     return _plain(get_vision_tower(name))
-
-
-_PATHS = {"package_path", "local_path"}
 
 
 def _plain(row: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from vlm_backbones._launch import LAUNCHER, SHUTDOWN_SECONDS, Nodes, launch_arguments
 from vlm_backbones.cache import disk_is_full
-from vlm_backbones.errors import ConfigError, DataError, VlmBackbonesError
+from vlm_backbones.errors import ConfigError, DataError, VlmBackbonesError, writing_remedy
 from vlm_backbones.study import Sharding
 
 __all__ = ["Display", "Job", "Running", "StageError", "cores", "gpus", "run_jobs"]
@@ -49,6 +49,14 @@ class Job:
     threads: int | None = None
     """A fixed number, passed as `--threads N`; else the free cores are shared."""
     environment: tuple[tuple[str, str], ...] = ()
+    place: tuple[int, int] = (1, 1)
+    """Which of its study's stages it is, from 1, and how many there are."""
+
+    @property
+    def title(self) -> str:
+        """What people call it: stage 4 of 10, train NAME."""
+        number, count = self.place
+        return f"stage {number} of {count}, {self.name}"
 
 
 @dataclass
@@ -191,7 +199,7 @@ def _start(job: Job, threads: int, devices: tuple[str, ...], nodes: Nodes) -> su
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
             )
     except OSError as error:
-        raise DataError(f"cannot write {job.log}: {error.strerror or error}.") from error
+        raise DataError(f"cannot write {job.log}: {error.strerror or error}. {writing_remedy(error)}") from error
 
 
 @contextmanager

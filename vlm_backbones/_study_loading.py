@@ -1,22 +1,21 @@
-"""From a study's text to a validated `Study`: finding files, overrides, and all problems in one message. No torch."""
+"""From a study's name or file to its raw mapping: finding files, reading YAML, overrides, paths. No torch."""
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
-from pydantic import BaseModel, ValidationError
 
-from vlm_backbones._registry import split_revision
-from vlm_backbones.errors import ConfigError, nearest
-from vlm_backbones.study import Study
+from vlm_backbones._names import shipped_studies
+from vlm_backbones.errors import ConfigError
 
 STUDIES = Path(__file__).parent / "studies"
 _DEEPEST = 100
@@ -33,16 +32,19 @@ def package_folder(package: str) -> Path:
 def find_study(name_or_path: str | Path) -> Path:
     """Return the YAML file of a study given by shipped name, file or output folder."""
     path = Path(name_or_path).expanduser()
-    shipped = {file.stem: file for file in sorted(STUDIES.glob("*.yaml"))}
+    shipped = shipped_studies()
     if str(name_or_path) in shipped and not path.is_file():
         return shipped[str(name_or_path)]
     if path.is_dir() and (path / "study.yaml").is_file():
         return path / "study.yaml"
     if path.is_file():
         return path
-    looks_like_path = path.suffix in {".yaml", ".yml"} or len(path.parts) > 1
-    hint = "" if looks_like_path else nearest(str(name_or_path), shipped)
-    raise ConfigError(f"no study {str(name_or_path)!r}: neither a shipped study nor a file.{hint}")
+    close = difflib.get_close_matches(path.stem if path.suffix in {".yaml", ".yml"} else path.name, shipped, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise ConfigError(
+        f"no study {str(name_or_path)!r}: neither a shipped study nor a file.{hint} "
+        f"Shipped studies: {', '.join(shipped)}."
+    )
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -134,7 +136,8 @@ def _override(content: dict[str, Any], pairs: Sequence[tuple[str, str]]) -> dict
     return {str(key): value for key, value in dict(OmegaConf.to_container(config)).items()}  # type: ignore[arg-type]
 
 
-def _is_path(name: object) -> bool:
+def is_path(name: object) -> bool:
+    """Whether a study means a folder, and no registry's id."""
     return isinstance(name, str) and ("/" in name or name.startswith((".", "~")))
 
 
@@ -145,13 +148,13 @@ def _anchor(content: dict[str, Any], folder: Path) -> dict[str, Any]:
         return str((folder / Path(value).expanduser()).resolve()) if isinstance(value, str) else value
 
     anchored = dict(content)
-    if _is_path(anchored.get("vision_tower")):
+    if is_path(anchored.get("vision_tower")):
         anchored["vision_tower"] = absolute(anchored["vision_tower"])
     if isinstance(anchored.get("backbones"), list):
-        anchored["backbones"] = [absolute(name) if _is_path(name) else name for name in anchored["backbones"]]
+        anchored["backbones"] = [absolute(name) if is_path(name) else name for name in anchored["backbones"]]
     if isinstance(anchored.get("chat_format"), dict):
         formats = anchored["chat_format"].items()
-        anchored["chat_format"] = {absolute(name) if _is_path(name) else name: value for name, value in formats}
+        anchored["chat_format"] = {absolute(name) if is_path(name) else name: value for name, value in formats}
     if isinstance(anchored.get("task_paths"), list):
         anchored["task_paths"] = [absolute(value) for value in anchored["task_paths"]]
     if isinstance(anchored.get("data"), dict):
@@ -167,83 +170,3 @@ def _anchor_data(data: dict[str, Any], absolute: Callable[[Any], Any]) -> dict[s
     if isinstance(anchored.get("stages"), dict):
         anchored["stages"] = {stage: each(value) for stage, value in anchored["stages"].items()}
     return anchored
-
-
-def validate_study(content: Mapping[str, Any], *, source: str) -> Study:
-    """Return the validated study, or raise one ConfigError with every problem found."""
-    problems: list[str] = []
-    study = None
-    try:
-        study = Study.model_validate(content)
-    except ValidationError as error:
-        problems += sorted({_describe(row) for row in error.errors() if not _is_other_branch(row)})
-    problems += _unknown_ids(content)
-    if problems or study is None:
-        listed = "".join(f"\n  - {problem}" for problem in problems)
-        raise ConfigError(f"{source}: {len(problems)} problem{'s' * (len(problems) > 1)}{listed}")
-    return study
-
-
-def _is_other_branch(row: Any) -> bool:
-    """`finetune` is one stage or a list of stages: of the two readings only the one meant is worth a message."""
-    return "finetune" in row["loc"] and (
-        (row["type"] == "list_type" and isinstance(row["input"], dict))
-        or (row["type"] == "model_type" and isinstance(row["input"], list))
-    )
-
-
-def _describe(row: Any) -> str:
-    place = [str(part) for part in row["loc"] if part not in {"StageRecipe", "Lora", "function-after[_one_length()"}]
-    place = [part for part in place if not part.startswith(("list[", "function-after", "constrained-"))]
-    key = ".".join(place)
-    if row["type"] == "extra_forbidden":
-        return f"unknown key {key!r}.{nearest(place[-1], _known_keys(place[:-1]))}"
-    if row["type"] == "missing":
-        return f"missing key {key!r}"
-    if key == "recipe" and isinstance(row["input"], str):
-        return f"recipe: unknown recipe {row['input']!r}.{nearest(row['input'], shipped_recipes())}"
-    message = str(row["msg"]).removeprefix("Value error, ")
-    found = "" if row["type"] == "value_error" else f" (found {row['input']!r})"
-    return f"{key}: {message}{found}" if key else f"{message}{found}"
-
-
-def _known_keys(place: Sequence[str]) -> list[str]:
-    """Return the keys allowed at a place of the study, by walking the models' annotations."""
-    models: list[type[BaseModel]] = [Study]
-    for part in place:
-        fields = [model.model_fields[part].annotation for model in models if part in model.model_fields]
-        inner = [found for annotation in fields for found in _models_in(annotation)]
-        models = inner or models if part.isdigit() or inner else []
-    return [name for model in models for name in model.model_fields]
-
-
-def _models_in(annotation: Any) -> Iterable[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for part in get_args(annotation):
-        yield from _models_in(part)
-
-
-def _unknown_ids(content: Mapping[str, Any]) -> list[str]:
-    from vlm_backbones._names import known_backbones, known_tasks, known_vision_towers
-
-    backbones = _strings(content.get("backbones"))
-    towers = [tower] if isinstance(tower := content.get("vision_tower"), str) else []
-    problems = []
-    for key, names, known in (
-        ("backbones", backbones, known_backbones()),
-        ("vision_tower", towers, known_vision_towers()),
-    ):
-        for name in names:
-            if _is_path(name) and not Path(name).is_dir():
-                problems.append(f"{key}: no folder {name}")
-            elif not _is_path(name) and known and split_revision(name)[0] not in known:
-                problems.append(f"{key}: unknown id {name!r}.{nearest(name, known)} A folder needs a slash in it.")
-    tasks = _strings(content.get("tasks"))
-    known = known_tasks(tasks, [Path(path) for path in _strings(content.get("task_paths"))])
-    problems += [f"tasks: unknown task {name!r}.{nearest(name, known)}" for name in tasks if name not in known]
-    return problems
-
-
-def _strings(value: object) -> list[str]:
-    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []

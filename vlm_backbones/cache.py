@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,11 +18,12 @@ from pathlib import Path
 
 import platformdirs
 
-from vlm_backbones.errors import DataError
+from vlm_backbones.errors import DataError, writing_remedy
 
 __all__ = [
     "atomic_write_text",
     "cache_dir",
+    "check_writable",
     "disk_is_full",
     "partial_name",
     "read_last_study",
@@ -100,9 +103,7 @@ def staged_path(path: Path) -> Iterator[Path]:
         yield staged
         os.replace(staged, path)
     except OSError as error:
-        raise DataError(
-            f"cannot write {path}: {error.strerror or error}. Free space or choose another folder."
-        ) from error
+        raise DataError(f"cannot write {path}: {error.strerror or error}. {writing_remedy(error)}") from error
     finally:
         if staged.is_file():
             staged.unlink(missing_ok=True)
@@ -112,6 +113,24 @@ def atomic_write_text(path: Path, text: str) -> None:
     """Write a text file by atomic rename."""
     with staged_path(path) as staged:
         staged.write_text(text, encoding="utf-8")
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse an output folder that cannot be written, before the work; nothing is left behind where it can.
+
+    Raises
+    ------
+    DataError
+        Naming the folder and the remedy: other permissions, another file system, space, or another folder.
+    """
+    try:
+        place = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+        if not place.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{place} is a file")
+        with tempfile.TemporaryFile(dir=place) as probe:
+            probe.write(bytes(4096))
+    except OSError as error:
+        raise DataError(f"cannot write {folder}: {error.strerror or error}. {writing_remedy(error)}") from error
 
 
 def disk_is_full(path: Path) -> bool:
@@ -124,14 +143,15 @@ def _pointer() -> Path:
     return cache_dir() / "last_study.json"
 
 
-def write_last_study(study_dir: Path, backbone: str, checkpoint: Path) -> None:
-    """Remember the newest generation's checkpoint of the last study."""
+def write_last_study(study_dir: Path, backbone: str, checkpoint: Path, note: str = "") -> None:
+    """Remember the newest generation's checkpoint of the last study; `note` is what its user should know of it."""
     row = {"study": str(study_dir.resolve()), "backbone": backbone, "checkpoint": str(checkpoint.resolve())}
+    row |= {"note": note} if note else {}
     atomic_write_text(_pointer(), json.dumps(row, indent=1))
 
 
 def read_last_study() -> dict[str, str] | None:
-    """Return {study, backbone, checkpoint} of the last finished study, or None where there is none."""
+    """Return {study, backbone, checkpoint} of the last finished study, with a note where one was left; None of none."""
     try:
         row = json.loads(_pointer().read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):

@@ -6,7 +6,7 @@ __all__ = ["VERSION", "check_study", "missing_parts"]
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -50,11 +50,11 @@ Stages = Mapping[str, Sequence[Example]]
 """Each stage's examples, by the stage's name."""
 
 
-def check_study(study: Study, out: Path) -> dict[str, Any]:
+def check_study(study: Study, out: Path, tell: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
     """Read everything that training and evaluation will read, write `out/certificate.json`, and return its content.
 
     The key `confounds` lists what makes the comparison unfair; it is empty for a fair one. Rows that are bad, or that
-    are cut for some backbones only, are also written to `out/leave_out.txt`.
+    are cut for some backbones only, are also written to `out/leave_out.txt`. `tell` gets a line before each part of it.
 
     Raises
     ------
@@ -66,13 +66,18 @@ def check_study(study: Study, out: Path) -> dict[str, Any]:
     check_reporters(study.report_to)
     _check_tower(get_vision_tower(study.vision_tower))
     bad = BadRows()
+    files = ", ".join(map(str, study.data.training_files)) or "the pocket data"
+    tell(f"reading the training examples of {files}")
     stages = load_training_examples(study.data, study.recipe.stages, bad)
+    counts = ", ".join(f"{name} {len(examples):,}" for name, examples in stages.items())
+    tell(f"opening the pictures of all examples ({counts}), and the test splits")
     images = _read_images(stages, bad)
     bad.take(_read_test_splits(study))
     for name, recipe in study.recipe.stages.items():
         if recipe.chat_format == "plain":
             check_captions(stages[name], name, bad)
     _refuse(bad, study, out)
+    tell(f"rendering every label for {', '.join(study.backbones)}")
     views = {Run(backbone).name: _view_of(study, backbone, stages, bad) for backbone in study.backbones}
     _refuse(bad, study, out)
     certificate = {

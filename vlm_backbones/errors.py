@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
-__all__ = ["CheckpointError", "ConfigError", "DataError", "LogError", "VlmBackbonesError", "nearest", "user_error"]
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "LogError",
+    "VlmBackbonesError",
+    "nearest",
+    "user_error",
+    "writing_remedy",
+]
 
 import difflib
+import errno
+import re
 from collections.abc import Iterable
+
+_NO_SPACE = "Free space there, or choose another folder."
+_NO_RIGHT = "Change its permissions or ask its owner to, or choose another folder."
+_NO_FOLDER = "A file stands where a folder is needed: choose another folder."
+_REMEDIES = {
+    errno.ENOSPC: _NO_SPACE,
+    errno.EDQUOT: _NO_SPACE,
+    errno.EROFS: "The file system is read-only: choose another folder.",
+    errno.EACCES: _NO_RIGHT,
+    errno.EPERM: _NO_RIGHT,
+    errno.ENOTDIR: _NO_FOLDER,
+    errno.EEXIST: _NO_FOLDER,
+}
 
 
 class VlmBackbonesError(Exception):
@@ -49,3 +73,16 @@ def user_error(error: BaseException) -> VlmBackbonesError | None:
     while cause is not None and not isinstance(cause, VlmBackbonesError):
         cause = cause.__cause__
     return cause
+
+
+def writing_remedy(error: OSError) -> str:
+    """Return what a user can do where a folder cannot be written: each cause has its own remedy.
+
+    Examples
+    --------
+    >>> writing_remedy(OSError(errno.EROFS, "Read-only file system"))
+    'The file system is read-only: choose another folder.'
+    """
+    told = re.search(r"os error (\d+)", str(error))  # how libraries in Rust write it
+    number = error.errno if error.errno is not None else int(told[1]) if told else None
+    return _REMEDIES.get(number or 0, "Free space or choose another folder.")

@@ -284,8 +284,9 @@ def load_study(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Study
     ConfigError
         With all problems of the study at once; unknown keys, backbones, towers and tasks name the nearest known.
     """
-    from vlm_backbones._study_loading import find_study, read_study, validate_study
+    from vlm_backbones._study_loading import find_study, read_study
+    from vlm_backbones._study_problems import validate_study
 
     path = find_study(name_or_path)
     content: Mapping[str, Any] = read_study(path, overrides)
-    return validate_study(content, source=str(path))
+    return validate_study(content, source=str(path), overrides=overrides)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -171,3 +172,13 @@ def test_import_loads_nothing_heavy() -> None:
     code = f"import sys, vlm_backbones.analysis; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_each_part_of_the_work_is_said_before_it_begins(small_study: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    analyze([small_study], tmp_path, bootstrap=100, tell=said.append)
+    assert said[0] == f"reading the logs under {small_study}"
+    assert re.fullmatch(
+        r"computing the tables: [\d,]+ samples of 2 runs and \d tasks, 100 resamples an interval", said[1]
+    )
+    assert said[2:] == ["drawing the report"]

@@ -183,3 +183,25 @@ def test_a_missing_column_is_named(parts: Path, tmp_path: Path) -> None:
     rows.remove_columns(["answers"]).save_to_disk(str(tmp_path / "vqa_scene" / "train"))
     with pytest.raises(DataError, match=r"answers.* missing"):
         load_examples([tmp_path])
+
+
+def test_one_malformed_row_hides_no_other(tmp_path: Path) -> None:
+    """Lines that are no text, no JSON, no row, and a name that no file can have: all are named, with their count."""
+    talk = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "red"}]
+    rows = [{"id": 1}, 5, *({"image": name, "conversations": talk} for name in ("x" * 5000, "/", "none.png"))]
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"id": "\xff"}\n{half\n' + "".join(json.dumps(row) + "\n" for row in rows).encode())
+    list(referenced_images(path))  # planning a study reads the names first: it leaves the rows to preflight
+    with pytest.raises(DataError) as caught:
+        load_examples([path])
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "7 bad rows:"
+    assert [line.split("rows.jsonl row ")[1][0] for line in lines[1:]] == list("0123456")
+
+
+def test_of_many_bad_rows_twenty_are_shown_and_all_counted(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("5\n" * 33)
+    with pytest.raises(DataError) as caught:
+        load_examples([tmp_path / "rows.jsonl"])
+    lines = str(caught.value).splitlines()
+    assert (lines[0], len(lines), lines[-1]) == ("33 bad rows:", 22, "  and 13 more")

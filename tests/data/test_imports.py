@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from vlm_backbones.data._bad_rows import BadRows
 from vlm_backbones.data.conversations import load_examples
 from vlm_backbones.data.imports.columns import guess_columns
 from vlm_backbones.data.imports.tables import picture_of, read_table
@@ -225,6 +226,19 @@ def test_bad_tables_are_named(tmp_path: Path, name: str, content: bytes, message
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         list(read_table(tmp_path / name).rows())
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("t.jsonl", b'{"a": 1}\n{"a"\n[1]\n{"a": 2}\n{"\xff": 1}\n'), ("t.csv", b"a,b\n1,2\n3\n4,5,6\n7,8\n9\n")],
+)
+def test_every_malformed_line_of_a_table_is_named(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    bad = BadRows()
+    read = read_table(tmp_path / name).rows(bad)
+    assert [place.rpartition(" row ")[2] for place, _ in read] == ["0", "3"]  # rows keep their numbers
+    with pytest.raises(DataError, match=r"^3 bad rows:\n(  - .* line \d.*\n?){3}$"):
+        bad.refuse()
 
 
 def test_pictures_stay_under_their_folder(tmp_path: Path) -> None:

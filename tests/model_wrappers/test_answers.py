@@ -217,6 +217,8 @@ def test_last_study_is_used_and_printed(
     from vlm_backbones.cache import write_last_study
 
     monkeypatch.setenv("VLM_BACKBONES_CACHE", str(tmp_path))
-    write_last_study(tmp_path, "pocket-llama-3", checkpoint)
+    write_last_study(tmp_path, "pocket-llama-3", checkpoint, "a short one")
     assert BackboneVLM().engine is not None
-    assert "pocket-llama-3" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"using pocket-llama-3 of the last study (a short one): {checkpoint}" in printed
+    assert "pretrained=DIR takes another" in printed

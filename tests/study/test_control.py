@@ -83,6 +83,16 @@ def test_truncation_that_differs_is_a_confound(tiny_study: Path, tmp_path: Path)
     assert fair["data"]["finetune"]["turns"] == 32 + 2 * 32
 
 
+def test_each_part_of_the_check_is_said_before_it_begins(tiny_study: Path, tmp_path: Path) -> None:
+    study, said = load_study(tiny_study, ["recipe.align=null"]), list[str]()
+    check_study(study, tmp_path, said.append)
+    assert said == [
+        f"reading the training examples of {study.data.finetune[0]}",
+        "opening the pictures of all examples (finetune 48), and the test splits",
+        f"rendering every label for {', '.join(study.backbones)}",
+    ]
+
+
 def test_a_list_of_rows_that_belongs_to_other_data_is_refused(tiny_study: Path, tmp_path: Path) -> None:
     (tmp_path / "rows.txt").write_text("elsewhere.json row 7\n")
     with pytest.raises(DataError, match=r"1 of its rows are not in the training data.*'elsewhere.json row 7'"):
@@ -102,6 +112,9 @@ def test_the_supervised_text_of_three_examples_is_shown(
     printed = capsys.readouterr().out
     assert all(text in printed for stages in certificate["supervised_text"].values() for text in stages["finetune"])
     assert "tiny-2, finetune" in printed
+    assert "characters of question and answer, 64 an image" in printed  # no sentence is cut, only a hash is
+    assert certificate["equal"]["images"][:24] in printed
+    assert certificate["equal"]["images"] not in printed
 
 
 def test_every_bad_row_and_image_is_named(tiny_study: Path, tmp_path: Path) -> None:

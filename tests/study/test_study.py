@@ -104,6 +104,19 @@ def test_a_wrong_value_is_named(tmp_path: Path, override: str, expected: str) ->
     assert expected in problem(write(tmp_path), override)
 
 
+def test_a_problem_of_an_override_names_the_override_and_not_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    assert problem(path, "analyis.bootstrap=100") == (
+        "--set analyis.bootstrap=100: unknown key 'analyis'. Did you mean 'analysis'?"
+    )
+    message = problem(write(tmp_path, tasks=["vqa_sceen"]), "evaluation.limt=3", "evaluation.batch_size=4")
+    assert message.splitlines() == [
+        f"{path}: 2 problems",
+        "  - --set evaluation.limt=3: unknown key 'evaluation.limt'. Did you mean 'limit'?",
+        "  - tasks: unknown task 'vqa_sceen'. Did you mean 'vqa_scene'?",
+    ]
+
+
 def test_malformed_yaml_is_named_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text("name: x\nbackbones: [a\n", encoding="utf-8")
@@ -113,8 +126,12 @@ def test_malformed_yaml_is_named_with_its_line(tmp_path: Path) -> None:
 
 
 def test_a_study_that_does_not_exist_names_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="Did you mean 'pocket'"):
+    with pytest.raises(ConfigError, match=r"Did you mean 'pocket'\? Shipped studies: .*pocket-seeds"):
         load_study("pockt")
+    with pytest.raises(ConfigError, match=r"Did you mean 'pocket'\?"):
+        load_study("pocket.yaml")
+    with pytest.raises(ConfigError, match=r"no study 'nope\.yaml': .* Shipped studies: barn, "):
+        load_study("nope.yaml")
 
 
 def test_relative_paths_start_at_the_file(tmp_path: Path) -> None:

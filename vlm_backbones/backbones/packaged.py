@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock
 
 from vlm_backbones.cache import cache_dir, staged_path
-from vlm_backbones.errors import CheckpointError, ConfigError, DataError
+from vlm_backbones.errors import CheckpointError, ConfigError, DataError, writing_remedy
 
 __all__ = ["PackagedGguf"]
 
@@ -61,7 +61,8 @@ class PackagedGguf:
                         _convert(source, staged)
         except OSError as error:
             raise DataError(
-                f"cannot write {folder}: {error.strerror or error}. Free space, or set another cache."
+                f"cannot write {folder}: {error.strerror or error}. {writing_remedy(error)} "
+                "VLM_BACKBONES_CACHE names one."
             ) from error
         return folder
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from vlm_backbones.data._pictures import find_picture
@@ -29,6 +30,7 @@ def _named(path: Path, text: mmap.mmap) -> Iterator[Path]:
         except ValueError:  # not a list of names: preflight says what is wrong with the row
             continue
         for name in [named] if isinstance(named, str) else named:
-            if isinstance(name, str) and "\0" not in name and name not in seen:
+            if isinstance(name, str) and name not in seen:
                 seen.add(name)
-                yield find_picture(path.parent, name) or path.parent / name
+                with suppress(OSError, ValueError):  # no file can have such a name: preflight says it with the row
+                    yield find_picture(path.parent, name) or path.parent / name

@@ -73,17 +73,17 @@ def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
 def _jsonl_rows(path: Path) -> Iterator[tuple[int, Any]]:
     """Yield each line's row; the row of a line that is no JSON is the error."""
     try:
-        with path.open(encoding="utf-8") as lines:
+        with path.open("rb") as lines:
             for index, line in enumerate(lines):
                 if line.strip():
                     yield index, _parsed(line)
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise DataError(f"{path} cannot be read ({error}).") from error
 
 
-def _parsed(line: str) -> Any:
+def _parsed(line: bytes) -> Any:
     try:
-        return parse_json(line)
+        return parse_json(line.decode("utf-8"))
     except ValueError as error:
         return error
 

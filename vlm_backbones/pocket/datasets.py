@@ -23,7 +23,7 @@ from rich.progress import Progress
 
 from vlm_backbones._seals import file_sha256, is_changed
 from vlm_backbones.cache import atomic_write_text, cache_dir, partial_name
-from vlm_backbones.errors import DataError
+from vlm_backbones.errors import DataError, writing_remedy
 from vlm_backbones.pocket.events import (
     Event,
     Frame,
@@ -82,8 +82,8 @@ def ensure_pocket_data() -> Path:
                 _publish(folder, _build)
     except OSError as error:
         raise DataError(
-            f"cannot build the pocket data in {folder}: {error.strerror or error}. "
-            "Free space, or name another folder by VLM_BACKBONES_CACHE."
+            f"cannot build the pocket data in {folder}: {error.strerror or error}. {writing_remedy(error)} "
+            "VLM_BACKBONES_CACHE names one."
         ) from error
     return folder
 
@@ -142,7 +142,7 @@ def import_earthquakes(catalogue: Path, out: Path, *, frames: Literal["pocket", 
         out.parent.mkdir(parents=True, exist_ok=True)
         _publish(out, build, total=len(inside))
     except OSError as error:
-        raise DataError(f"cannot write {out}: {error.strerror or error}. Free space or name another folder.") from error
+        raise DataError(f"cannot write {out}: {error.strerror or error}. {writing_remedy(error)}") from error
     return {"drawn": len(inside), "left_out": len(events) - len(inside)}
 
 

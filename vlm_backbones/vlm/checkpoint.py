@@ -16,7 +16,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaProces
 
 from vlm_backbones._seals import is_remark, write_seal
 from vlm_backbones.cache import atomic_write_text, cache_dir, partial_name
-from vlm_backbones.errors import CheckpointError, DataError
+from vlm_backbones.errors import CheckpointError, DataError, writing_remedy
 from vlm_backbones.vision.preprocessing import BACKEND
 from vlm_backbones.vlm.composition import Vlm
 from vlm_backbones.vlm.foreign import match_processor, read_model_config
@@ -27,6 +27,7 @@ __all__ = ["checkpoint_fingerprint", "load", "save", "staged_folder"]
 
 _WEIGHTS = {".safetensors", ".bin"}  # the latter in original checkpoints only
 _SHOWN_NAMES = 3
+_AGAIN = "Copy or download the whole folder again; a run of a study is made again by the same `study run`."
 _ARCHITECTURES = {"LlavaForConditionalGeneration", "VipLlavaForConditionalGeneration"}
 
 
@@ -48,8 +49,7 @@ def staged_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(path)
         os.replace(staged, path)
     except OSError as error:
-        reason = error.strerror or error
-        raise DataError(f"cannot write {path}: {reason}. Free space or choose another folder.") from error
+        raise DataError(f"cannot write {path}: {error.strerror or error}. {writing_remedy(error)}") from error
     finally:
         shutil.rmtree(staged, ignore_errors=True)
 
@@ -131,7 +131,9 @@ def load(
             trust_remote_code=False,
         )
     except Exception as error:
-        raise CheckpointError(f"{folder}: the model cannot be loaded ({type(error).__name__}: {error}).") from error
+        raise CheckpointError(
+            f"{folder}: the model cannot be loaded ({type(error).__name__}: {error}). {_AGAIN}"
+        ) from error
     _check_names(folder, report["missing_keys"], "are missing")
     _check_names(folder, report["unexpected_keys"], f"have no place in {type(model).__name__} of this config.json")
     match_processor(folder, model.config, processor)
@@ -149,13 +151,17 @@ def _check_folder(folder: Path) -> None:
     listed = config.get("architectures")
     found = list(map(str, listed)) if isinstance(listed, list) and listed else [config.get("model_type", "nothing")]
     if not _ARCHITECTURES.intersection(found):
-        raise CheckpointError(f"{folder}: architecture {found[0]}, expected {' or '.join(sorted(_ARCHITECTURES))}.")
+        raise CheckpointError(
+            f"{folder}: architecture {found[0]}, expected {' or '.join(sorted(_ARCHITECTURES))}. Make a VLM of an LLM "
+            "by `vlm-backbones compose` or a study; other VLMs answer through lmms-eval's own models, and `analyze` "
+            "compares their logs."
+        )
     if not list(folder.glob("*.safetensors")):
-        raise CheckpointError(f"{folder} has no weights: no *.safetensors file.")
+        raise CheckpointError(f"{folder} has no weights: no *.safetensors file. {_AGAIN}")
     processor_files = [["processor_config.json", "preprocessor_config.json"], ["tokenizer.json", "tokenizer.model"]]
     for names in processor_files:
         if not any((folder / name).is_file() for name in names):
-            raise CheckpointError(f"{folder} lacks its processor: no {' or '.join(names)}.")
+            raise CheckpointError(f"{folder} lacks its processor: no {' or '.join(names)}. {_AGAIN}")
     for file in (file for file in sorted(folder.iterdir()) if file.is_file()):
         try:
             file.open("rb").close()
@@ -183,7 +189,7 @@ def checkpoint_fingerprint(path: str | Path) -> str:
     _read_config(folder)
     files = sorted(file for file in folder.iterdir() if file.is_file() and not is_remark(file))
     if not any(file.suffix in _WEIGHTS for file in files):
-        raise CheckpointError(f"{folder} has no weights: no *.safetensors file.")
+        raise CheckpointError(f"{folder} has no weights: no *.safetensors file. {_AGAIN}")
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     key = hashlib.sha256(repr((str(folder.resolve()), stats)).encode()).hexdigest()
     remembered = cache_dir() / "fingerprints" / key

@@ -51,7 +51,7 @@ def write_task(name: str, data: Path, out: Path) -> int:
     table = read_table(data)
     _check_columns(table)
     bad = BadRows()
-    for place, row in table.rows():
+    for place, row in table.rows(bad):
         with bad.gather():
             _example(row, place, data.parent)
     bad.refuse()

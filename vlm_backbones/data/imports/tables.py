@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import codecs
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vlm_backbones.data._bad_rows import BadRows
 from vlm_backbones.data._pictures import is_address
 from vlm_backbones.data.conversations import ImageSource
 from vlm_backbones.errors import DataError
@@ -27,14 +28,18 @@ class Table:
     path: Path
     columns: list[str]
 
-    def rows(self) -> Iterator[tuple[str, Row]]:
-        """Yield (file and row, cells by column)."""
-        for index, row in enumerate(_READERS[self.path.suffix.lower()](self.path)):
-            yield f"{self.path} row {index}", row
+    def rows(self, bad: BadRows | None = None) -> Iterator[tuple[str, Row]]:
+        """Yield (file and row, cells by column); `bad` gathers the malformed ones, without it they are raised."""
+        gathered = BadRows() if bad is None else bad
+        for index, row in enumerate(_READERS[self.path.suffix.lower()](self.path, gathered)):
+            if row is not None:
+                yield f"{self.path} row {index}", row
+        if bad is None:
+            gathered.refuse()
 
 
 def read_table(path: Path) -> Table:
-    """Return a table, its first row read.
+    """Return a table, its first row that is not malformed read.
 
     Raises
     ------
@@ -45,29 +50,35 @@ def read_table(path: Path) -> Table:
         raise DataError(f"no file {path}. Expected a table: {', '.join(KINDS)}.")
     if path.suffix.lower() not in _READERS:
         raise DataError(f"{path} is no {', '.join(KINDS)} file. Convert it to one of these.")
-    first = next(iter(_READERS[path.suffix.lower()](path)), None)
+    bad = BadRows()
+    first = next((row for row in _READERS[path.suffix.lower()](path, bad) if row is not None), None)
     if first is None:
+        bad.refuse()
         raise DataError(f"{path} has no rows.")
     return Table(path, list(first))
 
 
-def _json_lines(path: Path) -> Iterator[Row]:
+def _json_lines(path: Path, bad: BadRows) -> Iterator[Row | None]:
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = parse_json(line.removeprefix(codecs.BOM_UTF8))
-            except ValueError as error:
-                raise DataError(f"{path} line {number} is not valid JSON ({error}).") from error
-            if not isinstance(row, dict):
-                raise DataError(
-                    f"{path} line {number} is {line.strip()[:60].decode('utf-8', 'replace')!r}, expected a JSON object."
-                )
-            yield row
+            if line.strip():
+                row = None
+                with bad.gather():
+                    row = _json_object(line, f"{path} line {number}")
+                yield row
 
 
-def _json_list(path: Path) -> Iterator[Row]:
+def _json_object(line: bytes, place: str) -> Row:
+    try:
+        row = parse_json(line.removeprefix(codecs.BOM_UTF8))
+    except ValueError as error:
+        raise DataError(f"{place} is not valid JSON ({error}).") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{place} is {line.strip()[:60].decode('utf-8', 'replace')!r}, expected a JSON object.")
+    return row
+
+
+def _json_list(path: Path, bad: BadRows) -> Iterator[Row]:
     try:
         rows = parse_json(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
@@ -77,19 +88,21 @@ def _json_list(path: Path) -> Iterator[Row]:
     yield from rows
 
 
-def _csv(path: Path) -> Iterator[Row]:
+def _csv(path: Path, bad: BadRows) -> Iterator[Row | None]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.DictReader(lines, strict=True)
             for row in reader:
-                if None in row or None in row.values():
-                    raise DataError(f"{path} line {reader.line_num}: not as many cells as columns. Quote commas.")
-                yield row
+                is_whole = not (None in row or None in row.values())
+                with bad.gather():
+                    if not is_whole:
+                        raise DataError(f"{path} line {reader.line_num}: not as many cells as columns. Quote commas.")
+                yield row if is_whole else None
     except (csv.Error, UnicodeDecodeError) as error:
         raise DataError(f"{path} is no UTF-8 CSV with commas ({error}).") from error
 
 
-def _parquet(path: Path) -> Iterator[Row]:
+def _parquet(path: Path, bad: BadRows) -> Iterator[Row]:
     import pyarrow
     import pyarrow.parquet
 
@@ -100,7 +113,12 @@ def _parquet(path: Path) -> Iterator[Row]:
         raise DataError(f"{path} is no readable parquet file ({error}).") from error
 
 
-_READERS = {".jsonl": _json_lines, ".json": _json_list, ".csv": _csv, ".parquet": _parquet}
+_READERS: dict[str, Callable[[Path, BadRows], Iterator[Row | None]]] = {
+    ".jsonl": _json_lines,
+    ".json": _json_list,
+    ".csv": _csv,
+    ".parquet": _parquet,
+}
 
 
 def _inside(root: Path, name: str, place: str) -> Path:

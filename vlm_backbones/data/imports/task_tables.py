@@ -85,7 +85,7 @@ def import_table(
     folders = {task: refuse_existing(out, task, split) for task in chosen}
     bad = BadRows()
     for task in chosen:
-        for place, row in table.rows():
+        for place, row in table.rows(bad):
             with bad.gather():
                 TASKS[task].build(_by_role(row, taken), place, source.parent)
     try:

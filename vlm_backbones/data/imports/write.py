@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_backbones.cache import partial_name
-from vlm_backbones.errors import DataError
+from vlm_backbones.errors import DataError, writing_remedy
 
 __all__ = ["features_of", "refuse_existing", "save_split"]
 
@@ -56,7 +56,7 @@ def save_split(folder: Path, rows: Iterable[Mapping[str, Any]], kinds: Mapping[s
         Dataset.from_file(str(staged / "rows.arrow")).save_to_disk(str(staged / "split"))
         (staged / "split").rename(folder)
     except OSError as error:
-        raise DataError(f"cannot write {folder}: {error.strerror or error}. Free space or name another OUT.") from error
+        raise DataError(f"cannot write {folder}: {error.strerror or error}. {writing_remedy(error)}") from error
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     return int(count)

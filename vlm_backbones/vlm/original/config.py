@@ -41,9 +41,13 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         content = parse_json((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder} is no checkpoint: config.json cannot be read ({error}).") from error
+        raise CheckpointError(
+            f"{folder} is no checkpoint: config.json cannot be read ({error}). Copy it again, or name another folder."
+        ) from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{folder} is no checkpoint: config.json holds {content!r:.80}, expected a JSON object.")
+        raise CheckpointError(
+            f"{folder} is no checkpoint: config.json holds {content!r:.80}, expected a JSON object. Copy it again."
+        )
     return content
 
 

@@ -92,7 +92,9 @@ def load_original(
     base = find_base(folder, None if model_base is None else Path(model_base).expanduser()) if is_lora(folder) else None
     tensors, embedded = split_tower(read_tensors(folder) if base is None else read_lora(folder, base))
     if _EMBEDDINGS not in tensors:
-        raise CheckpointError(f"{folder}: the tensors do not fit its config.json; missing: {_EMBEDDINGS}.")
+        raise CheckpointError(
+            f"{folder}: the tensors do not fit its config.json; missing: {_EMBEDDINGS}. Copy both again."
+        )
     dtype = dtype or tensors[_EMBEDDINGS].dtype
     text_config = build_text_config(folder, content, tensors)
     tower = find_tower(config, embedded, folder, None if vision_tower is None else _folder(vision_tower))
@@ -138,7 +140,9 @@ def _build_model(
     try:
         skeleton: Any = build_skeleton(text_config, tower.config, tower.row, 0, **options)
     except Exception as error:  # transformers divides, indexes and looks up with what a configuration says
-        raise CheckpointError(f"{folder}: no model can be built of its config.json ({error!r}).") from error
+        raise CheckpointError(
+            f"{folder}: no model can be built of its config.json ({error!r}). Copy it again."
+        ) from error
     state = rename(tensors) | {f"model.vision_tower.{name}": value for name, value in tower.tensors.items()}
     if single:
         state |= _identity_layer(text_config.hidden_size)
@@ -155,7 +159,8 @@ def _check_layers(folder: Path, text_config: Any, tensors: Tensors) -> None:
     stored = {match[1] for match in map(_LAYER.match, tensors) if match}
     if len(stored) != text_config.num_hidden_layers:
         raise CheckpointError(
-            f"{folder}: config.json has {text_config.num_hidden_layers} layers, the weights have {len(stored)}."
+            f"{folder}: config.json has {text_config.num_hidden_layers} layers, the weights have {len(stored)}. "
+            "Copy both again."
         )
 
 

@@ -32,7 +32,9 @@ def load_tokenizer(folder: Path, text_config: Any) -> Any:
         if isinstance(tokenizer, LlamaTokenizer) and not tokenizer.legacy:
             tokenizer = loader.from_pretrained(folder, config=text_config, trust_remote_code=False, legacy=True)
     except Exception as error:  # a damaged file makes tokenizers and transformers raise nearly anything
-        raise CheckpointError(f"{folder}: its tokenizer cannot be loaded ({error}).") from error
+        raise CheckpointError(
+            f"{folder}: its tokenizer cannot be loaded ({error}). Copy tokenizer.json or tokenizer.model again."
+        ) from error
     if not isinstance(longest := tokenizer.model_max_length, int | float):
         raise CheckpointError(
             f"{folder}/tokenizer_config.json: model_max_length is {longest!r:.80}, expected a number. Restore the file."

@@ -60,7 +60,9 @@ def _weight_files(folder: Path) -> list[Path]:
             return _shards(folder / name)
     single = [folder / name for name in _SINGLE_FILES if (folder / name).is_file()]
     if not single:
-        raise CheckpointError(f"{folder} has no weights: none of {', '.join([*_INDEX_FILES, *_SINGLE_FILES])}.")
+        raise CheckpointError(
+            f"{folder} has no weights: none of {', '.join([*_INDEX_FILES, *_SINGLE_FILES])}. Copy the checkpoint again."
+        )
     return single[:1]
 
 
