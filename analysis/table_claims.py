@@ -1,4 +1,4 @@
-"""Table `claims`: what was published about newer backbones, judged on this study's checkpoints."""
+"""Table `claims`: rules read from what was published about newer backbones, judged on this study's checkpoints."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def _of_pair(pair: BackbonePair, task: str, older: str, newest: str, samples: pl
         return
     difference = Component.from_draws("score difference", *pair.score_difference(), above=-EQUIVALENT, below=EQUIVALENT)
     gap = Component.from_draws("phi - ceiling", *pair.phi_minus_ceiling(), below=0.0)
-    old, new = pair.seed_phis()
-    null = f"seed null: phi {old:.3f} between seeds of {older}, {new:.3f} between those of {newest}"
+    old, new = ("not defined" if math.isnan(phi) else f"{phi:.3f}" for phi in pair.seed_phis())
+    null = f"seed null: phi {old} between seeds of {older}, {new} between those of {newest}"
     missing = ""
     if min(len(pair.older), len(pair.newer)) < 2:
         missing, null = "one seed a backbone: without the seed null, different questions stay undecided", ""
@@ -132,7 +132,10 @@ def _stable(
     seed: int,
 ) -> Iterator[Claim]:
     claim = f"{task}: the inside of {newest} is more stable than that of {older}"
-    rule = "paired difference of stability over 0: last prompt token, mean over all kept layers but the embeddings"
+    rule = (
+        "paired difference of stability over 0: last prompt token, mean over all kept layers but the embeddings and "
+        "over the perturbations"
+    )
     found = stability_difference(samples, states, task, list(pair.older), list(pair.newer), seed=seed)
     if found is None:
         missing = "no clean and perturbed hidden states of both: set the study's analysis.states"
@@ -140,7 +143,7 @@ def _stable(
         return
     value, drawn, n, n_missing, conditions = found
     component = Component.from_draws("stability difference", value, drawn, above=0.0)
-    yield Claim(claim, BARN, f"{rule} and over {', '.join(conditions)}", (component,), n, n_missing)
+    yield Claim(claim, BARN, rule, (component,), n, n_missing, f"mean over {', '.join(conditions)}")
 
 
 def _appears(part: pl.DataFrame, task: str, runs: Sequence[tuple[str, Sequence[str]]]) -> Claim:

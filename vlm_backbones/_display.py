@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -124,4 +125,8 @@ def _interval(row: dict[str, str]) -> str:
         value, low, high = (float(row[key]) for key in ("value", "ci_low", "ci_high"))
     except ValueError:
         return row["value"]
+    if math.isnan(value):
+        return "not defined"
+    if math.isnan(low) or math.isnan(high):
+        return f"{value:.3f} (interval not defined)"
     return f"{value:.3f} [{low:.3f}, {high:.3f}]"

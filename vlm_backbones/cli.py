@@ -62,6 +62,7 @@ def study_run(study: StudyArgument = "pocket", overrides: SetOption = None, out:
     from rich.console import Console
 
     from vlm_backbones._display import StudyDisplay, scores_table
+    from vlm_backbones._verdict_display import tell_verdict
     from vlm_backbones.pipeline import default_out, run_study
     from vlm_backbones.study import load_study
     from vlm_backbones.trust import tell_of_study
@@ -79,7 +80,7 @@ def study_run(study: StudyArgument = "pocket", overrides: SetOption = None, out:
 
     refresh_cards(report.parent)
     console.print(scores_table(report.parent / "tables"))
-    typer.echo(report)
+    tell_verdict(report)
 
 
 @study_app.command("check")
@@ -259,6 +260,7 @@ def analyze(
 
         check_trained_runs(load_study(study_dir), study_dir)
     from vlm_backbones import analysis
+    from vlm_backbones._verdict_display import tell_verdict
 
     report = analysis.analyze(
         paths or [],
@@ -271,7 +273,7 @@ def analyze(
         seed=seed,
         inline_images=inline_images,
     )
-    typer.echo(report)
+    tell_verdict(report)
 
 
 @app.command()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["score_letters"]
+__all__ = ["pair_p", "score_letters"]
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -49,14 +50,29 @@ def score_letters(scores: pl.DataFrame, agreement: pl.DataFrame, runs: Sequence[
 def _told_apart(pairs: list[dict[str, Any]], ranked: Sequence[str]) -> NDArray[np.bool_]:
     """(runs, runs): whether two runs differ at 5 %."""
     place = {run: index for index, run in enumerate(ranked)}
-    binary = all(abs(row["diff"] - (row["n01"] - row["n10"]) / row["n"]) < 1e-9 for row in pairs)
-    p = [row["p_holm"] for row in pairs] if binary else holm(np.array([_interval_p(row) for row in pairs]))
+    p = (
+        [row["p_holm"] for row in pairs]
+        if all(map(_is_binary, pairs))
+        else holm(np.array(list(map(_interval_p, pairs))))
+    )
     differ = np.zeros((len(ranked), len(ranked)), dtype=bool)
     for row, adjusted in zip(pairs, p, strict=True):
         if row["run_a"] in place and row["run_b"] in place and adjusted is not None and adjusted < _LEVEL:
             i, j = place[row["run_a"]], place[row["run_b"]]
             differ[i, j] = differ[j, i] = True
     return differ
+
+
+def pair_p(row: Mapping[str, Any]) -> float:
+    """p-value that two runs score alike: the table's test of right and wrong, or of finer scores their interval's."""
+    if not _is_binary(row):
+        return _interval_p(row)
+    return math.nan if row["p"] is None else float(row["p"])
+
+
+def _is_binary(row: Mapping[str, Any]) -> bool:
+    """Whether the score difference is that of right and wrong."""
+    return bool(abs(row["diff"] - (row["n01"] - row["n10"]) / row["n"]) < 1e-9)
 
 
 def _interval_p(row: Mapping[str, Any]) -> float:

@@ -34,6 +34,7 @@ class Rows:
     solved_by_exactly: dict[str, list[tuple[int, int]]]
     coordinates: list[Row]
     claims: list[Row]
+    claimed: str
     claim_counts: list[tuple[str, int]]
     cut: str
 
@@ -62,9 +63,18 @@ def read_rows(view: View, letters: Mapping[tuple[str, str], str]) -> Rows:
         solved_by_exactly={task: _solved_by_exactly(view, task) for task in view.tasks},
         coordinates=view.table("coordinates").to_dicts(),
         claims=claims,
+        claimed=_claimed(claims),
         claim_counts=[(verdict, verdicts.count(verdict)) for verdict in _VERDICTS if verdict in verdicts],
         cut=cut,
     )
+
+
+def _claimed(claims: list[Row]) -> str:
+    """How many rules of how many papers gave how many judgements: a rule is applied to each task and pair."""
+    rules, sources = ({row[key] for row in claims} for key in ("rule", "source"))
+    papers = "one paper" if len(sources) == 1 else f"{len(sources)} papers"
+    applied = plural(len(claims), "judgement")
+    return f"{plural(len(rules), 'rule')} from the claims of {papers}, each applied by task and pair: {applied}"
 
 
 def _solved_by_exactly(view: View, task: str) -> list[tuple[int, int]]:

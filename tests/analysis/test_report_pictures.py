@@ -95,7 +95,7 @@ def test_the_inside_is_drawn_by_task_and_token_type(tmp_path: Path) -> None:
     stability = svg["stability_t_image_mean"]
     assert stability.index(">jpeg40<") < stability.index(">swap<")
     # Wilson with p = 0.25, n = 150: (0.2562 -+ 0.0687).
-    assert "old, jpeg40: 25.0 % of the answers change [18.8, 32.5], n = 150" in svg["answer_flips_t"]
+    assert "old, jpeg40: 25.0 % [18.8, 32.5] of the answers change, n = 150" in svg["answer_flips_t"]
 
 
 @pytest.mark.parametrize("missing", ["similarity", "probes", "stability"])
@@ -185,7 +185,7 @@ def test_an_undefined_phi_is_a_dash(tmp_path: Path) -> None:
     tables = {"agreement": build_table("agreement", [pair("a", "b", phi=math.nan)]), "scores": scores_of({})}
     svg = drawn(plan_agreement(view_of(tables, ["a", "b"], ["t"]), "t"), tmp_path)["phi_t"]
     assert ">\u2013</text>" in svg
-    assert "a and b: phi is undefined, n = 100" in svg
+    assert "a and b: phi not defined, n = 100" in svg
     assert "null" not in svg
 
 
