@@ -14,18 +14,23 @@ from rich.table import Table
 from vlm_backbones._estimate import GPUS, StageEstimate
 from vlm_backbones.study import SHARDINGS, Sharding, Training
 
+_SUPERVISED = (
+    "Supervised is what stands in \u27e6\u27e7. The questions of one image share its first part, so only the first "
+    "shows it (with the user's mark); each question is trained as if it was asked alone."
+)
 _STAGE_FACTS = ("optimizer_steps", "examples_seen", "supervised_tokens_seen", "tokens_an_answer")
 
 
 def render_check(certificate: Mapping[str, Any]) -> None:
     """Print what is equal, the data's counts, each backbone's facts, and what each is taught in three examples."""
     console = wide_console()
-    console.print(_pairs("held equal", certificate["equal"], cut=24))
+    console.print(_pairs("held equal (a long code is the hash of the content)", certificate["equal"], cut=24))
     console.print(_pairs("training data", certificate["data"]))
     console.print(_backbones(certificate["backbones"]))
+    console.print(_SUPERVISED, soft_wrap=True, highlight=False)
     for name, stages in certificate["supervised_text"].items():
         for stage, texts in stages.items():
-            console.print(f"{escape(name)}, {stage}: supervised is what stands in \u27e6\u27e7", style="bold")
+            console.print(f"{escape(name)}, {stage}", style="bold")
             for text in texts:
                 console.print(f"  {escape(text)}", soft_wrap=True, highlight=False)
     varies = "; ".join(f"{key} ({why})" for key, why in certificate["varies"].items())
@@ -47,7 +52,7 @@ def render_estimate(estimates: Sequence[StageEstimate], source: str, training: T
     shared: Sharding = "fsdp2" if training.sharding == "none" else training.sharding
     columns = (
         "trained parameters",
-        "tokens an example",
+        "tokens an image with all its questions",
         "operations",
         "GB on one GPU",
         f"{shared} on 2",
@@ -55,11 +60,11 @@ def render_estimate(estimates: Sequence[StageEstimate], source: str, training: T
         "8",
         "64",
     )
-    table = Table("estimate", *columns, f"hours on {count} x A100", box=None)
+    table = Table("estimate", *columns, f"time on {count} x A100", box=None)
     for row in estimates:
         facts = (f"{row.trained_parameters:,}", str(row.tokens), f"{row.operations:.2g}", f"{row.memory_gb():.0f}")
         sharing = ("-" if row.weights.four_bits else f"{row.memory_gb(shared, each):.0f}" for each in (2, 4, 8, 64))
-        table.add_row(escape(f"{row.backbone}, {row.stage}"), *facts, *sharing, f"{row.hours(reference, count):.1f}")
+        table.add_row(escape(f"{row.backbone}, {row.stage}"), *facts, *sharing, _duration(row.hours(reference, count)))
     console.print(table)
     console.print(_fits(estimates))
     for backbone, stages in _by_backbone(estimates).items():
@@ -70,17 +75,24 @@ def render_estimate(estimates: Sequence[StageEstimate], source: str, training: T
         where = f"fits {' or '.join(fitting)}" if fitting else f"fits none of {', '.join(gpu.name for gpu in GPUS)}"
         console.print(
             f"{escape(backbone)}: {needed:.0f} GB a GPU ({largest.stage}) with the study's processes="
-            f"{training.processes}, sharding={training.sharding}, {where}; about {total:.1f} h on {count} GPUs of an "
-            "A100's speed, within a third",
+            f"{training.processes}, sharding={training.sharding}, {where}; about {_duration(total)} on {count} GPUs of "
+            "an A100's speed, within a third",
             soft_wrap=True,
             highlight=False,
         )
     console.print(
         f"Counts of the data: {source}. GB of each GPU where so many share the model (docs/scaling.md); choose with "
-        "--set training.processes=8 --set training.sharding=fsdp2. Evaluation is not in the hours.",
+        "--set training.processes=8 --set training.sharding=fsdp2. Evaluation is not in the time.",
         soft_wrap=True,
         highlight=False,
     )
+
+
+def _duration(hours: float) -> str:
+    """1.4 h, or below an hour in minutes."""
+    if hours >= 1:
+        return f"{hours:.1f} h"
+    return f"{60 * hours:.0f} min" if hours >= 1 / 60 else "under 1 min"
 
 
 def _fits(estimates: Sequence[StageEstimate]) -> Table:

@@ -42,7 +42,7 @@ class Change:
     with_seeds: Ranged | None = None
     """The difference with an interval that counts the seeds as chance too; None without two seeds of each side."""
     p_holm: float = 1.0
-    """Holm's over all tasks and pairs that are compared."""
+    """Holm's over the tasks of one pair, or over the pairs of the task where there are more."""
     is_share: bool = True
     """Scores are shares of right answers; else they stay in their own unit, and nothing is right or wrong."""
     lower_is_better: bool = False
@@ -145,9 +145,18 @@ def _compare(view: View, task: str, old: str, new: str, sides: Mapping[str, Sequ
 
 
 def _adjusted(view: View, found: list[Change]) -> list[Change]:
-    """Add Holm's p over tasks and pairs, and what kind of score each task has."""
-    known = [place for place, change in enumerate(found) if not np.isnan(change.p)]
-    adjusted = dict(zip(known, holm(np.array([found[place].p for place in known])), strict=True))
+    """Add Holm's p, and what kind of score each task has.
+
+    Two sides make one family of all tasks; of more, the pairs of a task are one, as in the table `agreement`.
+    """
+    families: dict[str, list[int]] = {}
+    is_one_pair = len({(change.old, change.new) for change in found}) < 2
+    for place, change in enumerate(found):
+        if not np.isnan(change.p):
+            families.setdefault("" if is_one_pair else change.task, []).append(place)
+    adjusted: dict[int, float] = {}
+    for places in families.values():
+        adjusted |= dict(zip(places, holm(np.array([found[place].p for place in places])), strict=True))
     return [
         replace(
             change,

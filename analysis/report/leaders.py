@@ -72,7 +72,7 @@ def lead_headline(leads: Sequence[Lead]) -> str:
     rest = len(leads) - sum(map(len, alone.values()))
     if len(alone) > _MOST_RIVALS:
         parts = [*parts[: _MOST_RIVALS - 1], f"{len(alone) - _MOST_RIVALS + 1} others elsewhere"]
-    return joined(parts) + (f"; none on the other{f' {rest}' * (rest > 1)}" if rest else "")
+    return joined(parts) + (f"; none on the other {f'{rest} tasks' if rest > 1 else 'task'}" if rest else "")
 
 
 def _where(tasks: Sequence[str], total: int) -> str:
@@ -89,7 +89,7 @@ def lead_scores(leads: Sequence[Lead]) -> str:
     if len(told) > _MOST_TASKS:
         parts.append(f"{count(len(told) - _MOST_TASKS, 'more task')} differ less")
     if level:
-        parts.append(f"nothing can be told apart on {joined([_level(lead) for lead in level[:_MOST_TASKS]])}")
+        parts.append(f"no two can be told apart on {joined([_level(lead) for lead in level[:_MOST_TASKS]])}")
     if len(level) > _MOST_TASKS:
         parts.append(f"nor on {count(len(level) - _MOST_TASKS, 'more task')}")
     sentence = "; ".join(parts)
@@ -113,7 +113,12 @@ def _by(row: Change) -> str:
 
 
 def _rivals(rows: Sequence[Change]) -> str:
-    return joined([f"{row.old} ({difference(row)})" for row in rows])
+    return joined([f"{row.old} ({difference(row)}{_beside_holm(row)})" for row in rows])
+
+
+def _beside_holm(row: Change) -> str:
+    """The p-value where the interval alone would tell the two apart."""
+    return "" if row.diff[1] <= 0 <= row.diff[2] else f"; p\u00a0=\u00a0{row.p_holm:.2f} over the task's pairs"
 
 
 def _level(lead: Lead) -> str:
@@ -121,17 +126,19 @@ def _level(lead: Lead) -> str:
     return f"{lead.task} (at most {widest.new} \u2212 {widest.old}: {difference(widest)}, {n_of([widest])})"
 
 
-def lead_questions(changes: Changes) -> str:
-    """How many questions only the newest solves, and only each other one, on the task where they differ most."""
-    shares = [row for row in changes.of_newest if row.is_share]
+def lead_questions(changes: Changes, leads: Sequence[Lead]) -> str:
+    """How many questions the leader solves and each other one does not, and the other way round, on the task where they
+    differ most."""
+    shares = [row for row in changes.pairs if row.is_share]
     if not shares:
         return ""
-    most = max(shares, key=lambda row: row.only_new[0] + row.only_old[0])
-    first, *rest = [row for row in shares if row.task == most.task]
+    most = max(shares, key=lambda row: row.only_new[0] + row.only_old[0]).task
+    (lead,) = [lead for lead in leads if lead.task == most]
+    first, *rest = sorted([*lead.ahead, *lead.alike], key=lambda row: changes.sides.index(row.old))
     said = (
-        f"On {first.task}, {share(first.only_new)} of the questions are right with {first.new} and wrong with "
-        f"{first.old}, {share(first.only_old)} the other way round"
+        f"On {most}, {share(first.only_new)} of the questions are right with {lead.side} and wrong with {first.old}, "
+        f"{share(first.only_old)} the other way round"
     )
-    for row in rest:
+    for row in rest[: _MOST_RIVALS - 1]:
         said += f"; against {row.old} it is {share(row.only_new)} and {share(row.only_old)}"
     return f"{said} ({n_of([first])})."

@@ -52,7 +52,7 @@ def _difference_plan(view: View, changes: Changes, shares: Sequence[Change]) -> 
     cut = f" The {_MOST_TASKS} largest of {len(ranked)} tasks." if len(ranked) > _MOST_TASKS else ""
     seeds = f", mean over {changes.seeds} seeds" if changes.seeds > 1 else ""
     several = len(changes.sides) > 2
-    minus, family = ("each other one", "tasks and pairs") if several else (changes.old, "tasks")
+    minus, family = ("each other one", "task's pairs") if several else (changes.old, "tasks")
     about = (
         f"Each question is compared with itself: {changes.new} minus {minus}{seeds}, points and 95 % interval, "
         f"{sizes(row.n for row in shown)}. Right of the line: {changes.new} is better; grey: no clear difference "

@@ -62,7 +62,7 @@ def _compared(view: View, changes: Changes) -> Verdict:
         said = _of_two(changes)
         return replace(said, scores=said.scores + _others(view, changes)) if changes.others else said
     leads = find_leads(changes)
-    return Verdict(lead_headline(leads), lead_scores(leads), lead_questions(changes), _caveat(changes))
+    return Verdict(lead_headline(leads), lead_scores(leads), lead_questions(changes, leads), _caveat(changes))
 
 
 def _of_two(changes: Changes) -> Verdict:
