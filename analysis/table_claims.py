@@ -11,9 +11,10 @@ import numpy as np
 import polars as pl
 
 from vlm_backbones.analysis.backbone_pair import BackbonePair, blind_drop
-from vlm_backbones.analysis.bootstrap import wilson
+from vlm_backbones.analysis.bootstrap import interval, wilson
 from vlm_backbones.analysis.claims import Claim, Component, judge_claims
 from vlm_backbones.analysis.columns import build_table
+from vlm_backbones.analysis.confidences import primary_kind
 from vlm_backbones.analysis.samples import Logs
 from vlm_backbones.analysis.stability_pair import stability_difference
 from vlm_backbones.analysis.states import TaskStates
@@ -24,6 +25,7 @@ from vlm_backbones.analysis.table_coordinates import coordinate_rows, is_coordin
 BARN = "Back to the Barn with LLAMAs, arXiv 2604.10985"
 EQUIVALENT = 0.02
 FAR_BELOW = -0.10
+ROOM = 0.10
 APPEARS, ABSENT = 0.10, 0.01
 
 
@@ -95,15 +97,30 @@ def _of_pair(pair: BackbonePair, task: str, older: str, newest: str, samples: pl
         n_missing,
         null,
     )
+    yield _eye_limited(pair, task, older, newest, samples, difference)
+
+
+def _eye_limited(
+    pair: BackbonePair, task: str, older: str, newest: str, samples: pl.DataFrame, difference: Component
+) -> Claim:
+    """Little gain means a limit only where there was something to gain: a saturated task leaves it undecided."""
+    n, n_missing = pair.counts
+    score, drawn = pair.older_score()
+    low, high = interval(drawn)
+    saturated = (
+        f"saturated: {older} scores {score:.3f} [{low:.3f}, {high:.3f}] of 1, so no {100 * ROOM:.0f} points are "
+        "left to gain"
+    )
     drop, swapped = blind_drop(samples, pair.newer, pair.draws, pair.seed)
-    yield Claim(
+    return Claim(
         f"{task}: {newest} gains little over {older} because the eye is the limit",
         BARN,
-        "score difference within 2 points, and the score with another question's image at least 10 points lower",
+        "score difference within 2 points, and the score with another question's image at least 10 points lower; "
+        "undecided where less than 10 points are left to gain",
         (difference, Component.from_draws("swap - clean", *drop, below=FAR_BELOW)) if swapped else (difference,),
         n,
         n_missing,
-        missing="" if swapped else "no evaluation under condition swap",
+        missing="no evaluation under condition swap" if not swapped else saturated if high > 1 - ROOM else "",
     )
 
 
@@ -119,7 +136,8 @@ def _calibrated(
         return
     values, n, n_missing = found
     parts = tuple(Component.from_draws(name, *values[name], below=0.0) for name in ("smece", "nll"))
-    yield Claim(claim, BARN, rule, parts, n, n_missing)
+    judged = "judged by whether an answer is its target word for word" if primary_kind(part) == "exact" else ""
+    yield Claim(claim, BARN, rule, parts, n, n_missing, judged)
 
 
 def _stable(

@@ -100,9 +100,10 @@
       if (texts.answer[i][at] < 0) row.append(make("span", "s", "not logged"));
       else {
         const right = facts.right[i][doc], sure = facts.sure[i][doc];
-        const said = verdict(texts, i, at, right) + (sure < 0 ? "" : " \u00b7 " + percent(sure / 10) + (entry.exact ? " for these very words" : " sure"));
+        const said = verdict(texts, i, at, right) + (sure < 0 || entry.exact ? "" : " \u00b7 " + percent(sure / 10) + " sure");
         row.append(make("span", "s" + (right === "-" ? "" : right === "1" ? " right" : " wrong"), said));
         row.append(make("span", "a", word(texts.answer[i][at]) || "(empty answer)"));
+        if (entry.exact && sure >= 0) row.append(make("span", "w", "probability of these very words: " + percent(sure / 10)));
       }
       list.append(row);
     });

@@ -19,6 +19,8 @@ import numpy as np
 import polars as pl
 
 from vlm_backbones.analysis._sample_frame import where
+from vlm_backbones.analysis.confidences import primary_kind
+from vlm_backbones.analysis.exact_words import is_graded
 from vlm_backbones.analysis.pairing import pair_runs
 from vlm_backbones.analysis.report.media import Media
 from vlm_backbones.analysis.report.option_letters import lettered
@@ -68,6 +70,7 @@ def write_explorer(
             put(f"task-{number}-{start // PART}", documents.texts(start, media))
         shown = [_cut(name, 80) for name in types]
         entry = {"id": number, "name": task, "runs": present, "types": shown, "n": len(documents)}
+        entry["exact"] = is_graded(part) and primary_kind(part) != "option"
         index["tasks"].append(entry | {"asked": documents.asked})
     index["media"] = media.folders
     return Explorer(index, inlined, media.inlined)

@@ -48,7 +48,7 @@ class Frame:
         return f"{rows}, {_span(self.west, self.west + self.columns_degrees, 'E', 'W')}"
 
     def rows(self) -> pl.DataFrame:
-        """What the panel shows, in shares of its side: the land and the answers; `frame` is its title of three lines."""
+        """What the panel shows, in shares of its side: the land and the answers; `frame` is its title."""
         north, east = self.south + self.rows_degrees, self.west + self.columns_degrees
         land = land_picture(self.south, north, self.west, east, width=SIDE, height=SIDE)
         across = [(pl.col(f"{end}longitude") - self.west) / self.columns_degrees for end in ("", "answer_")]

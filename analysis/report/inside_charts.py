@@ -99,7 +99,7 @@ def probe_chart(probes: pl.DataFrame, runs: Sequence[str], colors: RunColors) ->
         x=x, y=y, strokeDash=dash
     )  # fmt: skip
     head = alt.Header(labelFontSize=11, labelLimit=150, labelPadding=4)
-    row = alt.Header(labelFontSize=11, labelAngle=0, labelAlign="right", labelLimit=100, labelPadding=6)
+    row = alt.Header(labelFontSize=11, labelAngle=0, labelAlign="left", labelLimit=110, labelPadding=6)
     return alt.layer(control, band, line, dots).properties(width=160, height=76).facet(
         column=alt.Column("panel:N", sort=panels, header=head), row=alt.Row("target:N", header=row), spacing=10
     )  # fmt: skip

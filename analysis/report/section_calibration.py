@@ -15,7 +15,11 @@ from vlm_backbones.analysis.report.labels import ranged
 from vlm_backbones.analysis.report.palette import PAPER, WASH, RunColors, run_legend
 from vlm_backbones.analysis.report.view import Plan, View, sizes
 
-_KIND = {"option": "the probability of the option that was answered", "sequence": "the probability of the whole answer"}
+_KIND = {
+    "option": "the probability of the option that was answered",
+    "sequence": "the probability of the whole answer",
+    "exact": "the probability of the whole answer; right is here an answer in its target's very words",
+}
 
 
 def plan_calibration(view: View, task: str) -> tuple[list[Plan], list[str]]:

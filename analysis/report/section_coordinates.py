@@ -150,7 +150,7 @@ def confidence_chart(places: pl.DataFrame, groups: pl.DataFrame, runs: Sequence[
     columns = min(3, len(present))
     side = {1: 260, 2: 140}.get(columns, 92)
     layers = alt.layer(answers.encode(x=x, y=y, color=color), line, bars, ring).properties(width=side, height=190)
-    header = alt.Header(labelFontSize=11, labelLimit=side, labelPadding=4, labelColor=MUTED)
+    header = alt.Header(labelFontSize=10, labelLimit=side + 12, labelPadding=4, labelColor=MUTED)
     return layers.facet(facet=alt.Facet("run:N", sort=present, header=header), columns=columns, spacing=14)
 
 

@@ -76,7 +76,7 @@ def test_claims_stand_with_rule_number_interval_and_null(tmp_path: Path, make: S
         assert text in first
     assert "undecided" in second
     assert page.count("paired difference of stability over 0") == 1
-    assert "1 rule from the claims of one paper, each applied by task and pair: 2 judgements</a>" in page
+    assert "1 rule from the claims of one paper, by task and pair 2 judgements</a>" in page
     assert "1 supported, 1 undecided" in " ".join(page.split())
 
 
