@@ -16,7 +16,6 @@ from vlm_backbones.analysis.backbone_pair import BackbonePair
 from vlm_backbones.analysis.bootstrap import interval, wilson
 from vlm_backbones.analysis.many_measures import holm
 from vlm_backbones.analysis.record import lower_is_better
-from vlm_backbones.analysis.report.groups import pair_p
 from vlm_backbones.analysis.report.view import View
 from vlm_backbones.analysis.seed_noise import seed_noise
 
@@ -176,7 +175,8 @@ def _of_row(row: Mapping[str, Any], old: str, new: str) -> Change:
         return (row[count] / row["n"], *wilson(row[count] / effect, max(1, round(row["n"] / effect))))
 
     diff = (row["diff"], row["diff_low"], row["diff_high"])
-    return Change(old, new, str(row["task"]), diff, share("n01"), share("n10"), p=pair_p(row), n=int(row["n"]))
+    p = float("nan") if row["p"] is None else row["p"]
+    return Change(old, new, str(row["task"]), diff, share("n01"), share("n10"), p=p, n=int(row["n"]))
 
 
 def _over_seeds(view: View, task: str, old: str, new: str, older: Sequence[str], newer: Sequence[str]) -> Change | None:

@@ -188,17 +188,17 @@ def verdict_of(tasks: dict[str, tuple[float, float, float]]) -> Any:
 
 
 def test_the_verdict_names_the_largest_differences_and_counts_the_others() -> None:
-    found = verdict_of({f"t{i}": (0.1 + i / 100, 0.05 + i / 100, 0.15 + i / 100) for i in range(9)})
+    found = verdict_of({f"t{i}": (0.1 + i / 100, 0.05, 0.3) for i in range(9)})
     assert found.headline == "b is better than a on all 9 tasks"
-    assert found.scores.startswith("It gains 18.0 points [13.0,\u00a023.0] on t8, 17.0 ")
+    assert found.scores.startswith("It gains 18.0 points [5.0,\u00a030.0] on t8, 17.0 ")
     assert "and 5 more tasks (n" in found.scores
 
 
 @pytest.mark.parametrize(
     ("low", "high", "headline"),
     [
-        (0.05, 0.15, "b is better than a on t"),
-        (-0.15, -0.05, "b is worse than a on t"),
+        (0.01, 0.2, "b is better than a on t"),
+        (-0.2, -0.01, "b is worse than a on t"),
         (-0.1, 0.2, "No difference between b and a stands out on t"),
     ],
 )

@@ -89,12 +89,6 @@ def test_of_many_runs_the_ends_are_compared_and_the_others_placed() -> None:
     assert "The 6 other runs (under Scores) reach 51.0\u00a0% [40.0,\u00a060.0] (r1) to 56.0" in verdict.scores
 
 
-def test_finer_scores_are_tested_by_their_interval() -> None:
-    """Right or wrong is the same for both (p = 1); the scores differ by half a point on every question."""
-    row = pair("a", "b", "t", 0, 0, 1.0) | {"diff": 0.05, "diff_low": 0.04, "diff_high": 0.06}
-    assert judged([row], ["a", "b"])[1].headline == "b is better than a on t"
-
-
 def test_the_other_side_sees_the_same_comparison_turned() -> None:
     changes, _ = judged([pair("a", "b", "t", 100, 20, 1e-9)], ["a", "b"])
     (row,) = changes.pairs
