@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["render_check", "render_estimate"]
+__all__ = ["duration_of", "render_check", "render_estimate"]
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from rich.table import Table
 from vlm_backbones._estimate import GPUS, StageEstimate
 from vlm_backbones.study import SHARDINGS, Sharding, Training
 
+_HASH = re.compile("[0-9a-f]{64}")
 _SUPERVISED = (
     "Supervised is what stands in \u27e6\u27e7. The questions of one image share its first part, so only the first "
     "shows it (with the user's mark); each question is trained as if it was asked alone."
@@ -24,7 +26,7 @@ _STAGE_FACTS = ("optimizer_steps", "examples_seen", "supervised_tokens_seen", "t
 def render_check(certificate: Mapping[str, Any]) -> None:
     """Print what is equal, the data's counts, each backbone's facts, and what each is taught in three examples."""
     console = wide_console()
-    console.print(_pairs("held equal (a long code is the hash of the content)", certificate["equal"], cut=24))
+    console.print(_pairs("held equal", certificate["equal"]))
     console.print(_pairs("training data", certificate["data"]))
     console.print(_backbones(certificate["backbones"]))
     console.print(_SUPERVISED, soft_wrap=True, highlight=False)
@@ -64,7 +66,8 @@ def render_estimate(estimates: Sequence[StageEstimate], source: str, training: T
     for row in estimates:
         facts = (f"{row.trained_parameters:,}", str(row.tokens), f"{row.operations:.2g}", f"{row.memory_gb():.0f}")
         sharing = ("-" if row.weights.four_bits else f"{row.memory_gb(shared, each):.0f}" for each in (2, 4, 8, 64))
-        table.add_row(escape(f"{row.backbone}, {row.stage}"), *facts, *sharing, _duration(row.hours(reference, count)))
+        time = duration_of(row.hours(reference, count))
+        table.add_row(escape(f"{row.backbone}, {row.stage}"), *facts, *sharing, time)
     console.print(table)
     console.print(_fits(estimates))
     for backbone, stages in _by_backbone(estimates).items():
@@ -75,8 +78,8 @@ def render_estimate(estimates: Sequence[StageEstimate], source: str, training: T
         where = f"fits {' or '.join(fitting)}" if fitting else f"fits none of {', '.join(gpu.name for gpu in GPUS)}"
         console.print(
             f"{escape(backbone)}: {needed:.0f} GB a GPU ({largest.stage}) with the study's processes="
-            f"{training.processes}, sharding={training.sharding}, {where}; about {_duration(total)} on {count} GPUs of "
-            "an A100's speed, within a third",
+            f"{training.processes}, sharding={training.sharding}, {where}; about {duration_of(total)} on {count} GPUs "
+            "of an A100's speed, within a third",
             soft_wrap=True,
             highlight=False,
         )
@@ -88,7 +91,7 @@ def render_estimate(estimates: Sequence[StageEstimate], source: str, training: T
     )
 
 
-def _duration(hours: float) -> str:
+def duration_of(hours: float) -> str:
     """1.4 h, or below an hour in minutes."""
     if hours >= 1:
         return f"{hours:.1f} h"
@@ -122,15 +125,20 @@ def wide_console() -> Console:
     return terminal if terminal.is_terminal else Console(width=200)
 
 
-def _pairs(title: str, facts: Mapping[str, Any], cut: int = 120) -> Table:
+def _pairs(title: str, facts: Mapping[str, Any]) -> Table:
     table = Table(title, "", box=None)
     for key, value in facts.items():
         for name, fact in value.items() if isinstance(value, Mapping) else [("", value)]:
             shown = (
                 ", ".join(f"{part} {count:,}" for part, count in fact.items()) if isinstance(fact, Mapping) else fact
             )
-            table.add_row(f"{key} {name}".strip(), escape(str(shown)[:cut]))
+            table.add_row(f"{key} {name}".strip(), escape(_short(str(shown))))
     return table
+
+
+def _short(fact: str) -> str:
+    """A hash by its first letters, any other fact up to 120."""
+    return f"sha256 {fact[:12]}" if _HASH.fullmatch(fact) else fact[:120]
 
 
 def _backbones(backbones: Mapping[str, Any]) -> Table:

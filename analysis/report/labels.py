@@ -11,8 +11,8 @@ def ranged(value: str, low: str, high: str, *, digits: int, percent: bool = Fals
     """Text of three columns: "0.31 [0.28, 0.35]"; what is undefined is said to be, never written as NaN."""
     ends = [_shown(name, digits, percent, absolute) for name in (value, low, high)]
     unit = " %" if percent else ""
-    between = pl.when(_known(low) & _known(high)).then(pl.format("[{}, {}]", *ends[1:]))
-    between = between.otherwise(pl.lit("(interval not defined)"))
+    no_range = pl.lit("(interval not defined)")
+    between = pl.when(_known(low) & _known(high)).then(pl.format("[{}, {}]", *ends[1:])).otherwise(no_range)
     whole = pl.when(_known(value)).then(pl.format("{}" + unit + " {}", ends[0], between))
     return whole.otherwise(pl.lit("not defined"))
 

@@ -87,7 +87,7 @@ def difference_chart(pairs: pl.DataFrame, tasks: Sequence[str]) -> Any:
     base = alt.Chart(data)
     field, order = ("minus", data["minus"].unique(maintain_order=True).to_list()) if several else ("task", list(tasks))
     y = alt.Y(f"{field}:N", sort=order, title=None, axis=alt.Axis(grid=False, labelColor=INK))
-    x = alt.X("diff_low:Q", scale=scale, title="points", axis=alt.Axis(tickCount=5, labelExpr=_POINTS))
+    x = alt.X("diff_low:Q", scale=scale, title="points", axis=alt.Axis(tickCount=3, labelExpr=_POINTS))
     zero = base.mark_rule(color=INK, strokeWidth=1).encode(x=alt.datum(0))
     rule = base.mark_rule(strokeWidth=2.5, strokeCap="round").encode(
         x=x, x2="diff_high:Q", y=y, color=color, description="label:N"

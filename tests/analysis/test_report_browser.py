@@ -261,7 +261,8 @@ def test_no_label_of_a_chart_is_cut_or_touches_another(report: Path, visit: Open
     })"""
     assert tab.evaluate(outside) == []
     touching = """[...document.querySelectorAll('.chart svg .role-axis-label')].flatMap(group => {
-        const boxes = [...group.querySelectorAll('text')].filter(text => !/rotate/.test(text.getAttribute('transform')))
+        const boxes = [...group.querySelectorAll('text')].filter(text => !/rotate/.test(text.getAttribute('transform'))
+            && text.getAttribute('opacity') !== '0')
             .map(text => text.getBoundingClientRect()).filter(box => box.width);
         return boxes.filter((a, i) => boxes.some((b, j) => j > i && a.left < b.right && b.left < a.right
             && a.top < b.bottom - 3 && b.top < a.bottom - 3)).map(() => group.textContent);
