@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 _HASH_SHOWN = 12
-_LONGEST = 60
+_LONGEST = 120
 _NAMES = {
     "vision_tower": "vision tower, weights",
     "examples_in_order": "training examples in their order",
