@@ -184,7 +184,7 @@ def solved_chart(sets: pl.DataFrame, runs: Sequence[str], colors: RunColors) -> 
     bars = alt.Chart(top).encode(x=x, y=alt.Y("count:Q", axis=None))
     shown = bars.mark_bar(width=15, cornerRadius=2, color=WASH).encode(description="label:N")
     text = bars.mark_text(baseline="bottom", dy=-3, fontSize=10).encode(text="count:Q")
-    y = alt.Y("run:N", sort=list(runs), title=None, axis=alt.Axis(labelColor=INK, grid=False, labelLimit=110))
+    y = alt.Y("run:N", sort=list(runs), title=None, axis=alt.Axis(labelColor=INK, grid=False, labelLimit=140))
     dots = alt.Chart(cells).mark_circle(size=90, opacity=1).encode(
         x=x, y=y,
         color=alt.condition("datum.hit", alt.Color("run:N", scale=colors.scale(runs), legend=None), alt.value(RULE)),
