@@ -60,6 +60,10 @@ class BackbonePair:
         means = totals[:, 1 : 1 + old + len(self.newer)] / totals[:, :1]
         return _split(means[:, old:].mean(1) - means[:, :old].mean(1))
 
+    def older_score(self) -> Drawn:
+        """Mean score of the older, over its seeds."""
+        return _split(self._totals[:, 1 : 1 + len(self.older)].mean(1) / self._totals[:, 0])
+
     def right_with_one(self) -> tuple[Drawn, Drawn]:
         """Share of the questions right with the newer only, and with the older only: mean over pairs of their runs."""
         runs, n = len(self.older) + len(self.newer), self._totals[:, 0]

@@ -68,7 +68,10 @@ class Component:
 
     def __str__(self) -> str:
         if math.isnan(self.value):
-            return f"{self.name} is undefined: a run is right on all questions or on none"
+            return f"{self.name} is not defined: a run is right on all questions or on none"
+        if math.isnan(self.low):
+            why = "in most resamples a run is right on all or on none"
+            return f"{self.name} {self.value:.3f} (interval not defined: {why})"
         return f"{self.name} {self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Options", "fold", "option_logits", "option_matrix", "softmax"]
+__all__ = ["Options", "fold", "folded", "option_logits", "option_matrix", "softmax"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ def option_logits(part: pl.DataFrame, rows: Sequence[int]) -> Options:
     """
     taken = part[rows].select("option_logprobs", "target", "parsed").with_row_index("row")
     listed = taken.explode("option_logprobs").unnest("option_logprobs").drop_nulls("logprob")
-    texts = (_folded(listed[name]) for name in ("option", "target", "parsed"))
+    texts = (folded(listed[name]) for name in ("option", "target", "parsed"))
     known = listed.with_columns(*texts).sort("row", "option", "logprob")
     row = known["row"].to_numpy().astype(np.int64)
     count = np.bincount(row, minlength=taken.height)
@@ -56,7 +56,7 @@ def option_logits(part: pl.DataFrame, rows: Sequence[int]) -> Options:
     return Options(logits, right, count, answered)
 
 
-def _folded(texts: pl.Series) -> pl.Series:
+def folded(texts: pl.Series) -> pl.Series:
     """`fold` of a column, each distinct text once."""
     named = texts.cast(pl.String)
     distinct = named.drop_nulls().unique()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["FEWEST", "calibrate", "calibration", "calibration_pairs", "paired_difference", "reliability"]
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import combinations
@@ -14,19 +15,22 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vlm_backbones.analysis import calibration_measures as measure
+from vlm_backbones.analysis._computed_scores import is_coordinate_target
 from vlm_backbones.analysis.bootstrap import cluster_weights, interval
 from vlm_backbones.analysis.calibration_draws import RANK_GRID, Side, aurc_draws, mean_known, measure_draws
 from vlm_backbones.analysis.columns import build_table
-from vlm_backbones.analysis.confidences import KINDS, Confidences, primary_kind, take_confidences
+from vlm_backbones.analysis.confidences import Confidences, kinds_of, primary_kind, take_confidences
+from vlm_backbones.analysis.exact_words import is_graded
 from vlm_backbones.analysis.interval_rows import ALL_TYPES, SAMPLE_DRAWS, IntervalRow, interval_rows
 from vlm_backbones.analysis.pairing import Paired, cluster_codes, pair_runs
 from vlm_backbones.analysis.smooth_ece import smece
 from vlm_backbones.analysis.table_agreement import by_task, runs_of
-from vlm_backbones.analysis.temperature import HeldOut, held_out, in_first_half
+from vlm_backbones.analysis.temperature import HeldOut, at_limit, held_out, in_first_half
 
 Floats = NDArray[np.float64]
 
 FEWEST = 50
+_JUDGED_EXACT = "by whether the answer is its target word for word"
 _TYPE_DRAWS = 300
 
 
@@ -49,15 +53,16 @@ def calibrate(
     rows: list[dict[str, Any]] = []
     ranges: list[IntervalRow] = []
     for task, part in by_task(samples, condition):
+        kinds, event = kinds_of(part), _event_note(part)
         for run in runs_of(part):
             of_run = part.filter(pl.col("run") == run)
             for question_type, group in _question_types(of_run):
-                for kind in KINDS:
+                for kind in kinds:
                     taken = take_confidences(group, kind)
                     if not len(taken):
                         continue
                     start = {"run": run, "task": task, "question_type": question_type, "confidence_kind": kind}
-                    rows.append(start | _measures(group, taken, kind, np.random.default_rng(seed)))
+                    rows.append(start | _measures(group, taken, kind, event, np.random.default_rng(seed)))
                     if draws and kind != "per_token" and len(taken) >= FEWEST:
                         place = {"table": "calibration", "task": task, "runs": f"{run}, {kind}"}
                         most = min(draws, SAMPLE_DRAWS if question_type == ALL_TYPES else _TYPE_DRAWS)
@@ -86,10 +91,25 @@ def _question_types(part: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
         yield question_type, part.filter(pl.col("question_type") == question_type)
 
 
-def _measures(part: pl.DataFrame, taken: Confidences, kind: str, rng: np.random.Generator) -> dict[str, Any]:
+def _event_note(part: pl.DataFrame) -> str:
+    """What stands beside the probability of a whole answer where right is a threshold on a score; else empty."""
+    if not is_graded(part):
+        return ""
+    right = "within 100 km" if is_coordinate_target(part["target"][0]) else "a score of 0.5 or more"
+    return (
+        f"right means {right}, the confidence is the probability of these very words: their difference is no over- or "
+        "underconfidence of the model"
+    )
+
+
+def _measures(
+    part: pl.DataFrame, taken: Confidences, kind: str, event: str, rng: np.random.Generator
+) -> dict[str, Any]:
     c, y = taken.confidence, taken.correct
     row: dict[str, Any] = {"n": len(taken), "n_missing": taken.n_missing, "accuracy": float(y.mean())}
     notes = ["not comparable across backbones: their tokenizers differ"] if kind == "per_token" else []
+    notes += [event] if event and kind == "sequence" else []
+    notes += ["right means the target's very words (a place: to the decimals of the answer)"] if kind == "exact" else []
     if taken.without_target:
         notes.append(f"{taken.without_target} targets are none of the options: left out of brier, nll and temperature")
     if len(taken) < FEWEST:
@@ -117,7 +137,12 @@ def _measures(part: pl.DataFrame, taken: Confidences, kind: str, rng: np.random.
         "e_aurc": excess,
     }
     row |= {f"selective_{share}": measure.selective_accuracy(c, y, share / 100) for share in (25, 50, 75)}
-    return row | asdict(_held_out(part, taken)) | {"note": "; ".join(notes)}
+    held = _held_out(part, taken)
+    if math.isnan(held.temperature):
+        notes.append("temperature is not defined: half of the clusters is all right, all wrong or empty")
+    elif limit := at_limit(held.temperature):
+        notes.append(f"the temperature ran into its limit of {limit}: none mends this confidence")
+    return row | asdict(held) | {"note": "; ".join(notes)}
 
 
 def _held_out(part: pl.DataFrame, taken: Confidences) -> HeldOut:
@@ -160,9 +185,8 @@ def calibration_pairs(
     for task, part in by_task(samples, condition):
         runs = runs_of(part)
         paired, kind = pair_runs(part, runs), primary_kind(part)
-        drawn = _Draws(
-            [_side(part, kind, rows_of) for rows_of in paired.rows], paired, min(bootstrap, SAMPLE_DRAWS), seed
-        )
+        sides = [_side(part, kind, rows_of) for rows_of in paired.rows]
+        drawn = _Draws(sides, paired, min(bootstrap, SAMPLE_DRAWS), seed, _JUDGED_EXACT if kind == "exact" else "")
         for (i, a), (j, b) in combinations(enumerate(runs), 2):
             rows += [{"task": task, "run_a": a, "run_b": b, **row} for row in drawn.differences(i, j)]
     return build_table("calibration_pairs", rows)
@@ -196,18 +220,17 @@ def paired_difference(
 class _Draws:
     """Measures of each run on each set of questions, computed once; all runs of a task share the same draws."""
 
-    def __init__(self, sides: list[Side], paired: Paired, draws: int, seed: int) -> None:
+    def __init__(self, sides: list[Side], paired: Paired, draws: int, seed: int, note: str = "") -> None:
         self._sides = sides
         self._logged = paired.rows >= 0
         self._weights, self._group = cluster_weights(paired.cluster, draws, np.random.default_rng(seed))
         self._known: dict[tuple[int, bytes], tuple[dict[str, float], dict[str, Floats]]] = {}
         joined = self._weights.shape[1] < np.unique(paired.cluster).size
-        self._note = (
+        grid = (
             f"interval from {self._weights.shape[1]:,} random groups of clusters, auroc and smece on a grid of "
             f"{RANK_GRID:,} confidences"
-            if joined
-            else ""
         )
+        self._note = "; ".join([*([note] if note else []), *([grid] if joined else [])])
 
     def differences(self, i: int, j: int) -> Iterator[dict[str, Any]]:
         """Rows of the pair, none where both have fewer than 50 confidences of the kind in common."""

@@ -1,4 +1,4 @@
-"""Table `claims`: what was published about newer backbones, judged on this study's checkpoints."""
+"""Table `claims`: rules read from what was published about newer backbones, judged on this study's checkpoints."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import numpy as np
 import polars as pl
 
 from vlm_backbones.analysis.backbone_pair import BackbonePair, blind_drop
-from vlm_backbones.analysis.bootstrap import wilson
+from vlm_backbones.analysis.bootstrap import interval, wilson
 from vlm_backbones.analysis.claims import Claim, Component, judge_claims
 from vlm_backbones.analysis.columns import build_table
+from vlm_backbones.analysis.confidences import primary_kind
 from vlm_backbones.analysis.samples import Logs
 from vlm_backbones.analysis.stability_pair import stability_difference
 from vlm_backbones.analysis.states import TaskStates
@@ -24,6 +25,7 @@ from vlm_backbones.analysis.table_coordinates import coordinate_rows, is_coordin
 BARN = "Back to the Barn with LLAMAs, arXiv 2604.10985"
 EQUIVALENT = 0.02
 FAR_BELOW = -0.10
+ROOM = 0.10
 APPEARS, ABSENT = 0.10, 0.01
 
 
@@ -68,8 +70,8 @@ def _of_pair(pair: BackbonePair, task: str, older: str, newest: str, samples: pl
         return
     difference = Component.from_draws("score difference", *pair.score_difference(), above=-EQUIVALENT, below=EQUIVALENT)
     gap = Component.from_draws("phi - ceiling", *pair.phi_minus_ceiling(), below=0.0)
-    old, new = pair.seed_phis()
-    null = f"seed null: phi {old:.3f} between seeds of {older}, {new:.3f} between those of {newest}"
+    old, new = ("not defined" if math.isnan(phi) else f"{phi:.3f}" for phi in pair.seed_phis())
+    null = f"seed null: phi {old} between seeds of {older}, {new} between those of {newest}"
     missing = ""
     if min(len(pair.older), len(pair.newer)) < 2:
         missing, null = "one seed a backbone: without the seed null, different questions stay undecided", ""
@@ -95,15 +97,30 @@ def _of_pair(pair: BackbonePair, task: str, older: str, newest: str, samples: pl
         n_missing,
         null,
     )
+    yield _eye_limited(pair, task, older, newest, samples, difference)
+
+
+def _eye_limited(
+    pair: BackbonePair, task: str, older: str, newest: str, samples: pl.DataFrame, difference: Component
+) -> Claim:
+    """Little gain means a limit only where there was something to gain: a saturated task leaves it undecided."""
+    n, n_missing = pair.counts
+    score, drawn = pair.older_score()
+    low, high = interval(drawn)
+    saturated = (
+        f"saturated: {older} scores {score:.3f} [{low:.3f}, {high:.3f}] of 1, so no {100 * ROOM:.0f} points are "
+        "left to gain"
+    )
     drop, swapped = blind_drop(samples, pair.newer, pair.draws, pair.seed)
-    yield Claim(
+    return Claim(
         f"{task}: {newest} gains little over {older} because the eye is the limit",
         BARN,
-        "score difference within 2 points, and the score with another question's image at least 10 points lower",
+        "score difference within 2 points, and the score with another question's image at least 10 points lower; "
+        "undecided where less than 10 points are left to gain",
         (difference, Component.from_draws("swap - clean", *drop, below=FAR_BELOW)) if swapped else (difference,),
         n,
         n_missing,
-        missing="" if swapped else "no evaluation under condition swap",
+        missing="no evaluation under condition swap" if not swapped else saturated if high > 1 - ROOM else "",
     )
 
 
@@ -119,7 +136,8 @@ def _calibrated(
         return
     values, n, n_missing = found
     parts = tuple(Component.from_draws(name, *values[name], below=0.0) for name in ("smece", "nll"))
-    yield Claim(claim, BARN, rule, parts, n, n_missing)
+    judged = "judged by whether an answer is its target word for word" if primary_kind(part) == "exact" else ""
+    yield Claim(claim, BARN, rule, parts, n, n_missing, judged)
 
 
 def _stable(
@@ -132,7 +150,10 @@ def _stable(
     seed: int,
 ) -> Iterator[Claim]:
     claim = f"{task}: the inside of {newest} is more stable than that of {older}"
-    rule = "paired difference of stability over 0: last prompt token, mean over all kept layers but the embeddings"
+    rule = (
+        "paired difference of stability over 0: last prompt token, mean over all kept layers but the embeddings and "
+        "over the perturbations"
+    )
     found = stability_difference(samples, states, task, list(pair.older), list(pair.newer), seed=seed)
     if found is None:
         missing = "no clean and perturbed hidden states of both: set the study's analysis.states"
@@ -140,7 +161,7 @@ def _stable(
         return
     value, drawn, n, n_missing, conditions = found
     component = Component.from_draws("stability difference", value, drawn, above=0.0)
-    yield Claim(claim, BARN, f"{rule} and over {', '.join(conditions)}", (component,), n, n_missing)
+    yield Claim(claim, BARN, rule, (component,), n, n_missing, f"mean over {', '.join(conditions)}")
 
 
 def _appears(part: pl.DataFrame, task: str, runs: Sequence[tuple[str, Sequence[str]]]) -> Claim:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["HeldOut", "fit_temperature", "held_out", "temper"]
+__all__ = ["HeldOut", "at_limit", "fit_temperature", "held_out", "temper"]
 
 import hashlib
 import math
@@ -17,7 +17,8 @@ from vlm_backbones.analysis.options import Options, softmax
 
 Floats = NDArray[np.float64]
 
-_LOG_RANGE = (math.log(0.02), math.log(50.0))
+_LOWEST, _HIGHEST = 0.02, 50.0
+_LOG_RANGE = (math.log(_LOWEST), math.log(_HIGHEST))
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,12 @@ def fit_temperature(loss: Callable[[float], float]) -> float:
     return math.exp(float(found.x))
 
 
+def at_limit(temperature: float) -> str:
+    """The limit that a temperature ran into, empty where it did not (NaN too)."""
+    ends = (end for end in (_LOWEST, _HIGHEST) if abs(math.log(temperature / end)) < 0.01)
+    return next((f"{end:g}" for end in ends), "")
+
+
 def held_out(
     confidence: Floats,
     correct: Floats,
@@ -63,9 +70,10 @@ def held_out(
     ----------
     confidence, correct : (n,) the confidence in the answer and whether it was right.
     first : (n,) which documents fit the temperature.
-    options : of the same documents, each with a right option; None for single confidences.
+    options : of the same documents, each with a right option; None for single confidences, whose fit is undefined where
+        the first half is all right or all wrong.
     """
-    if first.sum() < 2 or (~first).sum() < 2:
+    if first.sum() < 2 or (~first).sum() < 2 or (options is None and np.ptp(correct[first]) == 0):
         return HeldOut()
 
     rest = ~first

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["render_check", "render_estimate"]
+__all__ = ["duration_of", "render_check", "render_estimate"]
 
 import re
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,11 @@ from vlm_backbones._console import print_rows, wide_console
 from vlm_backbones._estimate import GPUS, StageEstimate
 from vlm_backbones.study import SHARDINGS, Sharding, Training
 
-_SHA256 = re.compile("[0-9a-f]{64}")
+_HASH = re.compile("[0-9a-f]{64}")
+_SUPERVISED = (
+    "Supervised is what stands in \u27e6\u27e7. The questions of one image share its first part, so only the first "
+    "shows it (with the user's mark); each question is trained as if it was asked alone."
+)
 _STAGE_FACTS = ("optimizer_steps", "examples_seen", "supervised_tokens_seen", "tokens_an_answer")
 
 
@@ -24,9 +28,10 @@ def render_check(certificate: Mapping[str, Any]) -> None:
     print_rows(_pairs("held equal", certificate["equal"]))
     print_rows(_pairs("training data", certificate["data"]))
     print_rows(_backbones(certificate["backbones"]))
+    console.print(_SUPERVISED, soft_wrap=True, highlight=False)
     for name, stages in certificate["supervised_text"].items():
         for stage, texts in stages.items():
-            console.print(f"{escape(name)}, {stage}: supervised is what stands in \u27e6\u27e7", style="bold")
+            console.print(f"{escape(name)}, {stage}", style="bold")
             for text in texts:
                 console.print(f"  {escape(text)}", soft_wrap=True, highlight=False)
     varies = "; ".join(f"{key} ({why})" for key, why in certificate["varies"].items())
@@ -48,7 +53,7 @@ def render_estimate(estimates: Sequence[StageEstimate], source: str, training: T
     shared: Sharding = "fsdp2" if training.sharding == "none" else training.sharding
     columns = (
         "trained parameters",
-        "tokens an example",
+        "tokens an image with all its questions",
         "operations",
         "GB on one GPU",
         f"{shared} on 2",
@@ -56,12 +61,12 @@ def render_estimate(estimates: Sequence[StageEstimate], source: str, training: T
         "on 8",
         "on 64",
     )
-    names = (*columns, f"hours on {count} x A100")
+    names = (*columns, f"time on {count} x A100")
     rows = []
     for row in estimates:
         facts = (f"{row.trained_parameters:,}", str(row.tokens), f"{row.operations:.2g}", f"{row.memory_gb():.0f}")
         sharing = ("-" if row.weights.four_bits else f"{row.memory_gb(shared, each):.0f}" for each in (2, 4, 8, 64))
-        cells = (*facts, *sharing, f"{row.hours(reference, count):.1f}")
+        cells = (*facts, *sharing, duration_of(row.hours(reference, count)))
         rows.append({"estimate": f"{row.backbone}, {row.stage}", **dict(zip(names, cells, strict=True))})
     print_rows(rows)
     print_rows(_fits(estimates))
@@ -73,17 +78,24 @@ def render_estimate(estimates: Sequence[StageEstimate], source: str, training: T
         where = f"fits {' or '.join(fitting)}" if fitting else f"fits none of {', '.join(gpu.name for gpu in GPUS)}"
         console.print(
             f"{escape(backbone)}: {needed:.0f} GB a GPU ({largest.stage}) with the study's processes="
-            f"{training.processes}, sharding={training.sharding}, {where}; about {total:.1f} h on {count} GPUs of an "
-            "A100's speed, within a third",
+            f"{training.processes}, sharding={training.sharding}, {where}; about {duration_of(total)} on {count} GPUs "
+            "of an A100's speed, within a third",
             soft_wrap=True,
             highlight=False,
         )
     console.print(
         f"Counts of the data: {source}. GB of each GPU where so many share the model (docs/scaling.md); choose with "
-        "--set training.processes=8 --set training.sharding=fsdp2. Evaluation is not in the hours.",
+        "--set training.processes=8 --set training.sharding=fsdp2. Evaluation is not in the time.",
         soft_wrap=True,
         highlight=False,
     )
+
+
+def duration_of(hours: float) -> str:
+    """1.4 h, or below an hour in minutes."""
+    if hours >= 1:
+        return f"{hours:.1f} h"
+    return f"{60 * hours:.0f} min" if hours >= 1 / 60 else "under 1 min"
 
 
 def _fits(estimates: Sequence[StageEstimate]) -> list[dict[str, str]]:
@@ -114,9 +126,13 @@ def _pairs(title: str, facts: Mapping[str, Any]) -> list[dict[str, str]]:
             shown = (
                 ", ".join(f"{part} {count:,}" for part, count in fact.items()) if isinstance(fact, Mapping) else fact
             )
-            text = str(shown)
-            rows.append({title: f"{key} {name}".strip(), "": text[:24] if _SHA256.fullmatch(text) else text})
+            rows.append({title: f"{key} {name}".strip(), "": _short(str(shown))})
     return rows
+
+
+def _short(fact: str) -> str:
+    """A hash by its first letters, any other fact whole."""
+    return f"sha256 {fact[:12]}" if _HASH.fullmatch(fact) else fact
 
 
 def _backbones(backbones: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -184,4 +185,8 @@ def interval(row: Mapping[str, Any]) -> str:
         value, low, high = (float(row[key]) for key in ("value", "ci_low", "ci_high"))
     except (TypeError, ValueError):
         return "-" if row["value"] is None else str(row["value"])
+    if math.isnan(value):
+        return "not defined"
+    if math.isnan(low) or math.isnan(high):
+        return f"{value:.3f} (interval not defined)"
     return f"{value:.3f} [{low:.3f}, {high:.3f}]"

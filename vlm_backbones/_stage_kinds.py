@@ -260,4 +260,4 @@ def analyze_stage(study: Study, out: Path, needs: Sequence[Stage]) -> Stage:
     arguments = ["analyze", *(part for name in names for part in ("--run", f"{name}={out / name}"))]
     arguments += ["--study-dir", str(out), "--out", str(out), "--bootstrap", str(study.analysis.bootstrap)]
     job = Job("analyze", _CLI, tuple(arguments), out / "analyze.log", needs=_names(needs))
-    return _stage(out, job, facts, [out / "report.html", out / "tables" / "scores.csv"])
+    return _stage(out, job, facts, [out / "report.html", out / "verdict.txt", out / "tables" / "scores.csv"])

@@ -8,8 +8,8 @@ from typing import Any
 __all__ = ["parse_json", "written_json"]
 
 
-def parse_json(text: str | bytes) -> Any:
-    """Return the value of a JSON text.
+def parse_json(text: str | bytes, *, numbers_as_text: bool = False) -> Any:
+    """Return the value of a JSON text, with `numbers_as_text` its numbers as they are written.
 
     Raises
     ------
@@ -17,7 +17,7 @@ def parse_json(text: str | bytes) -> Any:
         If it is no JSON, no UTF-8, or nested so deeply that reading it would overflow the stack.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, parse_float=str, parse_int=str) if numbers_as_text else json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 

@@ -70,9 +70,15 @@ def sentences(made: Leaderboard) -> list[str]:
         alike = {row for pair in own if not pair.different for row in (pair.first, pair.second)} - {first}
         if alike:
             shown = [labels[row] for row in board.rows if row in alike]
-            out.append(f"With {what} in mind it cannot be told apart from {_joined(shown)}.")
+            out.append(
+                f"Had {what} been asked, it might not lead: the difference from {_joined(shown)} could be chance (they "
+                f"cannot be told apart at {100 * ALPHA:g} %)."
+            )
         elif own:
-            out.append(f"With {what} in mind it differs from {'every' if len(own) > 1 else 'the'} other row.")
+            out.append(
+                f"Had {what} been asked, it would still differ from {'every' if len(own) > 1 else 'the'} other row: "
+                f"the differences are beyond chance at {100 * ALPHA:g} %."
+            )
     if not made.question_pairs[0]:
         out.append("Whether other questions of the same benchmarks would change the order is unknown.")
     return out

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 __all__ = ["Certificate", "Line", "read_certificate"]
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vlm_backbones.analysis.report.certificate_words import fact_name, fact_value
 from vlm_backbones.errors import DataError
 from vlm_backbones.json_text import parse_json
-
-_HASH_SHOWN = 12
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ def read_certificate(study_dir: Path | None) -> Certificate | None:
         return None
     try:
         content = parse_json(file.read_text(encoding="utf-8"))
-        equal = [Line(_words(name), "", _values(value)) for name, value in content.get("equal", {}).items()]
+        equal = [Line(fact_name(name), "", _values(value)) for name, value in content.get("equal", {}).items()]
         backbones: Mapping[str, Any] = content.get("backbones", {})
         same, varies = _compare(backbones, content.get("varies", {}))
         return Certificate(equal + same, varies, [str(problem) for problem in content.get("confounds", [])])
@@ -60,19 +58,24 @@ def _compare(backbones: Mapping[str, Any], reasons: Mapping[str, str]) -> tuple[
     flat = {name: _flatten(facts) for name, facts in backbones.items()}
     same, varies = [], []
     for fact in dict.fromkeys(fact for facts in flat.values() for fact in facts):
-        values = {name: _short(facts.get(fact)) for name, facts in flat.items()}
+        values = {name: fact_value(facts.get(fact)) for name, facts in flat.items()}
         if len(set(values.values())) == 1:
-            same.append(Line(_words(fact), "", {"": next(iter(values.values()))}))
+            same.append(Line(fact_name(fact), "", {"": next(iter(values.values()))}))
         else:
             why = next((text for key, text in reasons.items() if key in fact), "follows from the tokenizer")
-            varies.append(Line(_words(fact), why, values))
+            varies.append(Line(fact_name(fact), why, values))
     return same, varies
 
 
 def _flatten(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{a: {b: 1}} -> {"a b": 1}; the word `stages` is left out, since the stage's own name follows."""
+    """{a: {b: 1}} -> {"a b": 1}; the word `stages` is left out, since the stage's own name follows.
+
+    Which answers are cut is a hash, and says nothing where none are.
+    """
     flat: dict[str, Any] = {}
     for name, value in facts.items():
+        if name == "truncated_rows" and facts.get("truncated_answers") == 0:
+            continue
         path = prefix if name == "stages" else f"{prefix} {name}".strip()
         if isinstance(value, Mapping) and value:
             flat |= _flatten(value, path)
@@ -83,23 +86,5 @@ def _flatten(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _values(value: Any) -> dict[str, str]:
     if isinstance(value, Mapping):
-        return {str(name): _short(part) for name, part in value.items()}
-    return {"": _short(value)}
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list):
-        # How digits are split reads best as the pieces themselves.
-        return " · ".join(map(str, value))[:60]
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    if len(text) >= 32 and all(letter in "0123456789abcdef" for letter in text):
-        return text[:_HASH_SHOWN]
-    return text if len(text) <= 60 else text[:57] + "..."
+        return {str(name): fact_value(part) for name, part in value.items()}
+    return {"": fact_value(value)}

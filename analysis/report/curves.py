@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vlm_backbones.analysis.calibration_measures import BINS, reliability_bins
-from vlm_backbones.analysis.confidences import column_of, primary_kind
+from vlm_backbones.analysis.confidences import column_of, outcomes, primary_kind
 from vlm_backbones.analysis.consistency_band import consistency_band
 from vlm_backbones.analysis.risk_coverage import risk_at, risk_band
 from vlm_backbones.analysis.table_calibration import FEWEST
@@ -42,6 +42,8 @@ class CalibrationCurves:
 def calibration_curves(part: pl.DataFrame, runs: Sequence[str], seed: int = 0) -> CalibrationCurves:
     """Compute the curves of some runs on one task under one condition.
 
+    Reliability is about what the confidence is the probability of, risk about what counts as right.
+
     At most the 8 most frequent question types get curves of their own; fewer than 50 confidences give none, as in the
     table `calibration`.
     """
@@ -53,7 +55,8 @@ def calibration_curves(part: pl.DataFrame, runs: Sequence[str], seed: int = 0) -
     bins: list[dict[str, Any]] = []
     risks: list[dict[str, Any]] = []
     for run in runs:
-        of_run = part.filter(run=run).with_columns(column_of(kind).alias("c"))
+        own = part.filter(run=run)
+        of_run = own.with_columns(column_of(kind).alias("c"), outcomes(own, kind).alias("event"))
         for question_type in shown:
             asked = of_run if question_type == ALL else of_run.filter(question_type=question_type)
             place = {"run": run, "task": part["task"][0], "question_type": question_type, "confidence_kind": kind}
@@ -77,10 +80,10 @@ def _curves(asked: pl.DataFrame, rng: np.random.Generator) -> tuple[list[dict[st
     if taken.height < FEWEST:
         return [], []
     taken = taken.drop_nulls("correct")
-    c, y = taken["c"].to_numpy(), taken["correct"].cast(pl.Float64).to_numpy()
+    c, event, y = (taken[name].cast(pl.Float64).to_numpy() for name in ("c", "event", "correct"))
     cluster = taken["cluster"].rank("dense").cast(pl.Int64).to_numpy() - 1
     n_missing = asked.height - taken.height
-    return list(_bins(c, y, n_missing, rng)), list(_risks(c, y, cluster, n_missing, rng))
+    return list(_bins(c, event, n_missing, rng)), list(_risks(c, y, cluster, n_missing, rng))
 
 
 def _bins(

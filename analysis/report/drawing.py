@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["draw_all"]
+__all__ = ["FONT", "MEASURED_FONT", "draw_all"]
 
 import os
 import re
 from collections.abc import Sequence
 from typing import Any
 
+FONT = "Inter, ui-sans-serif, system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+# Labels are laid out in the widest of the fonts that a reader may have, so that none of them is cut or touches another.
+MEASURED_FONT = "DejaVu Sans"
 _WORTH_WORKERS = 24
 _MOST_WORKERS = 4
 _SMALL_PNG_SCALE, _WIDE_PNG_SCALE = 2.0, 1.5
@@ -30,6 +33,7 @@ def _draw(spec: dict[str, Any]) -> tuple[str, bytes]:
     import vl_convert
 
     svg = vl_convert.vegalite_to_svg(spec)
+    svg = svg.replace(f'font-family="{MEASURED_FONT}"', f'font-family="{FONT}"')
     # The land behind maps is drawn at the size of its pixels: smoothing it would cost more than all the rest.
     svg = svg.replace("<image ", '<image image-rendering="optimizeSpeed" ')
     white = re.sub(r"(<svg[^>]*>)", r'\1<rect width="100%" height="100%" fill="white"/>', svg, count=1)

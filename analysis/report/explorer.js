@@ -51,6 +51,25 @@
     return node;
   };
 
+  // A click or Enter enlarges a picture; Escape or another click puts it back.
+  const lens = document.getElementById("lens"), whole = lens.querySelector("img");
+  const enlarge = (image) => {
+    whole.src = image.src;
+    whole.alt = image.alt;
+    whole.className = image.className;
+    lens.showModal();
+  };
+  lens.addEventListener("click", () => lens.close());
+
+  // The probability of a whole answer is tiny where the answer is long: it is shown as such, not as 0 %.
+  const percent = (sure) => sure < 0.1 ? "under 0.1 %" : (sure < 10 ? sure.toFixed(1) : Math.round(sure)) + " %";
+  const verdict = (texts, i, at, right) => {
+    const score = texts.score[i][at], mark = right === "-" ? "" : right === "1" ? "\u2713 " : "\u2717 ";
+    if (texts.km) return mark + (texts.km[i][at] === null ? "no coordinates" : texts.km[i][at].toLocaleString("en", { maximumFractionDigits: texts.km[i][at] < 10 ? 1 : 0 }) + " km off");
+    if (right === "-") return score === null ? "no score" : "score " + score;
+    return mark + (score === 0 || score === 1 ? (right === "1" ? "right" : "wrong") : score.toFixed(2));
+  };
+
   const card = (entry, facts, texts, doc) => {
     const at = doc % index.part, word = (number) => texts.words[number];
     const box = make("article", "card"), id = word(texts.id[at]);
@@ -61,7 +80,12 @@
       image.alt = "Image of question " + id;
       image.onload = () => { if (image.naturalWidth < 200) image.classList.add("small"); };
       image.src = inline ? inline.textContent : index.media[folder] + "/" + encodeURIComponent(key) + ".webp";
-      box.append(image);
+      const zoom = make("button", "zoom");
+      zoom.type = "button";
+      zoom.setAttribute("aria-label", "Enlarge the image of question " + id);
+      zoom.addEventListener("click", () => enlarge(image));
+      zoom.append(image);
+      box.append(zoom);
     }
     const body = make("div", "body"), type = entry.types[facts.type[doc]];
     body.append(make("p", "meta", "#" + id + (type ? " · " + type : "")));
@@ -75,10 +99,11 @@
       row.append(name);
       if (texts.answer[i][at] < 0) row.append(make("span", "s", "not logged"));
       else {
-        const score = texts.score[i][at], right = facts.right[i][doc], sure = facts.sure[i][doc];
-        const said = right === "-" ? (score === null ? "no score" : "score " + score) : (right === "1" ? "✓ " : "✗ ") + (score === 0 || score === 1 ? (right === "1" ? "right" : "wrong") : score.toFixed(2));
-        row.append(make("span", "s" + (right === "-" ? "" : right === "1" ? " right" : " wrong"), said + (sure < 0 ? "" : " · " + Math.round(sure / 10) + " % sure")));
+        const right = facts.right[i][doc], sure = facts.sure[i][doc];
+        const said = verdict(texts, i, at, right) + (sure < 0 || entry.exact ? "" : " \u00b7 " + percent(sure / 10) + " sure");
+        row.append(make("span", "s" + (right === "-" ? "" : right === "1" ? " right" : " wrong"), said));
         row.append(make("span", "a", word(texts.answer[i][at]) || "(empty answer)"));
+        if (entry.exact && sure >= 0) row.append(make("span", "w", "probability of these very words: " + percent(sure / 10)));
       }
       list.append(row);
     });

@@ -19,9 +19,13 @@ import numpy as np
 import polars as pl
 
 from vlm_backbones.analysis._sample_frame import where
+from vlm_backbones.analysis.confidences import primary_kind
+from vlm_backbones.analysis.exact_words import is_graded
 from vlm_backbones.analysis.pairing import pair_runs
 from vlm_backbones.analysis.report.media import Media
+from vlm_backbones.analysis.report.option_letters import lettered
 from vlm_backbones.analysis.samples import Logs
+from vlm_backbones.analysis.table_coordinates import coordinate_rows, is_coordinate_target
 from vlm_backbones.cache import atomic_write_text
 
 PART = 1000
@@ -54,7 +58,7 @@ def write_explorer(
             atomic_write_text(out / "report_data" / f"{name}.js", f'vlmPart("{name}",{script_json(value)});\n')
 
     for number, task in enumerate(tasks):
-        part = where(logs.samples, task=task, condition="clean")
+        part = lettered(where(logs.samples, task=task, condition="clean"))
         if not part.height:
             continue
         logged = set(part["run"].unique())
@@ -66,6 +70,7 @@ def write_explorer(
             put(f"task-{number}-{start // PART}", documents.texts(start, media))
         shown = [_cut(name, 80) for name in types]
         entry = {"id": number, "name": task, "runs": present, "types": shown, "n": len(documents)}
+        entry["exact"] = is_graded(part) and primary_kind(part) != "option"
         index["tasks"].append(entry | {"asked": documents.asked})
     index["media"] = media.folders
     return Explorer(index, inlined, media.inlined)
@@ -90,6 +95,7 @@ class _Documents:
         shown = rows[:, order[:_MOST]]
         kept = np.unique(shown[shown >= 0])
         self._part = part[kept]
+        self._has_places = is_coordinate_target(self._part["target"][0])
         self._first = np.searchsorted(kept, first[order[:_MOST]])
         self._rows = np.where(shown >= 0, np.searchsorted(kept, shown), -1)
 
@@ -128,7 +134,15 @@ class _Documents:
             answers, scores = of_run["answer"], of_run["score"].fill_nan(None).round(4)
             part["answer"].append([number(text) if has else -1 for text, has in zip(answers, logged, strict=True)])
             part["score"].append([score if has else None for score, has in zip(scores, logged, strict=True)])
+            if self._has_places:
+                part.setdefault("km", []).append(_errors_km(of_run))
         return part | {"words": list(words)}
+
+
+def _errors_km(part: pl.DataFrame) -> list[float | None]:
+    """How far off each answer is; None where it holds no coordinates."""
+    rows = coordinate_rows(part)
+    return [round(float(rungs["error_km"]), 1) if rungs["parsed"] else None for rungs in rows]
 
 
 def _cut(text: str, longest: int = _LONGEST) -> str:

@@ -48,7 +48,7 @@ class Frame:
         return f"{rows}, {_span(self.west, self.west + self.columns_degrees, 'E', 'W')}"
 
     def rows(self) -> pl.DataFrame:
-        """What the panel shows, in shares of its side: the land, the window in words, and the answers."""
+        """What the panel shows, in shares of its side: the land and the answers; `frame` is its title."""
         north, east = self.south + self.rows_degrees, self.west + self.columns_degrees
         land = land_picture(self.south, north, self.west, east, width=SIDE, height=SIDE)
         across = [(pl.col(f"{end}longitude") - self.west) / self.columns_degrees for end in ("", "answer_")]
@@ -58,8 +58,9 @@ class Frame:
             "way", "label", *(value.alias(name) for value, name in zip(across + up, names, strict=True)),
             kind=pl.lit("answer"),
         )  # fmt: skip
-        head = pl.DataFrame({"kind": ["land"], "url": [land], "window": [self.window], "error": [self.error]})
-        return pl.concat([head, shown], how="diagonal").with_columns(frame=pl.lit(self.name))
+        head = pl.DataFrame({"kind": ["land"], "url": [land]})
+        title = "\n".join((self.name, self.window, self.error))
+        return pl.concat([head, shown], how="diagonal").with_columns(frame=pl.lit(title))
 
 
 def _span(low: float, high: float, plus: str, minus: str) -> str:

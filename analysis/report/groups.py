@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["score_letters"]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,20 +12,17 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vlm_backbones.analysis.compact_letters import compact_letters
-from vlm_backbones.analysis.many_measures import holm
 from vlm_backbones.analysis.record import lower_is_better
 
 _LEVEL = 0.05
 _MOST_LETTERS = 12
-_Z = 1.959963984540054
 
 
 def score_letters(scores: pl.DataFrame, agreement: pl.DataFrame, runs: Sequence[str]) -> dict[tuple[str, str], str]:
     """Letters of each (task, run), "a" for the best score; none for a task with fewer than two compared runs or
     with more than 12 overlapping groups, whose letters nobody could read.
 
-    Two runs are told apart by the paired test of `agreement`, Holm over the pairs of the task. That test is about right
-    and wrong: where scores are finer, the p-value comes from the interval of the score difference instead (normal).
+    Two runs are told apart by the paired test of `agreement` on their scores, Holm over the pairs of the task.
 
     Parameters
     ----------
@@ -49,19 +46,10 @@ def score_letters(scores: pl.DataFrame, agreement: pl.DataFrame, runs: Sequence[
 def _told_apart(pairs: list[dict[str, Any]], ranked: Sequence[str]) -> NDArray[np.bool_]:
     """(runs, runs): whether two runs differ at 5 %."""
     place = {run: index for index, run in enumerate(ranked)}
-    binary = all(abs(row["diff"] - (row["n01"] - row["n10"]) / row["n"]) < 1e-9 for row in pairs)
-    p = [row["p_holm"] for row in pairs] if binary else holm(np.array([_interval_p(row) for row in pairs]))
     differ = np.zeros((len(ranked), len(ranked)), dtype=bool)
-    for row, adjusted in zip(pairs, p, strict=True):
-        if row["run_a"] in place and row["run_b"] in place and adjusted is not None and adjusted < _LEVEL:
+    for row in pairs:
+        is_told = row["p_holm"] is not None and row["p_holm"] < _LEVEL
+        if is_told and row["run_a"] in place and row["run_b"] in place:
             i, j = place[row["run_a"]], place[row["run_b"]]
             differ[i, j] = differ[j, i] = True
     return differ
-
-
-def _interval_p(row: Mapping[str, Any]) -> float:
-    """Two-sided p-value of a difference from its 95 % interval; NaN where it has none."""
-    from scipy.special import ndtr
-
-    error = (row["diff_high"] - row["diff_low"]) / (2 * _Z)
-    return float(row["diff"] == 0) if error == 0 else float(2 * ndtr(-abs(row["diff"]) / error))

@@ -12,6 +12,7 @@ import altair as alt
 import polars as pl
 
 from vlm_backbones.analysis.bootstrap import wilson
+from vlm_backbones.analysis.report.labels import ranged
 from vlm_backbones.analysis.report.palette import INK, MUTED, PAPER, RunColors, run_legend
 
 _CONDITIONS = ["jpeg40", "noise05", "shift4", "paraphrase", "swap"]
@@ -65,8 +66,8 @@ def probe_chart(probes: pl.DataFrame, runs: Sequence[str], colors: RunColors) ->
     """Probe scores over the layers: a row a target, all runs together first, then each run with its controls."""
     own = probes.filter(pl.col("run").is_in(list(runs))).with_columns(control=pl.col("score") - pl.col("selectivity"))
     present = [run for run in runs if run in set(own["run"])]
-    numbers = [pl.col(name).round(3) for name in ("score", "ci_low", "ci_high")]
-    label = pl.format("{}, {}, layer {}: {} [{}, {}], n = {}", "run", "target", "layer", *numbers, "n")
+    read = ranged("score", "ci_low", "ci_high", digits=3)
+    label = pl.format("{}, {}, layer {}: {}, n = {}", "run", "target", "layer", read, "n")
     score = own.select("run", "target", "layer", "ci_low", "ci_high", label=label, value="score", line=pl.lit("probe"))
     controls = own.unpivot(
         list(_CONTROLS), index=["run", "target", "layer"], variable_name="line", value_name="value"
@@ -98,7 +99,7 @@ def probe_chart(probes: pl.DataFrame, runs: Sequence[str], colors: RunColors) ->
         x=x, y=y, strokeDash=dash
     )  # fmt: skip
     head = alt.Header(labelFontSize=11, labelLimit=150, labelPadding=4)
-    row = alt.Header(labelFontSize=11, labelAngle=0, labelAlign="right", labelLimit=100, labelPadding=6)
+    row = alt.Header(labelFontSize=11, labelAngle=0, labelAlign="left", labelLimit=110, labelPadding=6)
     return alt.layer(control, band, line, dots).properties(width=160, height=76).facet(
         column=alt.Column("panel:N", sort=panels, header=head), row=alt.Row("target:N", header=row), spacing=10
     )  # fmt: skip
@@ -108,8 +109,8 @@ def stability_chart(stability: pl.DataFrame, runs: Sequence[str], colors: RunCol
     """Stability over the layers, a panel a condition."""
     data = stability.filter(pl.col("run").is_in(list(runs)))
     present = [run for run in runs if run in set(data["run"])]
-    numbers = [pl.col(name).round(3) for name in ("stability", "ci_low", "ci_high")]
-    label = pl.format("{}, {}, layer {}: {} [{}, {}], n = {}", "run", "condition", "layer", *numbers, "n")
+    kept = ranged("stability", "ci_low", "ci_high", digits=3)
+    label = pl.format("{}, {}, layer {}: {}, n = {}", "run", "condition", "layer", kept, "n")
     data = data.with_columns(label=label)
     base = alt.Chart(data)
     x = alt.X("layer:Q", axis=_layer_axis(data["layer"]), scale=alt.Scale(nice=False, padding=4))
@@ -136,9 +137,9 @@ def flip_rate_chart(rates: pl.DataFrame, runs: Sequence[str], colors: RunColors)
         high=pl.Series([end[1] for end in ends], dtype=pl.Float64),
     )
     present = [run for run in runs if run in set(data["run"])]
-    percent = [(100 * pl.col(name)).round(1) for name in ("answer_flip_rate", "low", "high")]
+    changed = ranged("answer_flip_rate", "low", "high", digits=1, percent=True)
     data = data.with_columns(
-        label=pl.format("{}, {}: {} % of the answers change [{}, {}], n = {}", "run", "condition", *percent, "n")
+        label=pl.format("{}, {}: {} of the answers change, n = {}", "run", "condition", changed, "n")
     )
     base = alt.Chart(data)
     y = alt.Y("run:N", sort=present, title=None, axis=alt.Axis(grid=False, labelColor=INK))

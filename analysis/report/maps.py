@@ -11,7 +11,7 @@ import polars as pl
 
 from vlm_backbones.analysis.report.frames import MOST_FRAMES, MOST_PLACES, SIDE, Frame, find_frames
 from vlm_backbones.analysis.report.land import land_picture
-from vlm_backbones.analysis.report.palette import BAD, INK, MUTED, ODD, PAPER, RULE
+from vlm_backbones.analysis.report.palette import BAD, INK, ODD, PAPER, RULE
 from vlm_backbones.analysis.report.view import Plan, View, plural
 
 _MOST_IN_WORLD = 600
@@ -111,12 +111,6 @@ def frame_chart(frames: list[Frame], color: str) -> Any:
     x, y = alt.X("x:Q", scale=unit, axis=None), alt.Y("y:Q", scale=unit, axis=None)
     land = base.transform_filter("datum.kind == 'land'")
     back = land.mark_image(width=SIDE, height=SIDE, align="left", baseline="top", aspect=False, aria=False)
-    window = land.mark_text(align="left", baseline="top", fontSize=9, color=MUTED).encode(
-        x=alt.value(4), y=alt.value(4), text="window:N"
-    )
-    error = land.mark_text(align="left", baseline="bottom", fontSize=10, fontWeight=600).encode(
-        x=alt.value(4), y=alt.value(SIDE - 4), text="error:N"
-    )
     answers = base.transform_filter("datum.kind == 'answer'")
     lines = answers.mark_rule(clip=True, strokeWidth=1.1, opacity=0.85, aria=False).encode(
         x=x, y=y, x2="x2:Q", y2="y2:Q", color=_color(color, legend=False)
@@ -124,8 +118,11 @@ def frame_chart(frames: list[Frame], color: str) -> Any:
     dots = answers.mark_circle(size=16, opacity=1, color=INK, stroke=PAPER, strokeWidth=0.5).encode(
         x=x, y=y, description="label:N"
     )
-    header = alt.Header(labelAlign="left", labelAnchor="start", labelFontSize=11, labelPadding=4, labelLimit=SIDE)
-    layers = [back.encode(x=alt.value(0), y=alt.value(0), url="url:N"), lines, dots, window, error]
+    header = alt.Header(
+        labelExpr="split(datum.label, '\\n')", labelAlign="left", labelAnchor="start", labelFontSize=10,
+        labelFontWeight="normal", labelPadding=4, labelLimit=SIDE,
+    )  # fmt: skip
+    layers = [back.encode(x=alt.value(0), y=alt.value(0), url="url:N"), lines, dots]
     panel = alt.layer(*layers, view=alt.ViewBackground(stroke=RULE)).properties(width=SIDE, height=SIDE)
     order = data["frame"].unique(maintain_order=True).to_list()
     return panel.facet(facet=alt.Facet("frame:N", sort=order, header=header), columns=min(5, len(frames)), spacing=16)

@@ -65,6 +65,23 @@
   };
   for (const pick of picks) show(pick, 0);
 
+  // What is wider than the screen says so, and fades at its end until it has been moved there.
+  const wide = new Map();
+  const look = (box) => {
+    const over = box.scrollWidth - box.clientWidth;
+    box.classList.toggle("more", over > 4 && box.scrollLeft < over - 4);
+    wide.get(box).hidden = over <= 4;
+  };
+  const watch = new ResizeObserver((seen) => seen.forEach((one) => look(one.target)));
+  for (const box of document.querySelectorAll(".scroll, .canvas")) {
+    const hint = make("p", "hint", "wider than the screen: move it sideways \u2192");
+    hint.hidden = true;
+    box.before(hint);
+    wide.set(box, hint);
+    box.addEventListener("scroll", () => look(box), { passive: true });
+    watch.observe(box);
+  }
+
   // Tables sort by a click on a column's head; a note row stays under its row.
   const value = (row, column, numeric) => {
     const text = row.cells[column] ? row.cells[column].textContent.trim() : "";

@@ -17,7 +17,7 @@ from vlm_backbones.analysis.report.certificate import read_certificate
 from vlm_backbones.analysis.report.changes import Changes, find_changes
 from vlm_backbones.analysis.report.explorer import script_json, write_explorer
 from vlm_backbones.analysis.report.groups import score_letters
-from vlm_backbones.analysis.report.pictures import render_plans
+from vlm_backbones.analysis.report.pictures import legible, render_plans
 from vlm_backbones.analysis.report.rows import read_rows
 from vlm_backbones.analysis.report.section_agreement import plan_agreement
 from vlm_backbones.analysis.report.section_calibration import plan_calibration
@@ -33,6 +33,7 @@ from vlm_backbones.cache import atomic_write_text
 
 _HERE = Path(__file__).parent
 _SCRIPTS = ("page.js", "explorer.js")
+_LONGEST_VERDICT = 4000
 _NONE, _MINUS = "\u2013", "\u2212"
 
 
@@ -49,19 +50,20 @@ def write_report(
     inline_images: bool = False,
     seed: int = 0,
 ) -> Path:
-    """Write OUT/report.html with OUT/report_data and OUT/charts beside it; return the page's path.
+    """Write OUT/report.html with OUT/report_data, OUT/charts and OUT/verdict.txt beside it; return the page's path.
 
     With `inline_images` the page itself holds the samples and their images and links to no file: it can be sent alone.
     """
     view = look_at(logs, tables, runs, tasks, seed)
     letters = score_letters(view.headline(), tables["agreement"], view.runs)
     changes = find_changes(view)
+    verdict = write_verdict(view, changes, find_changes(view, is_best=True))
     explorer = write_explorer(logs, runs, tasks, out, inline_images=inline_images)
     index = explorer.index | {"colors": {run: view.colors.name(run) for run in runs}}
     script = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS)
     page = page_template("report.html.j2", _filters()).render(
         title=title,
-        verdict=write_verdict(view, changes, find_changes(view, is_best=True)),
+        verdict=verdict,
         certificate=read_certificate(study_dir),
         deviations=deviations,
         sweep=read_sweep(study_dir),
@@ -80,6 +82,7 @@ def write_report(
     )  # fmt: skip
     path = out / "report.html"
     atomic_write_text(path, page)
+    atomic_write_text(out / "verdict.txt", f"{legible(str(verdict), _LONGEST_VERDICT)}\n")
     return path
 
 
@@ -101,7 +104,14 @@ def _draw(view: View, changes: Changes | None, letters: Mapping[tuple[str, str],
 
 
 def _filters() -> dict[str, Any]:
-    return {"percent": _percent, "number": _number, "p_value": _p_value, "points": _points, "whole": _whole}
+    return {
+        "percent": _percent,
+        "number": _number,
+        "p_value": _p_value,
+        "points": _points,
+        "whole": _whole,
+        "between": _between,
+    }
 
 
 def _missing(value: Any) -> bool:
@@ -118,6 +128,15 @@ def _points(value: Any) -> str:
 
 def _number(value: Any, digits: int = 2) -> str:
     return _NONE if _missing(value) else f"{value:,.{digits}f}".replace("-", _MINUS)
+
+
+def _between(low: Any, high: Any, kind: str | int) -> str:
+    """[low, high] as percent, points, or a number with so many digits."""
+    if _missing(low) or _missing(high):
+        return "(interval not defined)"
+    named = {"percent": _percent, "points": _points}
+    ends = (_number(end, kind) if isinstance(kind, int) else named[kind](end) for end in (low, high))
+    return f"[{', '.join(ends)}]"
 
 
 def _whole(value: Any) -> str:

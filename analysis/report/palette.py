@@ -10,6 +10,8 @@ from typing import Any
 
 import altair as alt
 
+from vlm_backbones.analysis.report.drawing import MEASURED_FONT
+
 INK, MUTED, RULE, PAPER, WASH = "#1c1f23", "#667078", "#e2e3dd", "#fefefd", "#b9bdb6"
 RUN_COLORS = ("#7d8799", "#2f7fb8", "#d55f2a", "#2b8a66", "#8459b8", "#a9861a", "#b5487a", "#0e8a99")
 GOOD, BAD, ODD = "#2b8a67", "#c2413b", "#8e24aa"
@@ -24,7 +26,6 @@ VARIABLES = {
     ODD: "--odd",
     **{color: f"--run-{index}" for index, color in enumerate(RUN_COLORS)},
 }
-FONT = "Inter, ui-sans-serif, system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 _THEMED = re.compile(rf'(fill|stroke)="({"|".join(VARIABLES)})"')
 _NARROWEST = 0.85
 
@@ -55,7 +56,7 @@ def run_legend(columns: int = 2) -> alt.Legend:
 
 # Quiet axes, no frame, one type size.
 CHART_CONFIG: dict[str, Any] = {
-    "font": FONT,
+    "font": MEASURED_FONT,
     "background": "transparent",
     "padding": 4,
     "view": {"stroke": None, "continuousWidth": 300, "continuousHeight": 300},
@@ -72,6 +73,7 @@ CHART_CONFIG: dict[str, Any] = {
         "labelLimit": 150,
         "labelFlush": False,
     },
+    "axisQuantitative": {"labelOverlap": "greedy", "labelSeparation": 8},
     "header": {"labelColor": INK, "labelFontSize": 12, "labelFontWeight": 600, "title": None},
     "title": {"color": INK, "fontSize": 11, "fontWeight": 600, "anchor": "start", "offset": 4},
     "legend": {"labelColor": MUTED, "title": None, "orient": "top", "labelFontSize": 11, "symbolStrokeWidth": 2},

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from vlm_backbones.analysis.exact_words import is_graded
 from vlm_backbones.analysis.report.view import View, best_runs, plural
 from vlm_backbones.analysis.table_scores import MINUS_CLEAN
 
@@ -34,6 +35,7 @@ class Rows:
     solved_by_exactly: dict[str, list[tuple[int, int]]]
     coordinates: list[Row]
     claims: list[Row]
+    claimed: str
     claim_counts: list[tuple[str, int]]
     cut: str
 
@@ -57,14 +59,33 @@ def read_rows(view: View, letters: Mapping[tuple[str, str], str]) -> Rows:
         every_metric=view.table("scores").to_dicts(),
         agreement=pairs["agreement"].to_dicts(),
         agreement_all=view.table("agreement_all").to_dicts(),
-        calibration=view.table("calibration").to_dicts(),
+        calibration=_calibration(view),
         calibration_pairs=pairs["calibration_pairs"].to_dicts(),
         solved_by_exactly={task: _solved_by_exactly(view, task) for task in view.tasks},
         coordinates=view.table("coordinates").to_dicts(),
         claims=claims,
+        claimed=_claimed(claims),
         claim_counts=[(verdict, verdicts.count(verdict)) for verdict in _VERDICTS if verdict in verdicts],
         cut=cut,
     )
+
+
+def _calibration(view: View) -> list[Row]:
+    """The rows with `is_event`: whether the confidence is a probability of what counts as right.
+
+    The probability of one wording is none of a score's threshold: of such a row only the ranking can be judged.
+    """
+    rows = view.table("calibration").to_dicts()
+    graded = {task: is_graded(view.samples(task)) for task in {row["task"] for row in rows}}
+    return [row | {"is_event": row["confidence_kind"] != "sequence" or not graded[row["task"]]} for row in rows]
+
+
+def _claimed(claims: list[Row]) -> str:
+    """How many rules of how many papers gave how many judgements: a rule is applied to each task and pair."""
+    rules, sources = ({row[key] for row in claims} for key in ("rule", "source"))
+    papers = "one paper" if len(sources) == 1 else f"{len(sources)} papers"
+    applied = plural(len(claims), "judgement")
+    return f"{plural(len(rules), 'rule')} from the claims of {papers}, by task and pair {applied}"
 
 
 def _solved_by_exactly(view: View, task: str) -> list[tuple[int, int]]:

@@ -11,6 +11,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
+from vlm_backbones.analysis.report.labels import ranged
 from vlm_backbones.analysis.report.palette import BAD, GOOD, INK, PAPER, RULE, WASH, RunColors
 from vlm_backbones.analysis.report.view import Plan, View, sizes
 
@@ -81,12 +82,7 @@ def agreement_chart(agreement: pl.DataFrame, runs: Sequence[str]) -> Any:
         for a, b in ((x, y), (y, x))
         if a in runs and b in runs
     ]
-    numbers = [pl.col(name).round(2) for name in ("phi", "low", "high")]
-    label = (
-        pl.when(pl.col("phi").is_nan() | pl.col("phi").is_null())
-        .then(pl.format("{} and {}: phi is undefined, n = {}", "a", "b", "n"))
-        .otherwise(pl.format("{} and {}: phi {} [{}, {}], n = {}", "a", "b", *numbers, "n"))
-    )
+    label = pl.format("{} and {}: phi {}, n = {}", "a", "b", ranged("phi", "low", "high", digits=2), "n")
     data = pl.DataFrame(both, strict=False).with_columns(label=label, phi=pl.col("phi").fill_nan(None))
     side = 52 if len(runs) < 5 else 40 if len(runs) <= _MOST_NUMBERS else max(11, 480 // len(runs))
     order = list(runs)
@@ -127,11 +123,10 @@ def flip_chart(pairs: pl.DataFrame) -> Any:
         )
         for kind, sign, rate in (("lost", -1, "negative_flip_rate"), ("won", 1, "positive_flip_rate"))
     ]  # fmt: skip
-    percent = [
-        (100 * pl.col(name).abs()).round(1).cast(pl.String).fill_null("\u2013") for name in ("share", "low", "high")
-    ]
+    percent = (100 * pl.col("share").abs()).round(1).cast(pl.String).fill_null("\u2013")
+    turned = ranged("share", "low", "high", digits=1, percent=True, absolute=True)
     data = pl.concat(sides).with_columns(
-        label=pl.format("{}: {} {} % [{}, {}] of {} questions", "pair", "kind", *percent, "n"), shown=percent[0]
+        label=pl.format("{}: {} {} of {} questions", "pair", "kind", turned, "n"), shown=percent
     )
     ends = pl.concat([data["share"], data["high"]]).abs().fill_nan(0).drop_nulls()
     limit = max([0.02, *ends.to_list()]) * 1.3
@@ -189,7 +184,7 @@ def solved_chart(sets: pl.DataFrame, runs: Sequence[str], colors: RunColors) -> 
     bars = alt.Chart(top).encode(x=x, y=alt.Y("count:Q", axis=None))
     shown = bars.mark_bar(width=15, cornerRadius=2, color=WASH).encode(description="label:N")
     text = bars.mark_text(baseline="bottom", dy=-3, fontSize=10).encode(text="count:Q")
-    y = alt.Y("run:N", sort=list(runs), title=None, axis=alt.Axis(labelColor=INK, grid=False, labelLimit=110))
+    y = alt.Y("run:N", sort=list(runs), title=None, axis=alt.Axis(labelColor=INK, grid=False, labelLimit=140))
     dots = alt.Chart(cells).mark_circle(size=90, opacity=1).encode(
         x=x, y=y,
         color=alt.condition("datum.hit", alt.Color("run:N", scale=colors.scale(runs), legend=None), alt.value(RULE)),

@@ -11,10 +11,15 @@ import altair as alt
 import polars as pl
 
 from vlm_backbones.analysis.report.curves import calibration_curves
+from vlm_backbones.analysis.report.labels import ranged
 from vlm_backbones.analysis.report.palette import PAPER, WASH, RunColors, run_legend
 from vlm_backbones.analysis.report.view import Plan, View, sizes
 
-_KIND = {"option": "the probability of the option that was answered", "sequence": "the probability of the whole answer"}
+_KIND = {
+    "option": "the probability of the option that was answered",
+    "sequence": "the probability of the whole answer",
+    "exact": "the probability of the whole answer; right is here an answer in its target's very words",
+}
 
 
 def plan_calibration(view: View, task: str) -> tuple[list[Plan], list[str]]:
@@ -82,8 +87,8 @@ def reliability_chart(bins: pl.DataFrame, runs: Sequence[str], colors: RunColors
 
 def risk_chart(risk: pl.DataFrame, runs: Sequence[str], colors: RunColors) -> Any:
     """Error rate among the most confident answers, all runs in one panel, with their bands."""
-    numbers = [(100 * pl.col(name)).round(1) for name in ("coverage", "risk", "risk_low", "risk_high")]
-    label = pl.format("{}: of the {} % most confident answers {} % are wrong [{}, {}], n = {}", "run", *numbers, "n")
+    kept, wrong = (100 * pl.col("coverage")).round(1), ranged("risk", "risk_low", "risk_high", digits=1, percent=True)
+    label = pl.format("{}: of the {} % most confident answers {} are wrong, n = {}", "run", kept, wrong, "n")
     data = risk.with_columns(label=label)
     top = max([0.05, *data["risk_high"].to_list()])
     scale = alt.Scale(domain=[0, min(1.0, top * 1.05)], nice=True)

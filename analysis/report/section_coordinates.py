@@ -10,6 +10,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
+from vlm_backbones.analysis.report.labels import ranged
 from vlm_backbones.analysis.report.maps import plan_maps
 from vlm_backbones.analysis.report.palette import INK, MUTED, PAPER, RunColors, run_legend
 from vlm_backbones.analysis.report.places import error_groups, error_shares, read_places
@@ -71,9 +72,9 @@ def _rungs(view: View, task: str, coordinates: pl.DataFrame) -> pl.DataFrame:
 
 def ladder_chart(rungs: pl.DataFrame, runs: Sequence[str], colors: RunColors) -> Any:
     """How far up the ladder each run's answers get."""
-    percent = [(100 * pl.col(name)).round(1).cast(pl.String).fill_null("\u2013") for name in ("share", "low", "high")]
+    reached = ranged("share", "low", "high", digits=1, percent=True)
     data = rungs.with_columns(pl.col("rung").replace_strict(_RUNGS)).with_columns(
-        label=pl.format("{}, {}: {} % [{}, {}] of {}", "run", "rung", *percent, "n")
+        label=pl.format("{}, {}: {} of {}", "run", "rung", reached, "n")
     )
     base = alt.Chart(data).encode(
         x=alt.X("rung:N", sort=list(_RUNGS.values()), title=None, axis=alt.Axis(labelAngle=-30, grid=False)),
@@ -90,10 +91,8 @@ def ladder_chart(rungs: pl.DataFrame, runs: Sequence[str], colors: RunColors) ->
 
 def error_chart(shares: pl.DataFrame, runs: Sequence[str], colors: RunColors) -> Any:
     """Empirical distribution of the error on a logarithmic axis, with bands and the rungs of the ladder."""
-    numbers = [(100 * pl.col(name)).round(1) for name in ("share", "share_low", "share_high")]
-    label = pl.format(
-        "{}: {} % [{}, {}] within {} km, n = {}", "run", *numbers, pl.col("km").round(0).cast(pl.Int64), "n"
-    )
+    near = ranged("share", "share_low", "share_high", digits=1, percent=True)
+    label = pl.format("{}: {} within {} km, n = {}", "run", near, pl.col("km").round(0).cast(pl.Int64), "n")
     # Beyond the last answer the curves are flat.
     ends = shares.group_by("run").agg(pl.col("km").filter(pl.col("share") == pl.col("share").max()).min())["km"]
     furthest = max([1000.0, *ends.to_list()])
@@ -119,8 +118,8 @@ def confidence_chart(places: pl.DataFrame, groups: pl.DataFrame, runs: Sequence[
     few = known.filter(pl.int_range(pl.len()).over("run") < _MOST_DOTS)
     dots = few.select("run", "confidence", pl.col("error_km").clip(1, 20_015), kind=pl.lit("answer"))
     label = pl.format(
-        "{}: at confidence {} the median error is {} km [{}, {}], n = {}", "run", pl.col("confidence").round(3),
-        *(pl.col(name).round(0) for name in ("error_km", "low_km", "high_km")), "n",
+        "{}: at confidence {} the median error in km is {}, n = {}", "run", pl.col("confidence").round(5),
+        ranged("error_km", "low_km", "high_km", digits=0), "n",
     )  # fmt: skip
     medians = groups.with_columns(label=label, kind=pl.lit("median")).with_columns(
         pl.col("error_km", "low_km", "high_km").clip(1, 20_015)
@@ -151,7 +150,7 @@ def confidence_chart(places: pl.DataFrame, groups: pl.DataFrame, runs: Sequence[
     columns = min(3, len(present))
     side = {1: 260, 2: 140}.get(columns, 92)
     layers = alt.layer(answers.encode(x=x, y=y, color=color), line, bars, ring).properties(width=side, height=190)
-    header = alt.Header(labelFontSize=11, labelLimit=side, labelPadding=4, labelColor=MUTED)
+    header = alt.Header(labelFontSize=10, labelLimit=side + 12, labelPadding=4, labelColor=MUTED)
     return layers.facet(facet=alt.Facet("run:N", sort=present, header=header), columns=columns, spacing=14)
 
 

@@ -81,11 +81,16 @@ class View:
         return task not in self.logs.without_threshold
 
     @property
-    def shares_clusters(self) -> bool:
-        """Whether questions of a task share an image, or what `--cluster-key` names."""
+    def clusters(self) -> str:
+        """`shared` where questions of a task share an image or what `--cluster-key` names, `alone` where none do,
+        `unknown` where the logs name neither."""
         own = self.logs.samples.filter(run=self.runs[0], condition="clean")
         counted = own.group_by("task").agg(pl.col("cluster").n_unique(), pl.len())
-        return bool((counted["cluster"] < counted["len"]).any())
+        if (counted["cluster"] < counted["len"]).any():
+            return "shared"
+        cluster, doc_key = (pl.col(name).cast(pl.String) for name in ("cluster", "doc_key"))
+        is_document = (cluster == pl.format("doc {}", "doc_id")) | (cluster == doc_key).fill_null(False)
+        return "unknown" if own.select(is_document.all()).item() else "alone"
 
 
 @dataclass(frozen=True)

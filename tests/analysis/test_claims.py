@@ -145,3 +145,19 @@ def test_one_seed_leaves_different_questions_undecided() -> None:
 
 def test_one_backbone_has_no_claims() -> None:
     assert claims(logs_of([part_of({"a": np.ones(20)})]), {}, ["a"]).height == 0
+
+
+def test_a_saturated_task_says_nothing_of_the_eye() -> None:
+    """Both solve 97 of 100: that they differ by nothing shows no limit but the task's own."""
+    right = np.arange(2000) % 100 >= 3
+    blind = part_of({"b": np.zeros(2000)}, "swap")
+    table = claims(logs_of([part_of({"a": right, "b": right}), blind]), {}, ["a", "b"], bootstrap=500)
+    row = next(row for row in table.to_dicts() if "the eye is the limit" in row["claim"])
+    assert row["verdict"] == "undecided"
+    assert "saturated: a scores 0.970" in row["note"]
+    assert math.isnan(row["p_holm"])
+
+
+def test_an_interval_that_is_not_defined_is_said_to_be() -> None:
+    draws = np.where(np.arange(1000) < 900, math.nan, 0.1)
+    assert str(Component.from_draws("phi", -0.002, draws, below=0.0)).startswith("phi -0.002 (interval not defined: ")

@@ -15,6 +15,7 @@ import polars as pl
 import pytest
 
 from vlm_backbones.analysis import analyze, read_samples
+from vlm_backbones.scoring import coordinate_error_km
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium found: the report was not opened in a browser")
@@ -146,7 +147,9 @@ def test_the_first_screen_answers(report: Path, visit: Open) -> None:
     for selector in ("h1", ".lead", ".seal", ".shown figure svg"):
         box = tab.locator(selector).first.bounding_box()
         assert box["y"] + box["height"] < 900, selector
-    assert "pocket-llama-3 is better than pocket-llama-1" in tab.inner_text("h1").replace("\u2011", "-")
+    assert "pocket-llama-3 is best on" in tab.inner_text("h1").replace("\u2011", "-")
+    said = tab.locator(".said").inner_text()
+    assert all(run in said for run in ("pocket-llama-1", "pocket-llama-2", "pocket-llama-3"))
     assert tab.locator(".lead").count() == 2
 
 
@@ -204,6 +207,79 @@ def test_sorting_by_confidence(report: Path, visit: Open) -> None:
     assert all(a >= b - 1 for a, b in pairwise(surest))
     choose(tab, order="least sure first")
     assert max(means()) < min(surest)
+
+
+def test_a_place_says_how_far_off_it_is(report: Path, study_dir: Path, visit: Open) -> None:
+    tab = visit(report)
+    choose(tab, task="seismic_coords")
+    card = tab.locator(".card").nth(1)
+    samples = read_samples([study_dir]).filter(run="pocket-llama-1", task="seismic_coords", condition="clean")
+    answer = samples.filter(doc_id="1")["answer"][0]
+    true = {"lat": 30.7, "lon": 131.1}
+    away = coordinate_error_km(answer, json.dumps(true))
+    assert f"{away:.1f} km off" in card.inner_text() or f"{away:,.0f} km off" in card.inner_text()
+    assert "no coordinates" in tab.locator(".card").nth(0).inner_text()
+    assert "probability of these very words" in card.inner_text()
+    assert "% sure" not in card.inner_text()
+
+
+def test_a_picture_is_enlarged_by_click_and_by_key(report: Path, visit: Open) -> None:
+    tab = visit(report)
+    choose(tab, task="vqa_scene")
+    lens = "document.getElementById('lens').open"
+    tab.locator(".card .zoom").first.focus()
+    tab.keyboard.press("Enter")
+    assert tab.evaluate(lens)
+    assert tab.locator("#lens img").bounding_box()["width"] > 600
+    tab.keyboard.press("Escape")
+    assert not tab.evaluate(lens)
+    tab.locator(".card .zoom").first.click()
+    assert tab.evaluate(lens)
+    tab.locator("#lens").click()
+    assert not tab.evaluate(lens)
+
+
+def test_what_is_wider_than_the_screen_says_so(report: Path, visit: Open) -> None:
+    tab = visit(report, 390)
+    shown = "[...document.querySelectorAll('.scroll, .canvas')].filter(box => box.checkVisibility())"
+    until(tab, f"{shown}.some(box => box.classList.contains('more'))")
+    told = f"{shown}.map(box => [box.scrollWidth > box.clientWidth + 4, !box.previousElementSibling.hidden])"
+    assert all(wide == hinted for wide, hinted in tab.evaluate(told))
+    tab.evaluate(f"{shown}.forEach(box => {{ box.scrollLeft = box.scrollWidth; }})")
+    until(tab, f"{shown}.every(box => !box.classList.contains('more'))")
+
+
+def test_no_label_of_a_chart_is_cut_or_touches_another(report: Path, visit: Open) -> None:
+    tab = visit(report)
+    outside = """[...document.querySelectorAll('.chart svg')].filter(svg => svg.clientWidth).flatMap(svg => {
+        const frame = svg.getBoundingClientRect();
+        return [...svg.querySelectorAll('text')].filter(text => {
+            const box = text.getBoundingClientRect();
+            const beside = box.left < frame.left - 2 || box.right > frame.right + 2;
+            return box.width && (beside || box.bottom > frame.bottom + 2);
+        }).map(text => text.textContent);
+    })"""
+    assert tab.evaluate(outside) == []
+    touching = """[...document.querySelectorAll('.chart svg .role-axis-label')].flatMap(group => {
+        const boxes = [...group.querySelectorAll('text')].filter(text => !/rotate/.test(text.getAttribute('transform'))
+            && text.getAttribute('opacity') !== '0')
+            .map(text => text.getBoundingClientRect()).filter(box => box.width);
+        return boxes.filter((a, i) => boxes.some((b, j) => j > i && a.left < b.right && b.left < a.right
+            && a.top < b.bottom - 3 && b.top < a.bottom - 3)).map(() => group.textContent);
+    })"""
+    assert tab.evaluate(touching) == []
+
+
+def test_numbered_options_are_letters(make: SimpleNamespace, tmp_path: Path, visit: Open) -> None:
+    for run in ("one", "two"):
+        rows = [
+            make.row(i, "1", "", 1.0) | {"filtered_resps": [["-1.5", "False"], ["-0.2", "True"]]} for i in range(60)
+        ]
+        make.log(tmp_path / "in" / run, rows)
+    tab = visit(analyze([tmp_path / "in"], tmp_path / "out", bootstrap=100))
+    card = tab.locator(".card").first.inner_text()
+    assert "Target B (option 2 of 2)" in card
+    assert card.count("B (option 2 of 2)") == 3
 
 
 def test_pages_over_several_parts(foreign: Path, visit: Open) -> None:

@@ -15,6 +15,7 @@ import pytest
 from vlm_backbones.analysis import analyze
 from vlm_backbones.analysis.columns import TABLES, build_table
 from vlm_backbones.analysis.log_files import RunInfo
+from vlm_backbones.analysis.report.certificate_words import fact_name, fact_value
 from vlm_backbones.analysis.report.changes import find_changes
 from vlm_backbones.analysis.report.page import write_report
 from vlm_backbones.analysis.report.verdict import write_verdict
@@ -76,7 +77,7 @@ def test_claims_stand_with_rule_number_interval_and_null(tmp_path: Path, make: S
         assert text in first
     assert "undecided" in second
     assert page.count("paired difference of stability over 0") == 1
-    assert "2 published claims</a> judged on these checkpoints" in page
+    assert "1 rule from the claims of one paper, by task and pair 2 judgements</a>" in page
     assert "1 supported, 1 undecided" in " ".join(page.split())
 
 
@@ -203,3 +204,27 @@ def test_the_verdict_names_the_largest_differences_and_counts_the_others() -> No
 )
 def test_the_verdict_follows_the_interval(low: float, high: float, headline: str) -> None:
     assert verdict_of({"t": ((low + high) / 2, low, high)}).headline == headline
+
+
+def test_what_makes_questions_depend_is_said_or_said_to_be_unknown(tmp_path: Path, make: SimpleNamespace) -> None:
+    logs = logs_of(make, tmp_path / "in", ["a", "b"])
+    tables = {"scores": [score("a", 0.5), score("b", 0.6)]}
+    page = page_of(logs, tmp_path / "out", tables)
+    assert "the logs name no image, so questions are taken as independent" in page
+    assert "--cluster-key image_id" in page
+    keyed = load_logs([tmp_path / "in"], cluster_key="doc_id")
+    assert "each question is resampled alone, since none share" in page_of(keyed, tmp_path / "keyed", tables)
+    halved = load_logs([tmp_path / "in"], cluster_key="doc_id//2")
+    assert "are resampled together" in page_of(halved, tmp_path / "halved", tables)
+
+
+def test_the_certificates_facts_have_names_and_units() -> None:
+    assert (
+        fact_name("finetune longest_tokens") == "finetune, longest single question, tokens: with its image and answer"
+    )
+    assert fact_name("digits 36.12") == "pieces that a number is split into: 36.12"
+    assert fact_name("something new") == "something new"
+    assert fact_value("ab" * 32) == "fingerprint abababababab"
+    assert [fact_value(value) for value in (1234, 133.61, None, {}, ["36", ".", "12"])] == [
+        "1,234", "133.6", "none", "none", "36 \u00b7 . \u00b7 12",
+    ]  # fmt: skip

@@ -11,7 +11,7 @@ import datasets
 import pytest
 from transformers.integrations import integration_utils
 
-from vlm_backbones._check_display import render_check
+from vlm_backbones._check_display import duration_of, render_check
 from vlm_backbones._reporters import _CHECKED_AS
 from vlm_backbones.control import check_study
 from vlm_backbones.errors import ConfigError, DataError, VlmBackbonesError
@@ -217,3 +217,16 @@ def test_a_damaged_backbone_is_an_error_of_ours(
     (copy / file).write_text(content)
     with pytest.raises(VlmBackbonesError, match=found):
         check_study(load_study(tiny_study, [f"backbones=[{copy}]"]), tmp_path / "out")
+
+
+def test_hashes_are_named_and_texts_stay_whole(certificate: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    render_check(certificate)
+    printed = capsys.readouterr().out
+    assert f"sha256 {certificate['equal']['recipe'][:12]}" in printed
+    assert certificate["equal"]["batches_grouped_by"]["align"] in printed
+    assert "The questions of one image share its first part" in printed
+
+
+@pytest.mark.parametrize(("hours", "shown"), [(2.54, "2.5 h"), (0.2, "12 min"), (0.001, "under 1 min")])
+def test_short_times_are_minutes(hours: float, shown: str) -> None:
+    assert duration_of(hours) == shown

@@ -19,6 +19,7 @@ def test_every_stage_leaves_its_files(runs: Any, finished: Path) -> None:
         "study.yaml",
         "certificate.json",
         "report.html",
+        "verdict.txt",
         "tables",
         "tiny-1",
         "tiny-2",

@@ -49,6 +49,7 @@ def analyze(
 
         check_trained_runs(load_study(study_dir), study_dir)
     from vlm_backbones import analysis
+    from vlm_backbones._verdict_display import tell_verdict
 
     report = analysis.analyze(
         paths or [],
@@ -62,7 +63,7 @@ def analyze(
         inline_images=inline_images,
         tell=tell,
     )
-    typer.echo(report)
+    tell_verdict(report)
 
 
 @group.command()

@@ -22,6 +22,7 @@ def study_run(study: StudyArgument = "pocket", overrides: SetOption = None, out:
     from rich.console import Console
 
     from vlm_backbones._display import StudyDisplay, scores_table
+    from vlm_backbones._verdict_display import tell_verdict
     from vlm_backbones.pipeline import default_out, run_study
     from vlm_backbones.study import load_study
     from vlm_backbones.trust import tell_of_study
@@ -39,7 +40,7 @@ def study_run(study: StudyArgument = "pocket", overrides: SetOption = None, out:
 
     refresh_cards(report.parent)
     console.print(scores_table(report.parent / "tables"))
-    typer.echo(report)
+    tell_verdict(report)
 
 
 @group.command("check")
