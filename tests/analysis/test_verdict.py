@@ -38,12 +38,12 @@ def judged(rows: list[dict[str, Any]], runs: list[str]) -> tuple[Changes, Verdic
         for task in tasks for place, run in enumerate(runs)
     ]  # fmt: skip
     tables = {"scores": build_table("scores", scores), "agreement": build_table("agreement", rows)}
-    infos = {run: RunInfo(run, run, 0, None) for run in runs}
+    infos = {run: RunInfo(run, run.removesuffix("-best"), 0, None, run.endswith("-best")) for run in runs}
     logs = Logs(pl.DataFrame(), pl.DataFrame(), dict.fromkeys(tasks, "acc"), infos)
     view = look_at(logs, tables, runs, tasks)
     changes = find_changes(view)
     assert changes is not None
-    return changes, write_verdict(view, changes)
+    return changes, write_verdict(view, changes, find_changes(view, is_best=True))
 
 
 def test_the_middle_one_may_lead_and_the_others_are_named() -> None:
@@ -69,6 +69,15 @@ def test_nothing_told_apart_is_said_with_the_largest_difference() -> None:
     _, verdict = judged(rows, ["a", "b", "c"])
     assert verdict.scores == (
         "No two can be told apart on t (at most c \u2212 a: 1.0 points [\u22121.0,\u00a03.0], n\u00a0=\u00a01,000)."
+    )
+
+
+def test_the_rates_that_a_sweep_chose_have_a_sentence_of_their_own() -> None:
+    rows = [pair("a", "b", "t", 50, 45, 0.7), pair("a-best", "b-best", "t", 100, 20, 1e-9)]
+    _, verdict = judged(rows, ["a", "b", "a-best", "b-best"])
+    assert verdict.headline == "No difference between b and a stands out on t"
+    assert verdict.best.startswith(
+        "With each backbone at its own best learning rate, chosen on validation: b-best is better than a-best on t. "
     )
 
 
