@@ -1,8 +1,8 @@
-"""From requests to records: what is ready joins what is being written, as memory has room."""
+"""From prepared requests to records: what is ready joins what is being written, as memory has room."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -15,21 +15,19 @@ from vlm_backbones.model_wrappers._flight import Flight, Writing
 from vlm_backbones.model_wrappers._greedy import Rules, choose, follow_drafts
 from vlm_backbones.model_wrappers._options import OptionScore, option_branches, score_options
 from vlm_backbones.model_wrappers._prefill import Prefix, Prompt, prefill
-from vlm_backbones.model_wrappers._preparing import Prepared, Preparer, images_of
+from vlm_backbones.model_wrappers._preparing import Prepared, images_of
 from vlm_backbones.model_wrappers._prompting import Prompter
 from vlm_backbones.model_wrappers._queue import Queue
 from vlm_backbones.model_wrappers._record import Record
-from vlm_backbones.model_wrappers._requests import Document, DocumentReader, Job
+from vlm_backbones.model_wrappers._requests import Job
 from vlm_backbones.model_wrappers._room import Room
 from vlm_backbones.model_wrappers._state_recorder import StateRecorder, Told
-from vlm_backbones.model_wrappers._stock_options import options_of
 from vlm_backbones.model_wrappers._stops import StopStrings
 from vlm_backbones.model_wrappers._vision import IMAGES_A_PASS, ImageEncoder
 
 __all__ = ["Answerer"]
 
 LONG_ANSWER_TOKENS = 64
-WINDOW_ROWS = 512  # at most: their pictures wait in memory
 
 
 @dataclass(frozen=True)
@@ -42,24 +40,23 @@ class _Started:
 
 
 class Answerer:
-    """Answers requests with one engine, and counts tokens that were nearly tied."""
+    """Answers prepared requests with one engine, and counts tokens that were nearly tied."""
 
     def __init__(
-        self, engine: Engine, reader: DocumentReader, room: Room, recorder: StateRecorder | None = None
-    ) -> None:
+        self, engine: Engine, room: Room, prompter: Prompter, encoder: ImageEncoder,
+        recorder: StateRecorder | None = None,
+    ) -> None:  # fmt: skip
         self.engine = engine
-        self.reader = reader
         self.room = room
         self.recorder = recorder
-        self.prompter = Prompter(engine)
-        self.encoder = ImageEncoder(engine)
+        self.image_token_id = prompter.image_token_id
+        self.encoder = encoder
         self.stops = lru_cache(maxsize=64)(lambda until: StopStrings(engine.tokenizer, until))
         self.near_ties = 0
         self._flight: Flight[_Started] = Flight(engine)
 
-    def answers(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Record]]:
+    def answers(self, queue: Queue[Prepared]) -> Iterator[tuple[Job, Record]]:
         """Yield each request's greedy answer, with its options scored where the document has some, as they end."""
-        queue = self._queue(jobs, _task_options)
         recorded: list[Writing[_Started]] = []
         while len(self._flight) or queue.waits():
             free = self._free(queue)
@@ -72,11 +69,8 @@ class Answerer:
                 recorded = self._keep_states(recorded)
         self._keep_states(recorded)
 
-    def scores(
-        self, jobs: Sequence[Job], options: Callable[[Document], Sequence[str]]
-    ) -> Iterator[tuple[Job, Sequence[OptionScore]]]:
+    def scores(self, queue: Queue[Prepared]) -> Iterator[tuple[Job, Sequence[OptionScore]]]:
         """Yield the scores of each request's options without the end of turn."""
-        queue = self._queue(jobs, options)
         while queue.waits():
             batch = queue.take(self.room.rows, self.room.pass_positions)
             started = self.room.try_with(len(batch), partial(self._scored, batch, queue))
@@ -84,12 +78,6 @@ class Answerer:
                 queue.put_back(batch)
                 continue
             yield from ((row.document.job, scores) for row, scores in zip(batch, started, strict=True))
-
-    def _queue(self, jobs: Sequence[Job], options: Callable[[Document], Sequence[str]]) -> Queue[Prepared]:
-        keeps = self.recorder.wants if self.recorder else lambda job: False
-        preparer = Preparer(self.reader, self.prompter, options, keeps, self.encoder.tokens_an_image)
-        windows = preparer.windows(jobs, min(4 * self.room.rows, WINDOW_ROWS))
-        return Queue(windows, lambda row: row.cost)
 
     def _free(self, queue: Queue[Prepared]) -> int:
         """Return how many rows may start now: none before so many are free that reading their prompts pays."""
@@ -101,7 +89,7 @@ class Answerer:
             return 0
         new_tokens = following[0].document.job.new_tokens
         longest = max([_span(following[0]), *(_span(writing.owner.row) for writing in self._flight.writing)])
-        free = min(self.room.rows, self.room.cache_positions // longest) - len(self._flight)
+        free = self.room.rows_of(longest) - len(self._flight)
         if not len(self._flight):
             return max(1, free)
         # A long answer's place is worth filling soon; short ones end together, and larger passes read faster.
@@ -153,7 +141,7 @@ class Answerer:
         prompts = [self._expanded(row, features) for row in batch]
         options = [[ids if ends else ids[:-1] for ids in row.option_ids] for row in batch]
         branches = option_branches(options, self.engine.device)
-        prefix = prefill(self.engine, prompts, features, self.prompter.image_token_id, branches)
+        prefix = prefill(self.engine, prompts, features, self.image_token_id, branches)
         return prompts, prefix, score_options(prefix, options)
 
     def _features(self, batch: Sequence[Prepared], queue: Queue[Prepared]) -> Mapping[str, torch.Tensor]:
@@ -181,7 +169,7 @@ class Answerer:
     def _repeats(self, row: Prepared, features: Mapping[str, torch.Tensor]) -> list[int]:
         """Return how often each prompt token stands in the backbone's input: an image token, once a feature."""
         counts = iter([len(features[key]) for key in row.image_keys])
-        return [next(counts) if token == self.prompter.image_token_id else 1 for token in row.prompt]
+        return [next(counts) if token == self.image_token_id else 1 for token in row.prompt]
 
     def _rules(self, job: Job, prompt_length: int) -> Rules:
         longest, stops = self.engine.max_tokens, self.stops(job.until)
@@ -233,7 +221,3 @@ class Answerer:
 def _span(row: Prepared) -> int:
     """Return the most positions that a request may come to hold."""
     return row.cost + row.document.job.new_tokens
-
-
-def _task_options(document: Document) -> list[str]:
-    return options_of(document.job.task, document.row, document.job.setting("score_options"))

@@ -15,7 +15,7 @@ from torch.nn import functional
 from vlm_backbones.vlm.llama_layers import is_plain_layer
 from vlm_backbones.vlm.products import product, product_add
 
-__all__ = ["Backbone", "build_backbone"]
+__all__ = ["Backbone", "LeanLlama", "build_backbone"]
 
 # Fused projections are copies: models above this size keep transformers' own pass.
 LEAN_PARAMETERS = 200_000_000
@@ -51,7 +51,7 @@ def build_backbone(language_model: Any) -> Backbone:
     layers = list(language_model.layers) if hasattr(language_model, "layers") else []
     small = sum(parameter.numel() for parameter in language_model.parameters()) <= LEAN_PARAMETERS
     if layers and small and all(is_plain_layer(layer) for layer in layers):
-        return _LeanLlama(language_model)
+        return LeanLlama(language_model)
     return _OwnPass(language_model)
 
 
@@ -90,7 +90,9 @@ class _Layer:
     down: torch.Tensor
 
 
-class _LeanLlama:
+class LeanLlama:
+    """A pass of its own for small Llamas in float32 on a CPU."""
+
     def __init__(self, language_model: Any) -> None:
         config = language_model.config
         self.rotary, self.norm = language_model.rotary_emb, language_model.norm.weight

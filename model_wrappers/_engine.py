@@ -14,7 +14,7 @@ from vlm_backbones._hub import download_checkpoint
 from vlm_backbones._seals import check_seal
 from vlm_backbones.cache import read_last_study
 from vlm_backbones.errors import CheckpointError, ConfigError
-from vlm_backbones.model_wrappers._backbone import Backbone, build_backbone
+from vlm_backbones.model_wrappers._backbone import Backbone, LeanLlama, build_backbone
 from vlm_backbones.model_wrappers._room import Room, measure_room
 
 __all__ = ["Engine", "checkpoint_dir", "load_engine", "pick_device"]
@@ -53,6 +53,11 @@ class Engine:
     @property
     def tokenizer(self) -> Any:
         return self.processor.tokenizer
+
+    @property
+    def is_small_on_cpu(self) -> bool:
+        """Whether several answers side by side use the cores better than one after the other with all of them."""
+        return self.device.type == "cpu" and isinstance(self.backbone, LeanLlama)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return float32 logits of hidden states, so that log-probabilities keep their digits in any dtype."""

@@ -18,7 +18,10 @@ PASS_POSITIONS = {"cpu": 8_192, "cuda": 32_768}
 ROWS = {"cpu": 64, "cuda": 256}
 CACHE_SHARE = 0.6  # of the free memory; the rest is for what a pass holds between its layers
 
-_MESSAGES = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory", "ALLOC_FAILED")
+_MESSAGES = (
+    "out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory", "ALLOC_FAILED",
+    "could not create a memory object", "could not execute a primitive",  # oneDNN
+)  # fmt: skip
 
 Result = TypeVar("Result")
 
@@ -39,6 +42,8 @@ class Room:
         Requests asked for.
     fitted
         Requests that fit after memory ran out; None where it never did.
+    sharers
+        Answerers that work at once, each with `rows`.
     """
 
     auto_rows: int
@@ -46,11 +51,16 @@ class Room:
     cache_positions: int
     asked: int | None = None
     fitted: int | None = None
+    sharers: int = 1
 
     @property
     def rows(self) -> int:
         """Most requests at once."""
         return min(rows for rows in (self.asked or self.auto_rows, self.fitted) if rows is not None)
+
+    def rows_of(self, positions: int) -> int:
+        """Return how many requests of so many positions each of the sharers may hold."""
+        return min(self.rows, self.cache_positions // self.sharers // positions)
 
     def try_with(self, rows: int, work: Callable[[], Result]) -> Result | None:
         """Return what the work returns; None where memory ran out: from then on half of these rows are tried.

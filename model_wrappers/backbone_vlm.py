@@ -18,11 +18,11 @@ from tqdm import tqdm
 
 from vlm_backbones.errors import ConfigError, nearest
 from vlm_backbones.model_wrappers import _response_cache, _results
-from vlm_backbones.model_wrappers._answering import Answerer
 from vlm_backbones.model_wrappers._conditions import check_condition
 from vlm_backbones.model_wrappers._engine import Engine, checkpoint_dir, load_engine, pick_device
 from vlm_backbones.model_wrappers._media import MediaFolder
 from vlm_backbones.model_wrappers._requests import DocumentReader, Job
+from vlm_backbones.model_wrappers._side_by_side import Answerers
 from vlm_backbones.model_wrappers._state_recorder import StateRecorder
 from vlm_backbones.model_wrappers._states import RANDOM_WEIGHTS, StatePlan
 
@@ -190,14 +190,14 @@ class BackboneVLM(lmms):  # type: ignore[misc]
             self.engine = None
         super().clean()
 
-    def _answerer(self, recorded: Sequence[Job] = ()) -> Answerer:
+    def _answerer(self, recorded: Sequence[Job] = ()) -> Answerers:
         if self.engine is None:
             raise ConfigError("this model was freed after an evaluation; create it again.")
         recorder = None
         if self.state_plan and recorded:
             recorder = StateRecorder(self.engine, self.state_plan, recorded, self.condition, self._rank)
         reader = DocumentReader(self.task_dict, self.condition, self.media)
-        return Answerer(self.engine, reader, self.room, recorder)
+        return Answerers(self.engine, reader, self.room, recorder)
 
     def _bar(self, total: int) -> Any:
         return tqdm(total=total, desc=f"Answering ({self.condition})", disable=self._rank != 0)

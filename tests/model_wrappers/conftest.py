@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -176,3 +177,11 @@ def ask() -> Any:
         return Instance(request_type="generate_until", arguments=arguments, idx=0, metadata=metadata)
 
     return request
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Return a function that sets torch's threads, which say how many answer side by side; they are given back."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,10 @@ def responses(model: BackboneVLM, rows: Any, ask: Any, limits: Sequence[int]) ->
 
 @pytest.mark.parametrize("own_pass", [False, True])
 def test_rows_join_as_others_end_and_answers_stay_those_of_batch_1(
-    checkpoint: Path, scene_rows: Any, ask: Any, build: Any, monkeypatch: pytest.MonkeyPatch, own_pass: bool
-) -> None:
+    checkpoint: Path, scene_rows: Any, ask: Any, build: Any, monkeypatch: pytest.MonkeyPatch,
+    threads: Callable[[int], None], own_pass: bool,
+) -> None:  # fmt: skip
+    threads(1)
     if own_pass:  # transformers' own forward, which large backbones run
         monkeypatch.setattr("vlm_backbones.model_wrappers._backbone.LEAN_PARAMETERS", 0)
     scene_rows = scene_rows.select(range(14))

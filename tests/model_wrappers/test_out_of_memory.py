@@ -113,6 +113,7 @@ def test_one_request_that_does_not_fit_is_refused(checkpoint: Path, scene_rows: 
 def test_other_failures_are_not_taken_for_lack_of_memory() -> None:
     assert is_out_of_memory(MemoryError())
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
+    assert is_out_of_memory(RuntimeError("could not create a memory object"))  # oneDNN's
     assert not is_out_of_memory(RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"))
     assert not is_out_of_memory(ValueError("out of memory"))
 
