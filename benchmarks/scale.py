@@ -1,12 +1,12 @@
-"""Does cost grow with the work alone? Training, evaluation and analysis at 1, 4 and 16 times the size, as whole commands.
+"""Does cost grow with the work alone? Whole commands at 1, 4 and 16 times the size: training, evaluation, analysis.
 
     python benchmarks/scale.py [--work train,eval,analyze] [--processes 1,2] [--repeats 3]
 
-Sizes: optimizer steps of the pocket study's two stages, documents of each of its three tasks, and questions of three made-up logs.
-Each command is a process of its own; the time of a step more is taken from 4 to 16 times and compared with that from 1
-to 4 times, since what a command costs before its first step would hide growth. A ratio of 1 is linear; the last
-column is the largest resident set. Seconds are of the cores, which other work disturbs less. With more than one process, training and evaluation run under torchrun (gloo).
-The last line is JSON, its ratio the worst of all.
+Sizes: optimizer steps of the pocket study's two stages, documents of each of its three tasks, and questions of three
+made-up logs. Each command is a process of its own; the time of a step more is taken from 4 to 16 times and compared
+with that from 1 to 4 times, since what a command costs before its first step would hide growth. A ratio of 1 is linear;
+the last column is the largest resident set. Seconds are of the cores, which other work disturbs less. With more than
+one process, training and evaluation run under torchrun (gloo). The last line is JSON, its ratio the worst of all.
 """
 
 from __future__ import annotations
