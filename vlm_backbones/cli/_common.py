@@ -41,6 +41,8 @@ def named_paths(texts: list[str] | None) -> dict[str, Path]:
         name, equals, path = text.partition("=")
         if not equals or not name or not path:
             raise ConfigError(f"--run {text!r} is not NAME=PATH.")
+        if name in named:
+            raise ConfigError(f"--run {name}: two paths, {named[name]} and {path}. Give each run a name of its own.")
         named[name] = Path(path)
     return named
 
