@@ -36,7 +36,7 @@ def new_group(help_text: str = "", **changes: Any) -> typer.Typer:
 
 def named_paths(texts: list[str] | None) -> dict[str, Path]:
     """Return {name: path} of `--run NAME=PATH`."""
-    named = {}
+    named: dict[str, Path] = {}
     for text in texts or []:
         name, equals, path = text.partition("=")
         if not equals or not name or not path:
