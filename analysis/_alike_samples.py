@@ -106,7 +106,8 @@ class AlikeSamples:
         elif names and not any(self._ours) and None not in metrics[names[0]]:
             scores, headline = metrics[names[0]], shown_name(names[0])
         else:
-            return self._scores_one_by_one({name: metrics[name] for name in names})
+            judged = [name for name in metrics if name not in names and dict in kinds(self._logged[name])]
+            return self._scores_one_by_one({name: metrics[name] for name in (*names, *judged)})
         # NaN: the metric exists and says nothing about this sample.
         return {
             "score": float_series(scores),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["CHOICE", "answer_letter", "computed_score", "is_coordinate_target"]
+__all__ = ["CHOICE", "answer_letter", "computed_score", "is_coordinate_task", "is_place", "with_places"]
 
 import math
 import re
 from typing import Any
+
+import polars as pl
 
 from vlm_backbones.analysis._option_column import Options
 from vlm_backbones.analysis._values import Record
@@ -16,6 +18,10 @@ from vlm_backbones.scoring import coordinate_rungs
 CHOICE = "computed: most probable option = target"
 _LETTERS = "computed: letter of the answer = target"
 _PLACE = "computed: within 100 km of the target"
+
+# Under which tasks log the answer as they understood it, or as it was said.
+_ANSWERS = ("parsed_pred", "pred_answer", "prediction", "pred")
+_LOOKED_AT = 100
 
 # "A man", "A because": a letter that a word follows is an answer where the word cannot follow an article.
 _ENDS = r"(?=\W*$|[).:,;\n]|\s+(?:because|since|as|is|it|for|or|and|would|\W))"
@@ -35,14 +41,26 @@ def computed_score(record: Record, answer: str, options: Options) -> tuple[float
     if options:
         names = {_fold(name) for name in options}
         return (float(_fold(answer) == _fold(target)) if _fold(target) in names else None), CHOICE
-    if is_coordinate_target(target):
+    if is_place(target):
         return float(coordinate_rungs(answer, target)["within_100_km"]), _PLACE
-    for value in record.values():
-        if isinstance(value, dict) and isinstance(value.get("answer"), str) and "prediction" in value:
-            target, answer = value["answer"].strip(), str(value["prediction"])
-    if re.fullmatch(r"[A-H]", target) and answer:
-        return float(answer_letter(answer) == target), _LETTERS
+    target, answer = _task_pair(record) or (target, answer)
+    letter = re.fullmatch(r"\(?([A-J])\)?", target)
+    if letter:
+        said = answer if re.fullmatch(r"[A-J]", answer) else answer_letter(answer)
+        return float(said == letter[1]), _LETTERS
     return None, None
+
+
+def _task_pair(record: Record) -> tuple[str, str] | None:
+    """Target and answer as the task's own mapping has them: MMMU's answer is parsed there, MMBench's is not."""
+    found = None
+    for value in record.values():
+        if isinstance(value, dict) and isinstance(value.get("answer"), str):
+            said = next((value[name] for name in _ANSWERS if name in value), None)
+            said = said[0] if isinstance(said, list) and said else said
+            if isinstance(said, str):
+                found = value["answer"].strip(), said.strip()
+    return found
 
 
 def answer_letter(answer: str) -> str | None:
@@ -57,7 +75,18 @@ def answer_letter(answer: str) -> str | None:
     return next(letter for letter in found.groups() if letter).upper() if found else None
 
 
-def is_coordinate_target(target: str | None) -> bool:
+def is_coordinate_task(targets: pl.Series) -> bool:
+    """Whether most of a task's targets are places, by the first hundred."""
+    some = targets.head(_LOOKED_AT)
+    return 2 * sum(map(is_place, some)) > some.len()
+
+
+def with_places(part: pl.DataFrame) -> pl.DataFrame:
+    """The samples whose target is a place."""
+    return part.filter(pl.Series(list(map(is_place, part["target"])), dtype=pl.Boolean))
+
+
+def is_place(target: str | None) -> bool:
     """Whether a target is a JSON object with numbers `lat` and `lon`."""
     if not target or not target.lstrip().startswith("{"):
         return False

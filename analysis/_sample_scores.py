@@ -14,7 +14,7 @@ from typing import Any
 from vlm_backbones.analysis._aggregates import shown_name
 from vlm_backbones.analysis._computed_scores import computed_score
 from vlm_backbones.analysis._option_column import Options
-from vlm_backbones.analysis._values import Record, lookup, number
+from vlm_backbones.analysis._values import Record, judgement, lookup, number
 
 _NOT_METRICS = frozenset(
     [
@@ -58,6 +58,7 @@ _KNOWN = [
     "gqa_acc",
     "score",
     "gpt_eval_score",
+    "average",
     "submission",
 ]
 _SUFFIX = re.compile(r"(acc|accuracy|score|match|correct|anls)$")
@@ -100,7 +101,7 @@ def lower_is_better(metric: str) -> bool:
 def score_at(record: Record, key: str) -> float | None:
     """The score under the key that the user names; dots step into mappings."""
     value = lookup(record, key)
-    return number(value.get("score") if isinstance(value, dict) else value)
+    return judgement(value) if isinstance(value, dict) else number(value)
 
 
 def score_of(

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-__all__ = ["no_threshold", "strange_targets", "without_correctness", "without_incomparable"]
+__all__ = ["copies", "no_threshold", "strange_targets", "without_correctness", "without_incomparable"]
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from vlm_backbones.analysis._computed_scores import CHOICE
+from vlm_backbones.analysis._computed_scores import CHOICE, is_coordinate_task, with_places
 from vlm_backbones.analysis._sample_frame import split_by
 from vlm_backbones.analysis._sample_scores import lower_is_better
 from vlm_backbones.analysis.pairing import pair_runs, refuse_other_targets
 from vlm_backbones.errors import LogError
 
 _LOOKED_AT = 1000
+_FEWEST_ALIKE = 20
 
 
 def strange_targets(frame: pl.DataFrame, path: Path) -> list[str]:
-    """Say how many samples of a file have options, none of which is the target."""
+    """Say how many samples of a file have options, none of which is the target; or a target that is no place."""
+    if is_coordinate_task(frame["target"]):
+        return _without_place(frame, path)
     if "option_logprobs" not in frame.columns:
         return []
     odd = frame.filter(pl.col("score").is_null() & (pl.col("headline").cast(pl.String) == CHOICE))
@@ -32,6 +36,32 @@ def strange_targets(frame: pl.DataFrame, path: Path) -> list[str]:
     return [
         f"{path}: target not in the options in {odd.height} of {frame.height} samples (first: doc_id "
         f"{first['doc_id']}, target {str(first['target'])[:60]!r}, options {names}); not scored, counted as missing."
+    ]
+
+
+def _without_place(frame: pl.DataFrame, path: Path) -> list[str]:
+    odd = frame.filter(~pl.col("doc_id").is_in(with_places(frame)["doc_id"].implode()))
+    if not odd.height:
+        return []
+    first = odd.select("doc_id", "target").row(0, named=True)
+    return [
+        f"{path}: the target is no place in {odd.height} of {frame.height} samples (first: doc_id {first['doc_id']}, "
+        f"target {str(first['target'])[:60]!r}); left out of the table coordinates, counted as missing."
+    ]
+
+
+def copies(samples: pl.DataFrame) -> list[str]:
+    """Name the runs whose samples are all the same: one evaluation that was copied or repeated."""
+    said = pl.struct("doc_id", "answer", "score", "confidence").hash().sum()
+    signs = samples.group_by("run", "task", "condition", maintain_order=True).agg(pl.len(), said.alias("said"))
+    alike: dict[frozenset[tuple[Any, ...]], list[str]] = {}
+    for (run,), part in split_by(signs, "run"):
+        alike.setdefault(frozenset(part.drop("run").cast({pl.Categorical: pl.String}).iter_rows()), []).append(run)
+    return [
+        f"{' and '.join(runs)} gave the same answer with the same score to every question; if they are one evaluation "
+        "twice, leave one out."
+        for signed, runs in alike.items()
+        if len(runs) > 1 and sum(n for _, _, n, _ in signed) >= _FEWEST_ALIKE
     ]
 
 

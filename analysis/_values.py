@@ -6,6 +6,7 @@ __all__ = [
     "Record",
     "Values",
     "float_series",
+    "judgement",
     "kinds",
     "lookup",
     "metric_number",
@@ -18,7 +19,7 @@ __all__ = [
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ from numpy.typing import NDArray
 Record = Mapping[str, Any]
 Values = Sequence[Any]
 
+_VERDICTS = ("is_correct", "correct", "true_false")
+_YES_NO: Mapping[Hashable, float] = {True: 1.0, False: 0.0, "True": 1.0, "False": 0.0}
 _NUMERIC = re.compile(r"\s*(?:[-+]?\d*\.?\d+(?:[eE][-+]?\d+)?|nan)\s*")
 
 
@@ -47,10 +50,25 @@ def number(value: Any, finite: bool = True) -> float | None:
     return None
 
 
+def judgement(value: Mapping[str, Any]) -> float | None:
+    """The score that a task keeps in a mapping, or its yes or no to the answer.
+
+    Examples
+    --------
+    >>> judgement({"score": 0.3}), judgement({"is_correct": True}), judgement({"correct": "B"})
+    (0.3, 1.0, None)
+    """
+    if "score" in value:
+        return number(value["score"])
+    return next(
+        (_YES_NO[said] for said in map(value.get, _VERDICTS) if isinstance(said, Hashable) and said in _YES_NO), None
+    )
+
+
 def metric_number(value: Any) -> float | None:
     """NaN stays NaN: the metric exists and has no value for this sample (as error_km of an unparsed answer)."""
     if isinstance(value, dict):
-        return number(value.get("score"))
+        return judgement(value)
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     return number(value, finite=False) if not isinstance(value, str) or _NUMERIC.fullmatch(value) else None

@@ -209,7 +209,8 @@ def _answers(of: TaskRuns, paired: Paired, scored: NDArray[np.bool_]) -> AnswerA
     terms = np.full((rows_a.size, 4), np.nan)
     if of.options is not None:
         shares, right, count = of.options
-        usable = (right[rows_a] >= 0) & (count[rows_a] > 1) & (count[rows_b] > 0)
+        usable = (right[rows_a] >= 0) & (count[rows_a] > 1)
+        usable &= (count[rows_a] == count[rows_b]) & (right[rows_a] == right[rows_b])  # the same options
         first, second = rows_a[usable], rows_b[usable]
         terms[usable] = pair.capa_terms(shares[first], shares[second], right[first], count[first])
     wrong = (paired.correct[0] + paired.correct[1])[scored] == 0

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from vlm_backbones.analysis._computed_scores import is_coordinate_target
+from vlm_backbones.analysis._computed_scores import is_coordinate_task
 from vlm_backbones.analysis.options import folded
 from vlm_backbones.json_text import parse_json
 
@@ -20,7 +20,7 @@ def is_graded(part: pl.DataFrame) -> bool:
     Then an answer may be right in many wordings, and the probability of one of them says nothing of the others.
     """
     score = part["score"].drop_nulls()
-    return bool(((score > 0) & (score < 1)).any()) or (part.height > 0 and is_coordinate_target(part["target"][0]))
+    return bool(((score > 0) & (score < 1)).any()) or is_coordinate_task(part["target"])
 
 
 def exact_words(part: pl.DataFrame) -> pl.Series:
@@ -28,7 +28,7 @@ def exact_words(part: pl.DataFrame) -> pl.Series:
 
     A place is its target where it equals it to the decimals that the answer has: models learn rounded places.
     """
-    if part.height and is_coordinate_target(part["target"][0]):
+    if is_coordinate_task(part["target"]):
         pairs = part.select(pl.col("answer", "target").cast(pl.String)).iter_rows()
         return pl.Series([_same_place(answer, target) for answer, target in pairs], dtype=pl.Boolean)
     return (folded(part["answer"]) == folded(part["target"])).fill_null(False)

@@ -159,7 +159,12 @@ def _describe(path: Path, root: Path, name: str | None = None) -> LogFile:
     stamp = (match and (match["stamp"] or match["late"])) or ""
     run_dir, condition = _run_folder(path.resolve())
     run = name or (run_dir.name if run_dir else _folder_name(path, root))
-    return LogFile(path, run, task, condition, stamp, run_dir)
+    return LogFile(path, _listable(run), task, condition, stamp, run_dir)
+
+
+def _listable(run: str) -> str:
+    """A name that can stand in the tables' lists of runs, which are "A + B" or "none"."""
+    return "run none" if run == "none" else run.replace(" + ", "+")
 
 
 def _folder_name(path: Path, root: Path) -> str:

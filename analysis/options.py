@@ -38,10 +38,12 @@ def fold(text: Any) -> str:
 def option_logits(part: pl.DataFrame, rows: Sequence[int]) -> Options:
     """Log-probabilities of some rows; columns are ordered by option text, so that two runs of one question line up.
 
-    `answered` is -1 where the parsed answer is none of the options.
+    An option whose log-probability is not finite has probability 0, where another one's is. `answered` is -1 where the
+    parsed answer is none of the options.
     """
     taken = part[rows].select("option_logprobs", "target", "parsed").with_row_index("row")
-    listed = taken.explode("option_logprobs").unnest("option_logprobs").drop_nulls("logprob")
+    listed = taken.explode("option_logprobs").unnest("option_logprobs")
+    listed = listed.filter(pl.col("logprob").count().over("row") > 0).with_columns(pl.col("logprob").fill_null(-np.inf))
     texts = (folded(listed[name]) for name in ("option", "target", "parsed"))
     known = listed.with_columns(*texts).sort("row", "option", "logprob")
     row = known["row"].to_numpy().astype(np.int64)

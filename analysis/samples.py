@@ -25,6 +25,7 @@ from vlm_backbones.analysis._sample_frame import (
     with_all_columns,
 )
 from vlm_backbones.analysis._task_checks import (
+    copies,
     no_threshold,
     strange_targets,
     without_correctness,
@@ -126,6 +127,7 @@ def load_logs(
     """
     logs = _load(paths, runs, cluster_key, score_key, backbones, tasks)
     samples, metrics = without_incomparable(logs.samples, logs.metrics, logs.notes)
+    logs.notes.extend(copies(samples))
     tasks_left, runs_left = (set(samples[name].cast(pl.String).unique()) for name in ("task", "run"))
     headline = {task: name for task, name in logs.headline.items() if task in tasks_left}
     left = {run: info for run, info in logs.runs.items() if run in runs_left}
@@ -271,6 +273,11 @@ def _headlines(chosen: list[_Read], notes: list[str]) -> dict[str, str]:
         headline[task] = "score"
         notes.append(f"{task}: no key of the samples looks like a score; name one with --score-key KEY.")
     for task in sorted({task for task, name in found if name is not None}):
-        if not any(read.samples["score"].count() for read in chosen if read.log.task == task):
-            notes.append(f"{task}: no sample has a score ({headline[task]}); name another key with --score-key KEY.")
+        own = [read for read in chosen if read.log.task == task]
+        empty = dict.fromkeys(read.log.run for read in own if not read.samples["score"].count())
+        if empty:
+            where = "" if len(empty) == len({read.log.run for read in own}) else f" of {', '.join(empty)}"
+            notes.append(
+                f"{task}: no sample{where} has a score ({headline[task]}); name another key with --score-key KEY."
+            )
     return headline

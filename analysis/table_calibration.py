@@ -15,7 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vlm_backbones.analysis import calibration_measures as measure
-from vlm_backbones.analysis._computed_scores import is_coordinate_target
+from vlm_backbones.analysis._computed_scores import is_coordinate_task
 from vlm_backbones.analysis.bootstrap import cluster_weights, interval
 from vlm_backbones.analysis.calibration_draws import RANK_GRID, Side, aurc_draws, mean_known, measure_draws
 from vlm_backbones.analysis.columns import build_table
@@ -95,7 +95,7 @@ def _event_note(part: pl.DataFrame) -> str:
     """What stands beside the probability of a whole answer where right is a threshold on a score; else empty."""
     if not is_graded(part):
         return ""
-    right = "within 100 km" if is_coordinate_target(part["target"][0]) else "a score of 0.5 or more"
+    right = "within 100 km" if is_coordinate_task(part["target"]) else "a score of 0.5 or more"
     return (
         f"right means {right}, the confidence is the probability of these very words: their difference is no over- or "
         "underconfidence of the model"

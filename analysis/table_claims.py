@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import polars as pl
 
+from vlm_backbones.analysis._computed_scores import is_coordinate_task, with_places
 from vlm_backbones.analysis.backbone_pair import BackbonePair, blind_drop
 from vlm_backbones.analysis.bootstrap import interval, wilson
 from vlm_backbones.analysis.claims import Claim, Component, judge_claims
@@ -20,7 +21,7 @@ from vlm_backbones.analysis.stability_pair import stability_difference
 from vlm_backbones.analysis.states import TaskStates
 from vlm_backbones.analysis.table_agreement import by_task
 from vlm_backbones.analysis.table_calibration import paired_difference
-from vlm_backbones.analysis.table_coordinates import coordinate_rows, is_coordinate_target
+from vlm_backbones.analysis.table_coordinates import coordinate_rows
 
 BARN = "Back to the Barn with LLAMAs, arXiv 2604.10985"
 EQUIVALENT = 0.02
@@ -59,8 +60,10 @@ def claims(
             found += _of_pair(pair, task, older, newest, everything)
             found += _calibrated(part, task, older, newest, pair, seed)
             found += _stable(logs.samples, states, task, older, newest, pair, seed)
-        if is_coordinate_target(part["target"][0]):
-            found.append(_appears(part, task, [(name, [r for r in runs[name] if r in logged]) for name in here]))
+        if is_coordinate_task(part["target"]):
+            found.append(
+                _appears(with_places(part), task, [(name, [r for r in runs[name] if r in logged]) for name in here])
+            )
     return build_table("claims", judge_claims(found))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["coordinate_rows", "coordinates", "is_coordinate_target", "locate"]
+__all__ = ["coordinate_rows", "coordinates", "locate"]
 
 import math
 from collections.abc import Iterable, Iterator
@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from vlm_backbones.analysis._computed_scores import is_coordinate_target
+from vlm_backbones.analysis._computed_scores import is_coordinate_task, with_places
 from vlm_backbones.analysis.bootstrap import cluster_sums, cluster_weights, level_totals, pattern_bootstrap, wilson
 from vlm_backbones.analysis.columns import build_table
 from vlm_backbones.analysis.interval_rows import SAMPLE_DRAWS, IntervalRow, interval_rows
@@ -38,7 +38,7 @@ _RATES = [
 
 
 def coordinate_rows(part: pl.DataFrame) -> list[dict[str, Any]]:
-    """Rungs of every answer of a coordinates task: the keys of `vlm_backbones.scoring.coordinate_rungs`."""
+    """Rungs of every answer, of targets that are places: the keys of `vlm_backbones.scoring.coordinate_rungs`."""
     from vlm_backbones.scoring import coordinate_rungs
 
     return [
@@ -52,7 +52,8 @@ def coordinates(samples: pl.DataFrame, *, condition: str = "clean") -> pl.DataFr
     Returns
     -------
     polars.DataFrame
-        Shares over all questions logged; median and 90th percentile of the error in km over the parsed answers.
+        Shares over all questions logged whose target is a place; median and 90th percentile of the error in km over
+        the parsed answers.
     """
     return locate(samples, condition=condition, bootstrap=0)[0]
 
@@ -64,11 +65,11 @@ def locate(
     rows: list[dict[str, Any]] = []
     ranges: list[IntervalRow] = []
     for task, part in by_task(samples, condition):
-        if not is_coordinate_target(part["target"][0]):
+        if not is_coordinate_task(part["target"]):
             continue
-        asked = part["doc_id"].n_unique()
-        for run in runs_of(part):
-            of_run = part.filter(pl.col("run") == run)
+        asked, known = part["doc_id"].n_unique(), with_places(part)
+        for run in runs_of(known):
+            of_run = known.filter(pl.col("run") == run)
             scored = coordinate_rows(of_run)
             error = np.array([row["error_km"] if row["parsed"] else math.nan for row in scored], dtype=float)
             rates = np.array([[bool(rungs[name]) for name in _RATES] for rungs in scored], dtype=float)

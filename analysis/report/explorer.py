@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from vlm_backbones.analysis._computed_scores import is_coordinate_task, is_place, with_places
 from vlm_backbones.analysis._sample_frame import where
 from vlm_backbones.analysis.confidences import primary_kind
 from vlm_backbones.analysis.exact_words import is_graded
@@ -25,7 +26,7 @@ from vlm_backbones.analysis.pairing import pair_runs
 from vlm_backbones.analysis.report.media import Media
 from vlm_backbones.analysis.report.option_letters import lettered
 from vlm_backbones.analysis.samples import Logs
-from vlm_backbones.analysis.table_coordinates import coordinate_rows, is_coordinate_target
+from vlm_backbones.analysis.table_coordinates import coordinate_rows
 from vlm_backbones.cache import atomic_write_text
 
 PART = 1000
@@ -95,7 +96,7 @@ class _Documents:
         shown = rows[:, order[:_MOST]]
         kept = np.unique(shown[shown >= 0])
         self._part = part[kept]
-        self._has_places = is_coordinate_target(self._part["target"][0])
+        self._has_places = is_coordinate_task(self._part["target"])
         self._first = np.searchsorted(kept, first[order[:_MOST]])
         self._rows = np.where(shown >= 0, np.searchsorted(kept, shown), -1)
 
@@ -140,9 +141,10 @@ class _Documents:
 
 
 def _errors_km(part: pl.DataFrame) -> list[float | None]:
-    """How far off each answer is; None where it holds no coordinates."""
-    rows = coordinate_rows(part)
-    return [round(float(rungs["error_km"]), 1) if rungs["parsed"] else None for rungs in rows]
+    """How far off each answer is; None where it or its target holds no coordinates."""
+    known, rows = map(is_place, part["target"]), iter(coordinate_rows(with_places(part)))
+    found = (next(rows) if has else None for has in known)
+    return [round(float(rungs["error_km"]), 1) if rungs and rungs["parsed"] else None for rungs in found]
 
 
 def _cut(text: str, longest: int = _LONGEST) -> str:

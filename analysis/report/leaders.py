@@ -97,7 +97,7 @@ def lead_scores(leads: Sequence[Lead]) -> str:
 
 
 def _standing(lead: Lead) -> str:
-    said = f"on {lead.task} ({n_of(lead.ahead[:1] or lead.alike[:1])}) {lead.side} "
+    said = f"on {lead.task} ({_sizes([*lead.ahead, *lead.alike])}) {lead.side} "
     if not lead.ahead:
         return f"{said}scores highest, but cannot be told apart from {_rivals(lead.alike)}"
     beaten = sorted(lead.ahead, key=lambda row: abs(row.diff[0]))
@@ -106,6 +106,11 @@ def _standing(lead: Lead) -> str:
     else:
         said += f"is ahead of {joined([_by(row) for row in beaten])}"
     return f"{said}, and cannot be told apart from {_rivals(lead.alike)}" if lead.alike else said
+
+
+def _sizes(rows: Sequence[Change]) -> str:
+    """n of all comparisons in one sentence."""
+    return n_of({row.n: row for row in rows}.values())
 
 
 def _by(row: Change) -> str:
@@ -141,4 +146,4 @@ def lead_questions(changes: Changes, leads: Sequence[Lead]) -> str:
     )
     for row in rest[: _MOST_RIVALS - 1]:
         said += f"; against {row.old} it is {share(row.only_new)} and {share(row.only_old)}"
-    return f"{said} ({n_of([first])})."
+    return f"{said} ({_sizes([first, *rest[: _MOST_RIVALS - 1]])})."

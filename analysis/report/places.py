@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from vlm_backbones.analysis._computed_scores import with_places
 from vlm_backbones.analysis.error_curves import errors_by_confidence, share_within, share_within_band
 from vlm_backbones.analysis.table_coordinates import coordinate_rows
 
@@ -40,7 +41,7 @@ def read_places(part: pl.DataFrame, runs: Sequence[str]) -> pl.DataFrame:
 
     rows: list[dict[str, Any]] = []
     for run in runs:
-        of_run = part.filter(pl.col("run") == run)
+        of_run = with_places(part.filter(pl.col("run") == run))
         for sample, rungs in zip(of_run.iter_rows(named=True), coordinate_rows(of_run), strict=True):
             truth, answer = parse_coordinates(sample["target"]), parse_coordinates(sample["answer"] or "")
             row = {name: sample.get(name) for name in _PLACE}

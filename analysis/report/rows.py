@@ -18,6 +18,7 @@ Row = dict[str, Any]
 
 _MOST_PAIRS = 200
 _RUNS_OF_PAIRS = 20
+_MOST_COUNTS = 20
 _VERDICTS = ["supported", "not supported", "undecided"]
 
 
@@ -89,11 +90,11 @@ def _claimed(claims: list[Row]) -> str:
 
 
 def _solved_by_exactly(view: View, task: str) -> list[tuple[int, int]]:
-    """How many questions exactly k runs solve, k from 0 up."""
+    """How many questions exactly k runs solve, k from 0 up; of many runs those k that occur."""
     counts = [0] * (len(view.runs) + 1)
     for row in view.table("solved_by", task=task).to_dicts():
         counts[0 if row["runs_right"] == "none" else row["runs_right"].count(" + ") + 1] += row["count"]
-    return list(enumerate(counts))
+    return [(k, count) for k, count in enumerate(counts) if count or len(counts) <= _MOST_COUNTS]
 
 
 def _scores(view: View, letters: Mapping[tuple[str, str], str]) -> list[Row]:

@@ -48,9 +48,18 @@ def write_verdict(view: View, changes: Changes | None, best: Changes | None = No
     if changes is None:
         return _single(view.headline(), view.runs[0])
     if not changes.pairs:
-        return Verdict(f"{joined(changes.sides)} share no scored question", "Nothing to compare.", "", "")
+        return _nothing_compared(view, changes)
     verdict = _compared(view, changes)
     return replace(verdict, best=_at_best_rates(_compared(view, best))) if best and best.pairs else verdict
+
+
+def _nothing_compared(view: View, changes: Changes) -> Verdict:
+    """Why: a run without a score can be helped by its user."""
+    scored = set(view.headline().filter(pl.col("n") > 0)["run"])
+    empty = [run for run in view.runs if run not in scored]
+    why = f"No sample of {joined(empty)} has a score: name the key that holds it with --score-key KEY." if empty else ""
+    same = "They answered different tasks, or different questions."
+    return Verdict(f"{joined(changes.sides)} share no scored question", f"Nothing to compare. {why or same}", "", "")
 
 
 def _at_best_rates(best: Verdict) -> str:

@@ -110,6 +110,30 @@ def test_mappings_as_metrics(tmp_path: Path, make: SimpleNamespace) -> None:
     assert logs.samples.filter(task="mmbench_en_dev")["question_type"].to_list() == ["identity"]
 
 
+# What process_results of these tasks gives in 0.7, without what says nothing about correctness.
+STOCK: dict[str, tuple[dict[str, Any], str, str, float | None]] = {
+    "mmmu_val": ({"mmmu_acc": {"answer": "C", "parsed_pred": ["C"]}}, "C", "It must be the third.", 1.0),
+    "mmmu_val, 0.4": ({"mmmu_acc": {"answer": "C", "parsed_pred": "D"}}, "C", "C is wrong.", 0.0),
+    "mmmu_val, open": ({"mmmu_acc": {"answer": "4.5", "parsed_pred": [["4.5"]]}}, "4.5", "4.5", None),
+    "mmmu_pro, ten options": ({"mmmu_acc": {"answer": "J", "parsed_pred": "J"}}, "J", "(J)", 1.0),
+    "mmstar": ({"math": {"score": 1.0}, "average": {"score": 1.0}}, "B", "b", 1.0),
+    "blink": ({"blink_acc": {"gt_content": "A", "pred_parsed": "B", "is_correct": False}}, "(A)", "(B)", 0.0),
+    "mathvista": ({"llm_as_judge_eval": {"answer": "9", "true_false": True}}, "9", "nine", 1.0),
+    "seedbench": ({"seed_all": {"pred": "D", "answer": "D"}}, "D", "D. a cup", 1.0),
+    "mmvp": ({"mmvp_accuracy": {"gt": "A", "is_correct": "True"}}, "A", "the first", 1.0),
+    "mmbench": ({"gpt_eval_score": {"answer": "A", "prediction": ""}}, "A", "", 0.0),
+}
+
+
+@pytest.mark.parametrize("name", STOCK)
+def test_stock_tasks_that_keep_correctness_in_a_mapping(name: str, tmp_path: Path, make: SimpleNamespace) -> None:
+    metrics, target, answer, score = STOCK[name]
+    make.log(tmp_path / "m", [make.row(0, target, answer, None, **metrics)])
+    logs = load_logs([tmp_path])
+    assert logs.samples["score"].to_list() == [score]
+    assert logs.headline["vqa"] == ("average" if name == "mmstar" else logs.headline["vqa"])
+
+
 def test_metrics_that_differ_by_row_are_counted_where_they_stand(tmp_path: Path, make: SimpleNamespace) -> None:
     """MME logs one key for perception and another for cognition."""
     rows = [

@@ -228,3 +228,24 @@ def test_the_certificates_facts_have_names_and_units() -> None:
     assert [fact_value(value) for value in (1234, 133.61, None, {}, ["36", ".", "12"])] == [
         "1,234", "133.6", "none", "none", "36 \u00b7 . \u00b7 12",
     ]  # fmt: skip
+
+
+def test_names_that_look_like_lists_of_runs(tmp_path: Path, make: SimpleNamespace) -> None:
+    for run, wrong in (("a + b + c", 3), ("none", 4)):
+        make.log(tmp_path / run, [make.row(i, "a", "a", float(i != wrong)) for i in range(9)])
+    page = analyze([tmp_path], tmp_path / "out", bootstrap=100).read_text(encoding="utf-8")
+    solved = pl.read_parquet(tmp_path / "out" / "tables" / "solved_by.parquet")
+    assert dict(solved.select("runs_right", "count").iter_rows()) == {"a+b+c + run none": 7, "a+b+c": 1, "run none": 1}
+    assert "Solved by exactly 0: 0, 1: 2, 2: 7 of 2 runs" in page
+
+
+@pytest.mark.parametrize(
+    ("score", "said"), [(None, "has a score: name the key"), (1.0, "They answered different tasks, or different")]
+)
+def test_runs_that_cannot_be_compared_say_why(
+    tmp_path: Path, make: SimpleNamespace, score: float | None, said: str
+) -> None:
+    make.log(tmp_path / "one", [make.row(i, "some text", "other", score) for i in range(9)], task="t")
+    make.log(tmp_path / "two", [make.row(i, "some text", "other", 1.0) for i in range(9)], task="u")
+    page = analyze([tmp_path], tmp_path / "out", bootstrap=100)
+    assert said in (page.parent / "verdict.txt").read_text(encoding="utf-8")

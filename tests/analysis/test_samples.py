@@ -8,8 +8,10 @@ import math
 from pathlib import Path
 from types import SimpleNamespace
 
+import polars as pl
 import pytest
 
+from vlm_backbones.analysis import analyze
 from vlm_backbones.analysis._computed_scores import answer_letter
 from vlm_backbones.analysis.samples import load_logs, read_samples
 from vlm_backbones.errors import ConfigError, LogError
@@ -271,6 +273,33 @@ def test_coordinates_are_scored_where_the_log_has_no_metric(tmp_path: Path, make
     logs = load_logs([tmp_path])
     assert logs.samples["score"].to_list() == [1.0, 0.0]
     assert any("within 100 km" in note for note in logs.notes)
+
+
+def test_a_target_that_is_no_place_is_missing_and_the_others_are_measured(
+    tmp_path: Path, make: SimpleNamespace
+) -> None:
+    rows = [make.row(i, '{"lat": 0.0, "lon": 100.0}', f"{i}N, 100E", None) for i in range(5)]
+    make.log(tmp_path / "m", [rows[0] | {"target": "somewhere"}, *rows[1:]], task="quakes")
+    report = analyze([tmp_path], tmp_path / "out", bootstrap=100)
+    row = pl.read_parquet(tmp_path / "out" / "tables" / "coordinates.parquet").row(0, named=True)
+    assert (row["n"], row["n_missing"], row["parsed"]) == (4, 1, 1.0)
+    assert (
+        "the target is no place in 1 of 5 samples (first: doc_id 0, target &#39;somewhere&#39;)" in report.read_text()
+    )
+
+
+def test_a_run_without_any_score_is_named(tmp_path: Path, make: SimpleNamespace) -> None:
+    make.log(tmp_path / "one", [make.row(i, "a", "a", math.nan) for i in range(3)])
+    make.log(tmp_path / "two", [make.row(i, "a", "a", 1.0) for i in range(3)])
+    assert any("no sample of one has a score (exact_match)" in note for note in load_logs([tmp_path]).notes)
+
+
+def test_one_evaluation_under_two_names_is_said(tmp_path: Path, make: SimpleNamespace) -> None:
+    rows = [make.row(i, "a", "ab"[i % 2], float(i % 2 == 0)) for i in range(30)]
+    for run, logged in (("one", rows), ("copy", rows), ("other", [*rows[1:], rows[1] | {"doc_id": 0}])):
+        make.log(tmp_path / run, logged)
+    (note,) = load_logs([tmp_path]).notes
+    assert note.startswith("copy and one gave the same answer with the same score to every question")
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,13 @@ def test_the_middle_one_may_lead_and_the_others_are_named() -> None:
     assert "against c it is 9.5\u00a0%" in verdict.questions
 
 
+def test_each_n_of_the_comparisons_is_said() -> None:
+    rows = [pair("a", "b", "t", 100, 20, 1e-9), pair("a", "c", "t", 40, 35, 0.6), pair("b", "c", "t", 20, 95, 1e-9)]
+    _, verdict = judged([rows[0] | {"n": 400}, *rows[1:]], ["a", "b", "c"])
+    assert verdict.scores.startswith("On t (n\u00a0=\u00a0400 to 1,000)")
+    assert verdict.questions.endswith("(n\u00a0=\u00a0400 to 1,000).")
+
+
 def test_a_lead_that_chance_may_have_made_is_none() -> None:
     rows = [pair("a", "b", "t", 100, 20, 1e-9), pair("a", "c", "t", 90, 20, 1e-9), pair("b", "c", "t", 40, 50, 0.4)]
     _, verdict = judged(rows, ["a", "b", "c"])

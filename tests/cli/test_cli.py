@@ -76,6 +76,7 @@ def test_help_is_fast_and_loads_no_torch() -> None:
         (("analyze", "nowhere", "--out", "x"), "no file or folder nowhere"),
         (("analyze", "--out", "x"), "nothing to analyze"),
         (("analyze", "--run", "name", "--out", "x"), "is not NAME=PATH"),
+        (("analyze", "--run", "a=x", "--run", "a=y", "--out", "x"), "--run a: two paths, x and y"),
         (("study", "status", "."), "holds no study.yaml"),
         (("backbones", "pocket-lama-3"), "Did you mean 'pocket-llama-3'?"),
         (("vision-towers", "pocket-visoin"), "Did you mean 'pocket-vision'?"),

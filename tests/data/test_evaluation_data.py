@@ -67,6 +67,7 @@ def test_good_rows_pass(tmp_path: Path, task: str) -> None:
 @pytest.mark.parametrize(
     ("task", "change", "found"),
     [
+        ("vqa_scene", {"question": "What <image> is it?"}, "question holds '<image>', the image's token. Remove it"),
         ("seismic_coords", {"latitude": math.nan}, "latitude is nan; expected degrees between -90 and 90"),
         ("seismic_coords", {"latitude": 90.1}, "latitude is 90.1"),
         ("seismic_coords", {"latitude": None}, "latitude is None"),

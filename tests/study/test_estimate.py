@@ -118,3 +118,15 @@ def test_a_check_without_files_prints_the_estimate_and_says_what_it_could_not_ch
     assert f"{tmp_path}/playground/data/llava_v1_5_mix665k.json does not exist" in done.stderr
     assert "llama-2-7b: meta-llama/Llama-2-7b-hf is not downloaded" in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_mistyped_data_file_is_one_message(tmp_path: Path) -> None:
+    file = tmp_path / "mistyped.json"
+    command = ["study", "check", "pocket", "--set", f"data.finetune=[{file}]", "--set", "backbones=[pocket-llama-1]"]
+    done = subprocess.run(
+        [sys.executable, "-m", "vlm_backbones.cli", *command], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "error: without these nothing could be checked" in done.stderr
+    assert f"{file} does not exist" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -36,11 +36,13 @@ def new_group(help_text: str = "", **changes: Any) -> typer.Typer:
 
 def named_paths(texts: list[str] | None) -> dict[str, Path]:
     """Return {name: path} of `--run NAME=PATH`."""
-    named = {}
+    named: dict[str, Path] = {}
     for text in texts or []:
         name, equals, path = text.partition("=")
         if not equals or not name or not path:
             raise ConfigError(f"--run {text!r} is not NAME=PATH.")
+        if name in named:
+            raise ConfigError(f"--run {name}: two paths, {named[name]} and {path}. Give each run a name of its own.")
         named[name] = Path(path)
     return named
 

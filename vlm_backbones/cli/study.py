@@ -59,10 +59,13 @@ def study_check(study: StudyArgument = "pocket", overrides: SetOption = None, ou
     check_writable(folder)
     missing = missing_parts(config)
     if missing:
-        render_estimate(estimate_study(config), "as published, the files are not here", config.training)
+        estimates = estimate_study(config)
+        if estimates:
+            render_estimate(estimates, "as published, the files are not here", config.training)
+        made = "only the estimate was made. Without these files nothing else" if estimates else "without these nothing"
         raise DataError(
-            "only the estimate was made. Without these files nothing else could be checked, neither rows and pictures "
-            "nor labels, truncation and digits of the tokenizers:" + "".join(f"\n  - {part}" for part in missing)
+            f"{made} could be checked, neither rows and pictures nor labels, truncation and digits of the tokenizers:"
+            + "".join(f"\n  - {part}" for part in missing)
         )
     certificate = check_study(config, folder, tell)
     render_check(certificate)

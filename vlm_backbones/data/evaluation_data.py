@@ -12,7 +12,7 @@ from typing import Any
 
 from vlm_backbones.data._bad_rows import BadRows
 from vlm_backbones.data._task_folders import TASKS, image_of, read_rows
-from vlm_backbones.data.conversations import ImageSource
+from vlm_backbones.data.conversations import IMAGE_TOKEN, ImageSource
 from vlm_backbones.errors import DataError
 from vlm_backbones.pictures import check_picture
 
@@ -100,6 +100,9 @@ def _check_scene(row: _Row, place: str) -> None:
     question, answers = row["question"], row["answers"]
     if not _is_text(question):
         raise DataError(f"{place}: question is {question!r}; expected a text. Mend or drop the row.")
+    for name in ("question", "paraphrase"):
+        if IMAGE_TOKEN in str(row.get(name) or ""):
+            raise DataError(f"{place}: {name} holds {IMAGE_TOKEN!r}, the image's token. Remove it.")
     if not isinstance(answers, list) or not answers or not all(isinstance(answer, str) for answer in answers):
         raise DataError(f"{place}: answers is {answers!r}; expected a list of one text or more. Mend or drop the row.")
 
