@@ -131,6 +131,21 @@ def test_llama_3_format(byte_level: PreTrainedTokenizerFast) -> None:
     assert byte_level.pad_token is None
 
 
+def test_end_marks_that_swallow_their_line_break_end_answers_too(sentencepiece: PreTrainedTokenizerFast) -> None:
+    """Phi-3's own tokenizer.json sets `rstrip` for its marks: `<|end|>` is one token with the line break behind it."""
+    content = json.loads(sentencepiece.backend_tokenizer.to_str())
+    for token in content["added_tokens"]:
+        token["rstrip"] = token["content"].startswith("<|")
+    special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+    greedy = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(content)), **special)
+    template = get_chat_template("llava_phi_3", greedy)
+    (chat,) = encode_chats(greedy, template, [chat_messages(TURNS, with_image=True)])
+    assert chat.problem is None
+    supervised = [token for token, is_answer in zip(chat.ids, chat.supervised, strict=True) if is_answer]
+    assert greedy.decode(supervised) == "A dot.<|end|>No.<|end|>"
+    assert stop_token_ids(greedy, template)[-1] == greedy.convert_tokens_to_ids("<|end|>")
+
+
 def test_the_space_before_an_answer_belongs_to_it_only_where_words_carry_their_space(
     sentencepiece: PreTrainedTokenizerFast, byte_level: PreTrainedTokenizerFast
 ) -> None:

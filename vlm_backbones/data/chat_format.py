@@ -174,16 +174,23 @@ def encode_chats(tokenizer: Any, template: str, chats: Sequence[list[dict[str, A
         ) from error
     texts, spans = rendered
     encoded = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
+    greedy = _space_swallowing(tokenizer)
     return [
-        _encoded(ids, offsets, answer_spans, text)
+        _encoded(ids, offsets, answer_spans, text, greedy)
         for ids, offsets, answer_spans, text in zip(
             encoded["input_ids"], encoded["offset_mapping"], spans, texts, strict=True
         )
     ]
 
 
+def _space_swallowing(tokenizer: Any) -> frozenset[int]:
+    """Return the tokens that take the white space behind them with them, as Phi-3's `<|end|>` does its line break."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return frozenset(index for index, token in added.items() if token.rstrip)
+
+
 def _encoded(
-    ids: list[int], offsets: list[tuple[int, int]], spans: Sequence[tuple[int, int]], text: str
+    ids: list[int], offsets: list[tuple[int, int]], spans: Sequence[tuple[int, int]], text: str, greedy: frozenset[int]
 ) -> EncodedChat:
     starts, ends = [start for start, _ in offsets], [end for _, end in offsets]
     mask = [False] * len(offsets)
@@ -191,7 +198,9 @@ def _encoded(
     for low, high in spans:
         first, last = bisect_right(ends, low), bisect_left(starts, high)
         mask[first:last] = [True] * (last - first)
-        for start, end in offsets[first:last][:1] + offsets[first:last][-1:]:
-            if start < low or end > high:
+        for place in sorted({first, last - 1}) if last > first else []:
+            start, end = offsets[place]
+            swallows = ids[place] in greedy and text[high:end].isspace()
+            if start < low or (end > high and not swallows):
                 problem = f"the token {text[start:end]!r} lies across the edge of the answer {text[low:high]!r}"
     return EncodedChat(ids, mask, problem)
