@@ -24,6 +24,7 @@ __all__ = [
 ]
 
 _FOLDER = Path(__file__).parent / "chat_formats"
+_NO_GAP, _GAP = "{%- set gap = '' -%}", "{%- set gap = ' ' -%}"
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -48,7 +49,23 @@ def get_chat_template(chat_format: str, tokenizer: Any, *, native: str | None = 
         return _own_template(tokenizer, ours)
     if name not in ours:
         raise ConfigError(f"unknown chat format {name!r}.{nearest(name, ['native', *ours])}")
-    return (_FOLDER / f"{name}.jinja").read_text(encoding="utf-8")
+    template = (_FOLDER / f"{name}.jinja").read_text(encoding="utf-8")
+    return template.replace(_NO_GAP, _GAP) if _needs_gap(tokenizer) else template
+
+
+def _needs_gap(tokenizer: Any) -> bool:
+    """Return whether text behind a special token needs a space in front to become the tokens of the text alone.
+
+    The original projects tokenised the text on either side of the image by itself. SentencePiece starts such a text
+    with "\u2581"; the newer of LLaMA's tokenizers do so at the start of the whole alone, where the start token stands.
+    """
+    bos = tokenizer.bos_token
+    if bos is None:
+        return False
+    alone, behind, spaced = (
+        tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("a", f"{bos}a", f"{bos} a")
+    )
+    return bool(behind[1:] != alone and spaced[1:] == alone)
 
 
 def _own_template(tokenizer: Any, ours: Sequence[str]) -> str:
