@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
@@ -17,6 +18,7 @@ from transformers import (
     VipLlavaConfig,
     VipLlavaForConditionalGeneration,
 )
+from transformers.initialization import no_init_weights
 
 from vlm_backbones._hub import loading_options, opening_error
 from vlm_backbones.backbones import Backbone, get_backbone
@@ -45,6 +47,7 @@ def compose(
     dtype: torch.dtype | None = None,
     seed: int = 0,
     trust_remote_code: bool = False,
+    weights: bool = True,
 ) -> tuple[Vlm, LlavaProcessor]:
     """Return a VLM made of pretrained parts and a fresh projector, with its processor.
 
@@ -59,6 +62,9 @@ def compose(
         Type of all weights, float32 by default.
     seed
         Of the projector's start.
+    weights
+        Whether backbone and projector get their weights; without, these hold anything and take no memory, for a
+        process that another one hands its share.
 
     Raises
     ------
@@ -74,10 +80,12 @@ def compose(
     tower_row, backbone_row = get_vision_tower(vision_tower), get_backbone(backbone)
     dtype = dtype or torch.float32
     tower = load_vision_tower(tower_row, dtype=dtype)
-    llm, tokenizer = _load_backbone(backbone_row, dtype, trust_remote_code)
-    _check_kind(llm, backbone_row)
+    llm, tokenizer = _load_backbone(backbone_row, dtype, trust_remote_code, weights=weights)
+    if weights:
+        _check_kind(llm, backbone_row)
     add_image_token(llm, tokenizer, image_token)
-    model = _assemble(llm, tower, tower_row, int(tokenizer.convert_tokens_to_ids(image_token)), seed)
+    image_token_id = int(tokenizer.convert_tokens_to_ids(image_token))
+    model = _assemble(llm, tower, tower_row, image_token_id, seed, weights=weights)
     template = get_chat_template(chat_format, tokenizer, native=backbone_row.chat_format)
     stops = stop_token_ids(tokenizer, template, backbone_row.stop_tokens)
     model.generation_config = _build_generation_config(llm, tokenizer, stops)
@@ -105,13 +113,19 @@ def build_processor(
     return processor
 
 
-def _load_backbone(row: Backbone, dtype: torch.dtype, trust_remote_code: bool) -> tuple[Any, Any]:
+def _load_backbone(row: Backbone, dtype: torch.dtype, trust_remote_code: bool, *, weights: bool) -> tuple[Any, Any]:
     options = {**loading_options(row), "trust_remote_code": trust_remote_code}
     if trust_remote_code:
         tell_of_remote_code(row)
     try:
         tokenizer = AutoTokenizer.from_pretrained(row.source, **options)
-        llm = AutoModelForCausalLM.from_pretrained(row.source, dtype=dtype, weights_only=True, **options)
+        if weights:
+            llm = AutoModelForCausalLM.from_pretrained(row.source, dtype=dtype, weights_only=True, **options)
+        else:
+            config = AutoConfig.from_pretrained(row.source, **options)
+            with no_init_weights():  # memory that nobody writes to is not taken
+                llm = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+            llm.tie_weights()
     except Exception as error:  # a damaged file makes tokenizers and transformers raise nearly anything
         raise opening_error("backbone", row, error) from error
     if tokenizer.pad_token is None:
@@ -157,14 +171,17 @@ def add_image_token(llm: Any, tokenizer: Any, image_token: str) -> None:
             layer.weight[rows:] = layer.weight[:rows].float().mean(0).to(layer.weight.dtype)
 
 
-def _assemble(llm: Any, tower: PreTrainedModel, row: VisionTower, image_token_id: int, seed: int) -> Vlm:
+def _assemble(
+    llm: Any, tower: PreTrainedModel, row: VisionTower, image_token_id: int, seed: int, *, weights: bool
+) -> Vlm:
     model: Any = build_skeleton(llm.config, tower.config, row, image_token_id)
     model.model.vision_tower = tower
     model.model.language_model = getattr(llm, llm.base_model_prefix)
     model.lm_head = llm.get_output_embeddings()
     model.config.text_config = llm.config
     projector = model.model.multi_modal_projector.to_empty(device=llm.device).to(llm.dtype)
-    _start_projector(projector, _word_size(llm.get_input_embeddings()), seed)
+    if weights:
+        _start_projector(projector, _word_size(llm.get_input_embeddings()), seed)
     model.tie_weights()
     composed: Vlm = model.eval()
     return composed
