@@ -97,9 +97,10 @@ def build_processor(
 ) -> LlavaProcessor:
     """Return the processor that turns pictures and chats into a VLM's inputs, with as many image tokens as it needs.
 
-    The template writes the start token; from here on the tokenizer adds none.
+    The template writes the start token; from here on the tokenizer adds none, and pads on the left as generation needs.
     """
     add_no_tokens(tokenizer)
+    tokenizer.padding_side = "left"  # files of LLaMA's kind say right, which is for training
     build: Any = LlavaProcessor
     processor: LlavaProcessor = build(
         image_processor=image_processor,

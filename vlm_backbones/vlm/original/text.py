@@ -41,7 +41,6 @@ def load_tokenizer(folder: Path, text_config: Any) -> Any:
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
-    tokenizer.padding_side = "left"  # original checkpoints say right, which is for training
     return tokenizer
 
 
