@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -25,14 +25,19 @@ class AttentionBlock:
     mask: torch.Tensor  # (rows, 1, query_length, key_length), 0 or -inf
     query_positions: torch.Tensor  # (rows, query_length), in the turn as it is asked alone
     key_positions: torch.Tensor  # (rows, key_length)
+    longest: int
+    """Tokens of the longest turn with its prefix."""
 
     def to(self, device: torch.device) -> AttentionBlock:
         """Return the block on a device."""
-        return AttentionBlock(*(getattr(self, field.name).to(device) for field in fields(self)))
+        places = self.query_positions.to(device), self.key_positions.to(device)
+        return AttentionBlock(
+            self.queries.to(device), self.keys.to(device), self.mask.to(device), *places, longest=self.longest
+        )
 
     def mask_within(self, window: int | None) -> torch.Tensor:
         """Return the mask where a token sees no further back than `window` tokens, itself included; None: all."""
-        if window is None or window > int(self.query_positions.max()):
+        if window is None or window >= self.longest:
             return self.mask
         distance = self.query_positions[:, None, :, None] - self.key_positions[:, None, None, :]
         return self.mask.masked_fill(distance >= window, _HIDDEN)
@@ -139,5 +144,11 @@ def _build_block(rows: np.ndarray) -> AttentionBlock:
     mask = np.where(visible, np.float32(0), np.float32(_HIDDEN))[:, None]
     query_positions = prefix + query  # (rows, query_length)
     key_positions = np.concatenate([np.broadcast_to(before, (len(rows), before.shape[1])), query_positions], axis=1)
-    arrays = (queries.reshape(-1), keys.reshape(-1), mask, query_positions, key_positions)
-    return AttentionBlock(*map(torch.from_numpy, arrays))
+    return AttentionBlock(
+        torch.from_numpy(queries.reshape(-1)),
+        torch.from_numpy(keys.reshape(-1)),
+        torch.from_numpy(mask),
+        torch.from_numpy(query_positions),
+        torch.from_numpy(key_positions),
+        longest=int(query_positions.max()) + 1,
+    )
