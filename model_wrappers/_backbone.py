@@ -64,18 +64,39 @@ class _OwnPass:
     def __call__(
         self, embeddings: torch.Tensor, visible: torch.Tensor | None, positions: torch.Tensor, cache: Any, read: int
     ) -> torch.Tensor:
-        mask = None
-        if visible is not None:
-            mask = torch.zeros(visible.shape, dtype=embeddings.dtype, device=embeddings.device)
-            mask = mask.masked_fill_(~visible, torch.finfo(embeddings.dtype).min)[:, None]
         hidden: torch.Tensor = self.language_model(
             inputs_embeds=embeddings,
-            attention_mask=mask,  # (batch, 1, new, cached + new)
+            attention_mask=None if visible is None else self._masks(visible, embeddings.dtype),
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
         return hidden[:, hidden.shape[1] - read :]
+
+    def _masks(self, visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | dict[str, torch.Tensor]:
+        """Return the additive mask, (batch, 1, new, cached + new), or one for each of the model's kinds of layer.
+
+        A mask of our own takes the place of the model's, so the windows of its layers have to be in it.
+        """
+        config = self.language_model.config
+        window = getattr(config, "sliding_window", None)
+        full = _additive(visible, dtype)
+        if window is None or visible.shape[-1] <= window:
+            return full
+        windowed = _additive(_within(visible, window), dtype)
+        kinds = getattr(config, "layer_types", None)
+        return windowed if kinds is None else {"full_attention": full, "sliding_attention": windowed}
+
+
+def _within(visible: torch.Tensor, window: int) -> torch.Tensor:
+    """Return what is visible no further back than `window` tokens, itself included, whatever padding lies between."""
+    tokens_back = visible.flip(-1).cumsum(-1).flip(-1)
+    return visible & (tokens_back <= window)
+
+
+def _additive(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+    return mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from vlm_backbones.train.card import model_card
 from vlm_backbones.train.dataset import StageData, build_stage_data, parameter_dtype
 from vlm_backbones.train.features import Features, load_features
 from vlm_backbones.train.memory import SmallerParts, free_memory, halve, is_out_of_memory, within_memory
-from vlm_backbones.train.processes import processes, sharding
+from vlm_backbones.train.processes import is_handed_weights, processes, sharding
 from vlm_backbones.train.progress import quieten
 from vlm_backbones.train.run_record import (
     RunRecord,
@@ -49,7 +49,7 @@ from vlm_backbones.vision import get_vision_tower
 from vlm_backbones.vlm import compose, save
 from vlm_backbones.vlm.passthrough import fold_standardization
 
-VERSION = 4
+VERSION = 5
 """Raised when a finished run's weights would change."""
 
 
@@ -173,6 +173,7 @@ def _train(study: Study, record: RunRecord, recipe: Recipe, examples: dict[str, 
         chat_format=study.chat_format_for(backbone),
         seed=seed,
         trust_remote_code=study.trust_remote_code,
+        weights=not is_handed_weights(),
     )
     tower = get_vision_tower(study.vision_tower)
     record.write(files={backbone: part_files(get_backbone(backbone)), study.vision_tower: part_files(tower)})

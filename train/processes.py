@@ -13,7 +13,7 @@ from accelerate.utils import DistributedType, broadcast_object_list
 from vlm_backbones.errors import ConfigError
 from vlm_backbones.study import Sharding
 
-__all__ = ["found_by_main", "processes", "sharding"]
+__all__ = ["found_by_main", "is_handed_weights", "processes", "sharding"]
 
 
 def processes() -> PartialState:
@@ -43,6 +43,11 @@ def sharding() -> Sharding:
             raise ConfigError(f"accelerate's configuration has zero_stage {stage or 'not set'}: set it to 2 or 3.")
         return "zero2" if stage == "2" else "zero3"
     return "none"
+
+
+def is_handed_weights() -> bool:
+    """Return whether the main process hands this one its share of the weights, so that it need not read any."""
+    return sharding() == "fsdp2" and not processes().is_main_process
 
 
 def found_by_main(find: Callable[[], Any]) -> Any:

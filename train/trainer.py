@@ -13,6 +13,7 @@ from torch import nn
 from transformers import Trainer
 from transformers.trainer import SCHEDULER_NAME
 
+from vlm_backbones.errors import ConfigError
 from vlm_backbones.train.processes import processes, sharding
 from vlm_backbones.train.trainer_checkpoints import load_shards, save_shards, seal
 from vlm_backbones.train.weights import load_trainable, trainable_state
@@ -35,7 +36,8 @@ class BackboneTrainer(Trainer):
     """Trainer over micro-batches that are collated already; each item of the dataset is one micro-batch."""
 
     def __init__(self, *args: Any, projector_learning_rate: float | None = None, **kwargs: Any) -> None:
-        self._layers = decoder_layer_names(kwargs["model"])
+        layers = _decoder_layers(kwargs["model"])
+        self._layers, self._layer_count = sorted({type(layer).__name__ for layer in layers}), len(layers)
         super().__init__(*args, **kwargs)
         self.loss_is_scaled_for_ga = True
         self._projector_learning_rate = projector_learning_rate
@@ -87,6 +89,8 @@ class BackboneTrainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """Return the weighted mean of the supervised tokens' cross-entropy over the step."""
+        calls = inputs["layout"].calls
+        calls.count = 0
         outputs = model(
             input_ids=inputs["input_ids"],
             position_ids=inputs["position_ids"],
@@ -96,6 +100,7 @@ class BackboneTrainer(Trainer):
             anchor=inputs.get("pixel_values") is None,
             use_cache=False,
         )
+        self._check_layout(calls.count)
         logits = outputs.logits[0].float()  # (supervised, vocabulary)
         losses = nn.functional.cross_entropy(logits, inputs["labels"], reduction="none")
         loss = (losses * inputs["weights"]).sum() / (num_items_in_batch or inputs["weight_sum"])
@@ -103,6 +108,15 @@ class BackboneTrainer(Trainer):
             raise NotFiniteError(f"the loss is {loss.item()}", self.state.global_step + 1, inputs["examples"])
         loss = loss * self.accelerator.num_processes  # gradients are averaged over devices
         return (loss, outputs) if return_outputs else loss
+
+    def _check_layout(self, calls: int) -> None:
+        """Refuse an LLM whose layers are not all given the layout: its turns would read each other's answers."""
+        if calls != self._layer_count:
+            raise ConfigError(
+                f"{calls} of the LLM's {self._layer_count} layers ({', '.join(self._layers)}) attend by the layout of "
+                "packed turns, so the others would read one answer from another. This kind of LLM cannot be trained "
+                "here: choose another backbone."
+            )
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not counted: the estimate walks over all parameters at every step."""
@@ -154,11 +168,11 @@ class BackboneTrainer(Trainer):
             seal(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}")
 
 
-def decoder_layer_names(model: nn.Module) -> list[str]:
-    """Return the class of the language model's layers: what is gathered, used and given up at a time."""
+def _decoder_layers(model: nn.Module) -> list[nn.Module]:
+    """Return the language model's layers: what is gathered, used and given up at a time."""
     names = [name for name, _ in model.named_modules() if name.endswith("language_model.layers")]
     layers: Any = model.get_submodule(names[0])
-    return sorted({type(layer).__name__ for layer in layers})
+    return list(layers)
 
 
 def _build_fsdp_plugin(layers: list[str], *, in_bf16: bool) -> Any:

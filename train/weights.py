@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from vlm_backbones.train.processes import processes
+from vlm_backbones.train.processes import is_handed_weights, processes
 
 __all__ = ["held_bytes", "load_trainable", "lower_frozen_layers", "take_back", "trainable_state", "working_copy"]
 
@@ -49,7 +49,8 @@ def lower_frozen_layers(model: nn.Module, dtype: torch.dtype) -> None:
         if type(module) is nn.Linear and id(module.weight) not in embeddings:
             for parameter in module.parameters():
                 if not parameter.requires_grad:
-                    parameter.data = parameter.data.to(dtype)
+                    lower = torch.empty_like if is_handed_weights() else torch.Tensor.to
+                    parameter.data = lower(parameter.data, dtype=dtype)
 
 
 def take_back(trained: nn.Module, model: nn.Module) -> None:

@@ -85,23 +85,30 @@ def ids_of(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
+def apart(tokenizer: Any, text: str) -> list[int]:
+    """Return the ids as the original `tokenizer_image_token` makes them: each side of the image is tokenised alone."""
+    before, after = text.split("<image>")
+    image = tokenizer.convert_tokens_to_ids("<image>")
+    return [tokenizer.bos_token_id, *ids_of(tokenizer, before), image, *ids_of(tokenizer, after)]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "answers"),
     [
         (
             "vicuna_v1",
-            f"<s>{SYS_U} USER: <image>\nWhat is it? ASSISTANT: A dot.</s>USER: And now? ASSISTANT: No.</s>",
+            f"{SYS_U} USER: <image>\nWhat is it? ASSISTANT: A dot.</s>USER: And now? ASSISTANT: No.</s>",
             ["A dot.</s>", "No.</s>"],
         ),
         (
             "llava_llama_2",
-            f"<s>[INST] <<SYS>>\n{SYS_2}\n<</SYS>>\n\n<image>\nWhat is it? [/INST] A dot. </s>"
+            f"[INST] <<SYS>>\n{SYS_2}\n<</SYS>>\n\n<image>\nWhat is it? [/INST] A dot. </s>"
             "<s>[INST] And now? [/INST] No. </s>",
             ["A dot. </s>", "No. </s>"],
         ),
         (
             "llava_phi_3",
-            f"<s><|system|>\n{SYS_2}<|end|>\n<|user|>\n<image>\nWhat is it?<|end|>\n<|assistant|>\nA dot.<|end|>\n"
+            f"<|system|>\n{SYS_2}<|end|>\n<|user|>\n<image>\nWhat is it?<|end|>\n<|assistant|>\nA dot.<|end|>\n"
             "<|user|>\nAnd now?<|end|>\n<|assistant|>\nNo.<|end|>\n",
             ["A dot.<|end|>", "No.<|end|>"],
         ),
@@ -111,9 +118,16 @@ def test_sentencepiece_formats(
     sentencepiece: PreTrainedTokenizerFast, name: str, text: str, answers: list[str]
 ) -> None:
     ids, supervised = encoded(sentencepiece, name)
-    assert ids == ids_of(sentencepiece, text)
+    assert ids == apart(sentencepiece, text)
     assert [sentencepiece.decode(answer).strip() for answer in supervised] == answers
-    assert ids.count(sentencepiece.bos_token_id) == text.count("<s>")
+    assert ids.count(sentencepiece.bos_token_id) == 1 + text.count("<s>")
+
+
+def test_the_text_of_the_shared_format_is_one_for_all(
+    sentencepiece: PreTrainedTokenizerFast, byte_level: PreTrainedTokenizerFast
+) -> None:
+    assert get_chat_template("shared", sentencepiece) == get_chat_template("shared", byte_level)
+    assert get_chat_template("vicuna_v1", sentencepiece) != get_chat_template("vicuna_v1", byte_level)
 
 
 def test_llama_3_format(byte_level: PreTrainedTokenizerFast) -> None:
@@ -129,6 +143,21 @@ def test_llama_3_format(byte_level: PreTrainedTokenizerFast) -> None:
     assert ids.count(byte_level.bos_token_id) == 1  # the text holds it: a tokenizer that adds one would make two
     assert [byte_level.decode(answer) for answer in supervised] == ["A dot.<|eot_id|>", "No.<|eot_id|>"]
     assert byte_level.pad_token is None
+
+
+def test_end_marks_that_swallow_their_line_break_end_answers_too(sentencepiece: PreTrainedTokenizerFast) -> None:
+    """Phi-3's own tokenizer.json sets `rstrip` for its marks: `<|end|>` is one token with the line break behind it."""
+    content = json.loads(sentencepiece.backend_tokenizer.to_str())
+    for token in content["added_tokens"]:
+        token["rstrip"] = token["content"].startswith("<|")
+    special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+    greedy = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(content)), **special)
+    template = get_chat_template("llava_phi_3", greedy)
+    (chat,) = encode_chats(greedy, template, [chat_messages(TURNS, with_image=True)])
+    assert chat.problem is None
+    supervised = [token for token, is_answer in zip(chat.ids, chat.supervised, strict=True) if is_answer]
+    assert greedy.decode(supervised) == "A dot.<|end|>No.<|end|>"
+    assert stop_token_ids(greedy, template)[-1] == greedy.convert_tokens_to_ids("<|end|>")
 
 
 def test_the_space_before_an_answer_belongs_to_it_only_where_words_carry_their_space(
@@ -156,7 +185,8 @@ def test_the_prompt_alone_is_how_training_begins(sentencepiece: PreTrainedTokeni
 
 def test_plain_supervises_the_caption_and_its_newline(sentencepiece: PreTrainedTokenizerFast) -> None:
     ids, (caption,) = encoded(sentencepiece, "plain", [("Describe it.", "A dot.")])
-    assert ids == ids_of(sentencepiece, "<s><image>A dot.\n")
+    assert ids == apart(sentencepiece, "<image>A dot.\n")
+    assert sentencepiece.convert_ids_to_tokens(caption[0]) == "▁A"
     assert sentencepiece.decode(caption).strip() == "A dot."
     assert sentencepiece.eos_token_id not in ids
 
@@ -180,7 +210,7 @@ def legacy_sentencepiece(sentencepiece: PreTrainedTokenizerFast) -> PreTrainedTo
 def test_legacy_tokenizers_start_every_piece_with_a_space_and_the_labels_still_fit(
     sentencepiece: PreTrainedTokenizerFast, legacy_sentencepiece: PreTrainedTokenizerFast
 ) -> None:
-    """The original code tokenised the text after `<image>` alone, so a space stood before its line break."""
+    """The original code tokenised the text after `<image>` alone, so a space stood before its line break: in both."""
     shapes = {}
     for kind, tokenizer in (("new", sentencepiece), ("legacy", legacy_sentencepiece)):
         ids, (first, _) = encoded(tokenizer, "vicuna_v1")
@@ -189,7 +219,7 @@ def test_legacy_tokenizers_start_every_piece_with_a_space_and_the_labels_still_f
         shapes[kind] = tokenizer.convert_ids_to_tokens([ids[image + 1], ids[after_answer]])
         assert tokenizer.convert_ids_to_tokens(first[0]).startswith("▁A")
         assert first[-1] == tokenizer.eos_token_id
-    assert shapes["new"] == ["<0x0A>", "USER"]
+    assert shapes["new"] == ["▁", "USER"]
     assert shapes["legacy"] == ["▁", "▁USER:"]
 
 

@@ -145,3 +145,15 @@ def test_a_killed_worker_ends_all_of_them_and_training_goes_on_later(study: Path
 def children(pid: int) -> list[int]:
     listed = Path(f"/proc/{pid}/task").glob("*/children")
     return sorted(int(child) for path in listed for child in path.read_text().split())
+
+
+def test_an_llm_that_would_read_one_answer_from_another_is_refused(
+    tiny_parts: ModuleType, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """StableLM's attention does not hand on the layout, so every packed turn would see those before it."""
+    llm = tiny_parts.build_backbone_like(tmp_path / "llm", parts / "backbone", "stablelm")
+    path = write_study(tiny_parts, parts, tmp_path, steps=2, backbones=[str(llm)])
+    given = ["--study", str(path), "--backbone", str(llm), "--out", str(tmp_path / "out"), "--threads", "1"]
+    assert finetune.main(given) == 2
+    said = capsys.readouterr().err
+    assert "0 of the LLM's 2 layers (StableLmDecoderLayer) attend by the layout of packed turns" in said

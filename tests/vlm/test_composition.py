@@ -205,3 +205,18 @@ def test_a_failed_save_leaves_the_old_checkpoint_and_nothing_else(
         save(model, processor, place)
     assert [path.name for path in tmp_path.iterdir()] == ["vlm"]
     assert checkpoint_fingerprint(place) == checkpoint_fingerprint(checkpoint)
+
+
+def test_a_process_that_is_handed_its_share_reads_no_weights_of_the_llm(
+    tiny_parts: ModuleType, parts: Path, tmp_path: Path
+) -> None:
+    backbone = tiny_parts.build_backbone(tmp_path / "llm", image_token=False)
+    whole, _ = compose(backbone, parts / "tower")
+    (backbone / "model.safetensors").unlink()
+    empty, processor = compose(backbone, parts / "tower", weights=False)
+    shapes = [{name: value.shape for name, value in model.named_parameters()} for model in (whole, empty)]
+    assert shapes[0] == shapes[1]
+    assert empty.lm_head.weight is empty.model.language_model.embed_tokens.weight  # tied as in the whole
+    for name, buffer in whole.named_buffers():  # rotary tables, which nobody hands on
+        assert torch.equal(dict(empty.named_buffers())[name], buffer), name
+    assert empty.config.image_token_id == processor.tokenizer.convert_tokens_to_ids("<image>")

@@ -57,11 +57,10 @@ def test_generation_stops_at_the_formats_end_of_turn_too(tiny_parts: ModuleType,
 def test_a_tokenizer_without_padding_still_answers_two_questions_at_once(
     tiny_parts: ModuleType, parts: Path, tmp_path: Path
 ) -> None:
-    backbone = without(tiny_parts.build_backbone(tmp_path / "backbone"), "pad_token")
+    backbone = without(tiny_parts.build_backbone(tmp_path / "backbone"), "pad_token", padding_side="right")
     model, processor = compose(backbone, parts / "tower")
     assert processor.tokenizer.pad_token == "</s>"
     assert model.generation_config.pad_token_id == processor.tokenizer.pad_token_id
-    processor.tokenizer.padding_side = "left"
     texts = ["<s>Q: <image>\nWhat is it?\nA:", "<s>Q: <image>\nWhat colour is the star?\nA:"]
     picture = Image.new("RGB", (112, 112))
     inputs = processor(

@@ -24,6 +24,7 @@ __all__ = [
 ]
 
 _FOLDER = Path(__file__).parent / "chat_formats"
+_NO_GAP, _GAP = "{%- set gap = '' -%}", "{%- set gap = ' ' -%}"
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -48,7 +49,23 @@ def get_chat_template(chat_format: str, tokenizer: Any, *, native: str | None = 
         return _own_template(tokenizer, ours)
     if name not in ours:
         raise ConfigError(f"unknown chat format {name!r}.{nearest(name, ['native', *ours])}")
-    return (_FOLDER / f"{name}.jinja").read_text(encoding="utf-8")
+    template = (_FOLDER / f"{name}.jinja").read_text(encoding="utf-8")
+    return template.replace(_NO_GAP, _GAP) if _needs_gap(tokenizer) else template
+
+
+def _needs_gap(tokenizer: Any) -> bool:
+    """Return whether text behind a special token needs a space in front to become the tokens of the text alone.
+
+    The original projects tokenised the text on either side of the image by itself. SentencePiece starts such a text
+    with "\u2581"; the newer of LLaMA's tokenizers do so at the start of the whole alone, where the start token stands.
+    """
+    bos = tokenizer.bos_token
+    if bos is None:
+        return False
+    alone, behind, spaced = (
+        tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("a", f"{bos}a", f"{bos} a")
+    )
+    return bool(behind[1:] != alone and spaced[1:] == alone)
 
 
 def _own_template(tokenizer: Any, ours: Sequence[str]) -> str:
@@ -174,16 +191,23 @@ def encode_chats(tokenizer: Any, template: str, chats: Sequence[list[dict[str, A
         ) from error
     texts, spans = rendered
     encoded = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
+    greedy = _space_swallowing(tokenizer)
     return [
-        _encoded(ids, offsets, answer_spans, text)
+        _encoded(ids, offsets, answer_spans, text, greedy)
         for ids, offsets, answer_spans, text in zip(
             encoded["input_ids"], encoded["offset_mapping"], spans, texts, strict=True
         )
     ]
 
 
+def _space_swallowing(tokenizer: Any) -> frozenset[int]:
+    """Return the tokens that take the white space behind them with them, as Phi-3's `<|end|>` does its line break."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return frozenset(index for index, token in added.items() if token.rstrip)
+
+
 def _encoded(
-    ids: list[int], offsets: list[tuple[int, int]], spans: Sequence[tuple[int, int]], text: str
+    ids: list[int], offsets: list[tuple[int, int]], spans: Sequence[tuple[int, int]], text: str, greedy: frozenset[int]
 ) -> EncodedChat:
     starts, ends = [start for start, _ in offsets], [end for _, end in offsets]
     mask = [False] * len(offsets)
@@ -191,7 +215,9 @@ def _encoded(
     for low, high in spans:
         first, last = bisect_right(ends, low), bisect_left(starts, high)
         mask[first:last] = [True] * (last - first)
-        for start, end in offsets[first:last][:1] + offsets[first:last][-1:]:
-            if start < low or end > high:
+        for place in sorted({first, last - 1}) if last > first else []:
+            start, end = offsets[place]
+            swallows = ids[place] in greedy and text[high:end].isspace()
+            if start < low or (end > high and not swallows):
                 problem = f"the token {text[start:end]!r} lies across the edge of the answer {text[low:high]!r}"
     return EncodedChat(ids, mask, problem)

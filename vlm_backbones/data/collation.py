@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 
 from vlm_backbones.data.packing import PackedExample
 
-__all__ = ["AttentionBlock", "AttentionLayout", "answer_weights", "build_layout", "collate"]
+__all__ = ["AttentionBlock", "AttentionLayout", "Calls", "answer_weights", "build_layout", "collate"]
 
 _HIDDEN = float("-inf")
 
@@ -23,10 +23,33 @@ class AttentionBlock:
     queries: torch.Tensor  # (rows * query_length,), flat token indices, padding repeats token 0
     keys: torch.Tensor  # (rows * key_length,)
     mask: torch.Tensor  # (rows, 1, query_length, key_length), 0 or -inf
+    query_positions: torch.Tensor  # (rows, query_length), in the turn as it is asked alone
+    key_positions: torch.Tensor  # (rows, key_length)
+    longest: int
+    """Tokens of the longest turn with its prefix."""
 
     def to(self, device: torch.device) -> AttentionBlock:
         """Return the block on a device."""
-        return AttentionBlock(self.queries.to(device), self.keys.to(device), self.mask.to(device))
+        places = self.query_positions.to(device), self.key_positions.to(device)
+        return AttentionBlock(
+            self.queries.to(device), self.keys.to(device), self.mask.to(device), *places, longest=self.longest
+        )
+
+    def mask_within(self, window: int | None) -> torch.Tensor:
+        """Return the mask where a token sees no further back than `window` tokens, itself included; None: all."""
+        if window is None or window >= self.longest:
+            return self.mask
+        distance = self.query_positions[:, None, :, None] - self.key_positions[:, None, None, :]
+        return self.mask.masked_fill(distance >= window, _HIDDEN)
+
+
+class Calls:
+    """How many attentions kept to a layout: a layer that is not given it sees the answers of other turns.
+
+    No dataclass or list: what shares a model among processes copies those, and would count in the copy.
+    """
+
+    count = 0
 
 
 @dataclass(frozen=True)
@@ -36,12 +59,14 @@ class AttentionLayout:
     blocks: tuple[AttentionBlock, ...]
     inverse: torch.Tensor  # (tokens,)
     read: torch.Tensor | None = None  # (tokens that are predicted from,), the only last hidden states that matter
+    calls: Calls = field(default_factory=Calls)
 
     def to(self, device: torch.device | str, **_: Any) -> AttentionLayout:
         """Return the layout on a device."""
         place = torch.device(device)
         read = None if self.read is None else self.read.to(place)
-        return AttentionLayout(tuple(block.to(place) for block in self.blocks), self.inverse.to(place), read)
+        blocks = tuple(block.to(place) for block in self.blocks)
+        return AttentionLayout(blocks, self.inverse.to(place), read, self.calls)
 
 
 def answer_weights(packed: PackedExample, weighting: Literal["token", "inverse_sqrt_length"]) -> np.ndarray:
@@ -117,6 +142,13 @@ def _build_block(rows: np.ndarray) -> AttentionBlock:
     visible_prefix = np.broadcast_to((before < prefix)[:, None], (len(rows), query.shape[1], before.shape[1]))
     visible = np.concatenate([visible_prefix, np.broadcast_to(causal, (len(rows), *causal.shape[1:]))], axis=2)
     mask = np.where(visible, np.float32(0), np.float32(_HIDDEN))[:, None]
+    query_positions = prefix + query  # (rows, query_length)
+    key_positions = np.concatenate([np.broadcast_to(before, (len(rows), before.shape[1])), query_positions], axis=1)
     return AttentionBlock(
-        torch.from_numpy(queries.reshape(-1)), torch.from_numpy(keys.reshape(-1)), torch.from_numpy(mask)
+        torch.from_numpy(queries.reshape(-1)),
+        torch.from_numpy(keys.reshape(-1)),
+        torch.from_numpy(mask),
+        torch.from_numpy(query_positions),
+        torch.from_numpy(key_positions),
+        longest=int(query_positions.max()) + 1,
     )

@@ -18,7 +18,13 @@ NAME = "packed_turns"
 
 
 def attend(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: AttentionLayout, scaling: float
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: AttentionLayout,
+    scaling: float,
+    window: int | None = None,
+    softcap: float | None = None,
 ) -> torch.Tensor:
     """Return the attention output of flat tokens, each seeing what the layout allows.
 
@@ -28,11 +34,16 @@ def attend(
         (tokens, heads, head_size)
     key, value
         (tokens, key_value_heads, head_size)
+    window
+        How many tokens back a layer sees, the token itself included; None: all.
+    softcap
+        What the scores before the softmax are bent to stay below, as in Gemma 2; None: nothing.
 
     Returns
     -------
     (tokens, heads, head_size)
     """
+    layout.calls.count += 1
     outputs = []
     heads, size = query.shape[1:]
     for block in layout.blocks:
@@ -42,9 +53,9 @@ def attend(
             states.index_select(0, block.keys).view(rows, -1, states.shape[1], size).transpose(1, 2)
             for states in (key, value)
         )
-        mask = block.mask.to(query.dtype)
-        if query.device.type == "cpu":
-            output = _attend_by_products(own_query, own_key, own_value, mask, scaling)
+        mask = block.mask_within(window).to(query.dtype)
+        if query.device.type == "cpu" or softcap is not None:
+            output = _attend_by_products(own_query, own_key, own_value, mask, scaling, softcap)
         else:
             output = nn.functional.scaled_dot_product_attention(
                 own_query, own_key, own_value, attn_mask=mask, scale=scaling, enable_gqa=own_key.shape[1] != heads
@@ -54,7 +65,12 @@ def attend(
 
 
 def _attend_by_products(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scaling: float
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor,
+    scaling: float,
+    softcap: float | None,
 ) -> torch.Tensor:
     """Return attention, (rows, heads, tokens, size), by plain products: torch's own is slow backwards on a CPU."""
     rows, heads, tokens, size = query.shape
@@ -62,6 +78,8 @@ def _attend_by_products(
     grouped = query.reshape(rows * groups, heads // groups * tokens, size)
     keys, values = key.reshape(rows * groups, -1, size), value.reshape(rows * groups, -1, size)
     scores = torch.bmm(grouped, keys.transpose(1, 2)).view(rows, heads, tokens, -1)
+    if softcap is not None:
+        scores, scaling = torch.tanh(scores * (scaling / softcap)), softcap
     shares = torch.softmax(torch.add(mask, scores, alpha=scaling), -1, dtype=torch.float32).to(values.dtype)
     return torch.bmm(shares.view(rows * groups, -1, keys.shape[1]), values).view(query.shape)
 
@@ -74,13 +92,16 @@ def _packed_attention(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     layout: AttentionLayout | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     if layout is None:
         output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
         return output, None
     flat = [states[0].transpose(0, 1) for states in (query, key, value)]  # (tokens, heads, head_size)
-    return attend(flat[0], flat[1], flat[2], layout, scaling or query.shape[-1] ** -0.5)[None], None
+    scaling = scaling or query.shape[-1] ** -0.5
+    return attend(flat[0], flat[1], flat[2], layout, scaling, sliding_window, softcap)[None], None
 
 
 def _packed_mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:

@@ -15,7 +15,7 @@ from vlm_backbones.vlm.original.config import OriginalConfig
 __all__ = ["build_chat_template", "build_generation_config", "guess_chat_format", "load_tokenizer"]
 
 _END_OF_TURN = {"llava_llama_3": "<|eot_id|>", "llava_phi_3": "<|end|>"}
-_IMAGE = "'<image>\\n'"  # as the templates write it
+_IMAGE = "'<image>' + gap + '\\n'"  # as the templates write it
 
 
 def load_tokenizer(folder: Path, text_config: Any) -> Any:
@@ -41,7 +41,6 @@ def load_tokenizer(folder: Path, text_config: Any) -> Any:
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
-    tokenizer.padding_side = "left"  # original checkpoints say right, which is for training
     return tokenizer
 
 
@@ -70,7 +69,7 @@ def build_chat_template(folder: Path, config: OriginalConfig, chat_format: str, 
         for token in ("<im_start>", "<im_end>"):
             if token not in tokenizer.get_vocab():
                 raise CheckpointError(f"{folder}: mm_use_im_start_end is set, but the tokenizer has no {token!r}.")
-        template = _replaced(template, _IMAGE, "'<im_start><image><im_end>\\n'")
+        template = _replaced(template, _IMAGE, "'<im_start><image><im_end>' + gap + '\\n'")
     if chat_format != "llava_llama_3":
         return template
     # The text itself holds the start token. Where the tokenizer adds another, the original kept both; where it does
