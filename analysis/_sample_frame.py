@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = [
     "SAMPLE_SCHEMA",
     "finish_batch",
+    "in_slices",
     "is_large",
     "last_of_each_document",
     "metric_rows",
@@ -13,7 +14,7 @@ __all__ = [
     "with_all_columns",
 ]
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ SAMPLE_SCHEMA: dict[str, Any] = {
 }
 _LARGE_BYTES = 256 * 2**20
 _GZIP_RATIO = 5
+_ROWS_AT_ONCE = 2**18
 # Two bytes a sample where the values are few, four elsewhere; document numbers are shorter than what a category costs.
 _TEXT = pl.Categorical()
 _NAME = pl.Categorical(pl.Categories("vlm_backbones.analysis", physical=pl.UInt16))
@@ -113,6 +115,14 @@ def metric_rows(frame: pl.DataFrame) -> pl.DataFrame:
         values = "score" if known[column].equals(known["score"]) else column
         parts.append(known.select(*shared, name.alias("metric"), pl.col(values).alias("value")))
     return pl.concat(parts)
+
+
+def in_slices(frame: pl.DataFrame, work: Callable[[pl.DataFrame], pl.DataFrame]) -> pl.DataFrame:
+    """Return one below the other what a step makes of some rows at a time.
+
+    A query over millions of rows that came from many files first brings all their columns in line, a copy of the frame.
+    """
+    return pl.concat([work(part) for part in frame.iter_slices(_ROWS_AT_ONCE)] or [work(frame)])
 
 
 def where(frame: pl.DataFrame, **values: str) -> pl.DataFrame:

@@ -13,11 +13,12 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vlm_backbones.analysis._computed_scores import CHOICE, is_coordinate_task, with_places
-from vlm_backbones.analysis._sample_frame import split_by
+from vlm_backbones.analysis._sample_frame import in_slices, split_by
 from vlm_backbones.analysis._sample_scores import lower_is_better
 from vlm_backbones.analysis.pairing import pair_runs, refuse_other_targets
 from vlm_backbones.errors import LogError
 
+_SOUGHT = 100_000
 _LOOKED_AT = 1000
 _FEWEST_ALIKE = 20
 
@@ -52,8 +53,10 @@ def _without_place(frame: pl.DataFrame, path: Path) -> list[str]:
 
 def copies(samples: pl.DataFrame) -> list[str]:
     """Name the runs whose samples are all the same: one evaluation that was copied or repeated."""
-    said = pl.struct("doc_id", "answer", "score", "confidence").hash().sum()
-    signs = samples.group_by("run", "task", "condition", maintain_order=True).agg(pl.len(), said.alias("said"))
+    keys = ("run", "task", "condition")
+    said = pl.struct("doc_id", "answer", "score", "confidence").hash().sum().alias("said")
+    signs = in_slices(samples, lambda part: part.group_by(*keys, maintain_order=True).agg(pl.len(), said))
+    signs = signs.group_by(*keys, maintain_order=True).sum()
     alike: dict[frozenset[tuple[Any, ...]], list[str]] = {}
     for (run,), part in split_by(signs, "run"):
         alike.setdefault(frozenset(part.drop("run").cast({pl.Categorical: pl.String}).iter_rows()), []).append(run)
@@ -67,7 +70,9 @@ def copies(samples: pl.DataFrame) -> list[str]:
 
 def no_threshold(samples: pl.DataFrame, headline: Mapping[str, str]) -> dict[str, str]:
     """Tasks whose scores are neither right nor wrong at 0.5, and why."""
-    ends = samples.group_by("task").agg(pl.col("score").min().alias("low"), pl.col("score").max().alias("high"))
+    low, high = pl.col("score").min().alias("low"), pl.col("score").max().alias("high")
+    ends = in_slices(samples, lambda part: part.group_by("task").agg(low, high))
+    ends = ends.group_by("task").agg(pl.col("low").min(), pl.col("high").max())
     reasons = {}
     for task, low, high in ends.sort("task").iter_rows():
         if low is not None and (low < 0 or high > 1):
@@ -105,7 +110,7 @@ def without_incomparable(
             reasons.append(str(error))
             continue
         notes += said
-    if len(refused) == samples.select("task", "condition").n_unique():
+    if len(refused) == in_slices(samples, lambda part: part.select("task", "condition").unique()).n_unique():
         raise LogError(" ".join(reasons))
     notes += [f"Left out: {reason}" for reason in reasons]
     for task, condition in refused:
@@ -121,7 +126,8 @@ def _who_meets_whom(part: pl.DataFrame) -> list[str]:
         return []
     if part["doc_key"].null_count():
         refuse_other_targets(part)
-    shared = _shared(part.filter(pl.col("doc_id").is_in(_some_of_all(part, len(runs)).implode())), runs)
+    looked_at = pl.col("doc_id").is_in(_some_of_all(part, runs).implode())
+    shared = _shared(in_slices(part, lambda some: some.filter(looked_at)), runs)
     if not shared.all():
         shared = _shared(part, runs)
     np.fill_diagonal(shared, False)
@@ -134,9 +140,12 @@ def _who_meets_whom(part: pl.DataFrame) -> list[str]:
     ]
 
 
-def _some_of_all(part: pl.DataFrame, runs: int) -> pl.Series:
-    """A thousand documents that all runs have: where these pair, the rest need not be paired to know it."""
-    return part.group_by("doc_id", maintain_order=True).len().filter(pl.col("len") == runs)["doc_id"].head(_LOOKED_AT)
+def _some_of_all(part: pl.DataFrame, runs: list[str]) -> pl.Series:
+    """A thousand of the first run's documents that all runs have: where these pair, the rest need not be paired."""
+    first = in_slices(part, lambda some: some.filter(run=runs[0]).select("doc_id"))["doc_id"].head(_SOUGHT)
+    few = in_slices(part, lambda some: some.select("doc_id").filter(pl.col("doc_id").is_in(first.implode())))
+    counts = few.group_by("doc_id", maintain_order=True).len()
+    return counts.filter(pl.col("len") == len(runs))["doc_id"].head(_LOOKED_AT)
 
 
 def _shared(part: pl.DataFrame, runs: list[str]) -> NDArray[np.bool_]:
