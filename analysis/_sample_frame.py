@@ -136,7 +136,7 @@ def where(frame: pl.DataFrame, **values: str) -> pl.DataFrame:
 def split_by(frame: pl.DataFrame, *columns: str) -> Iterator[tuple[tuple[str, ...], pl.DataFrame]]:
     """The rows by their values in some columns, in order of appearance; the frame itself where all agree."""
     if frame.height and all(frame[column].n_unique() == 1 for column in columns):
-        yield tuple(str(value) for value in frame.select(columns).row(0)), frame
+        yield tuple(str(value) for value in frame.head(1).select(columns).row(0)), frame
         return
     for key, part in frame.group_by(*columns, maintain_order=True):
         yield tuple(str(value) for value in key), part
