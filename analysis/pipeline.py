@@ -11,7 +11,7 @@ from typing import Any
 from vlm_backbones.analysis.samples import load_logs
 from vlm_backbones.errors import LogError
 
-VERSION = 3
+VERSION = 4
 
 
 def analyze(

@@ -16,7 +16,6 @@ from vlm_backbones.model_wrappers._greedy import Rules, choose, follow_drafts
 from vlm_backbones.model_wrappers._options import OptionScore, option_branches, score_options
 from vlm_backbones.model_wrappers._prefill import Prefix, Prompt, prefill
 from vlm_backbones.model_wrappers._preparing import Prepared, images_of
-from vlm_backbones.model_wrappers._prompting import Prompter
 from vlm_backbones.model_wrappers._queue import Queue
 from vlm_backbones.model_wrappers._record import Record
 from vlm_backbones.model_wrappers._requests import Job
@@ -43,13 +42,11 @@ class Answerer:
     """Answers prepared requests with one engine, and counts tokens that were nearly tied."""
 
     def __init__(
-        self, engine: Engine, room: Room, prompter: Prompter, encoder: ImageEncoder,
-        recorder: StateRecorder | None = None,
-    ) -> None:  # fmt: skip
+        self, engine: Engine, room: Room, encoder: ImageEncoder, recorder: StateRecorder | None = None
+    ) -> None:
         self.engine = engine
         self.room = room
         self.recorder = recorder
-        self.image_token_id = prompter.image_token_id
         self.encoder = encoder
         self.stops = lru_cache(maxsize=64)(lambda until: StopStrings(engine.tokenizer, until))
         self.near_ties = 0
@@ -141,7 +138,7 @@ class Answerer:
         prompts = [self._expanded(row, features) for row in batch]
         options = [[ids if ends else ids[:-1] for ids in row.option_ids] for row in batch]
         branches = option_branches(options, self.engine.device)
-        prefix = prefill(self.engine, prompts, features, self.image_token_id, branches)
+        prefix = prefill(self.engine, prompts, features, branches)
         return prompts, prefix, score_options(prefix, options)
 
     def _features(self, batch: Sequence[Prepared], queue: Queue[Prepared]) -> Mapping[str, torch.Tensor]:
@@ -168,8 +165,8 @@ class Answerer:
 
     def _repeats(self, row: Prepared, features: Mapping[str, torch.Tensor]) -> list[int]:
         """Return how often each prompt token stands in the backbone's input: an image token, once a feature."""
-        counts = iter([len(features[key]) for key in row.image_keys])
-        return [next(counts) if token == self.image_token_id else 1 for token in row.prompt]
+        counts, image = iter([len(features[key]) for key in row.image_keys]), self.engine.image_token_id
+        return [next(counts) if token == image else 1 for token in row.prompt]
 
     def _rules(self, job: Job, prompt_length: int) -> Rules:
         longest, stops = self.engine.max_tokens, self.stops(job.until)

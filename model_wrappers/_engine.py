@@ -55,6 +55,10 @@ class Engine:
         return self.processor.tokenizer
 
     @property
+    def image_token_id(self) -> int:
+        return int(self.model.config.image_token_id)
+
+    @property
     def is_small_on_cpu(self) -> bool:
         """Whether several answers side by side use the cores better than one after the other with all of them."""
         return self.device.type == "cpu" and isinstance(self.backbone, LeanLlama)

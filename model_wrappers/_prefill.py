@@ -72,7 +72,6 @@ def prefill(
     engine: Engine,
     prompts: Sequence[Prompt],
     features: Mapping[str, torch.Tensor],
-    image_token_id: int,
     branches: Branches | None = None,
 ) -> Prefix:
     """Run the prompts of one batch; what questions about one image share is run once.
@@ -85,7 +84,7 @@ def prefill(
         Continuations to run in the same pass; the cache keeps the prompts alone.
     """
     cache = build_cache()
-    heads, head_of_row, cuts = _shared_heads(prompts, image_token_id)
+    heads, head_of_row, cuts = _shared_heads(prompts, engine.image_token_id)
     if 2 * len(heads) > len(prompts):
         ids, mask = left_padded([prompt.token_ids for prompt in prompts], engine.device)
         keys = [prompt.image_keys for prompt in prompts]
@@ -93,7 +92,7 @@ def prefill(
     else:
         ids, head_mask = left_padded([head.token_ids for head in heads], engine.device)
         keys = [head.image_keys for head in heads]
-        embeddings = embed(engine, ids, head_mask, keys, features, image_token_id)
+        embeddings = embed(engine, ids, head_mask, keys, features)
         _forward(engine, embeddings, head_mask, cache, read=0, plain=_same_length(heads))
         rows = torch.tensor(head_of_row, device=engine.device)
         cache.batch_select_indices(rows)
@@ -101,7 +100,7 @@ def prefill(
         ids, tail_mask = left_padded(tails, engine.device)
         mask, keys, plain = torch.cat([head_mask[rows], tail_mask], dim=1), [], False
     lengths = mask.sum(1)
-    embeddings = embed(engine, ids, mask[:, -ids.shape[1] :], keys, features, image_token_id)
+    embeddings = embed(engine, ids, mask[:, -ids.shape[1] :], keys, features)
     if branches is None:
         hidden = _forward(engine, embeddings, mask, cache, read=1, plain=plain)  # (batch, 1, hidden)
     else:
@@ -143,10 +142,9 @@ def embed(
     mask: torch.Tensor,
     keys: Sequence[Sequence[str]],
     features: Mapping[str, torch.Tensor],
-    image_token_id: int,
 ) -> torch.Tensor:
     """Return (rows, length, hidden) with the images' features in their places."""
-    is_image = (ids == image_token_id) & mask.bool()
+    is_image = (ids == engine.image_token_id) & mask.bool()
     # The image token has no embedding of its own in some backbones; what stands there is overwritten.
     embeddings: torch.Tensor = engine.model.get_input_embeddings()(ids.masked_fill(is_image, 0))
     ordered = [features[key] for row in keys for key in row]

@@ -24,7 +24,6 @@ class Prompter:
         self.tokenizer = copy.deepcopy(engine.tokenizer)
         self.end_ids = engine.end_ids
         self.image_token: str = getattr(engine.processor, "image_token", None) or "<image>"
-        self.image_token_id = int(engine.model.config.image_token_id)
         self.template = getattr(engine.processor, "chat_template", None) or self.tokenizer.chat_template
         if not self.template:
             raise CheckpointError("the checkpoint has no chat template: add chat_template.jinja to its folder.")

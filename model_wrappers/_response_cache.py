@@ -3,34 +3,30 @@ answered from old weights. The wrapper here adds what decides the answers."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from vlm_backbones.model_wrappers._wrapping import wrap_once
 
 __all__ = ["install"]
 
-_MARK = "_vlm_backbones"
-
 
 def install() -> None:
-    """Wrap `ResponseCache.create` once, so that our models bring their own identity."""
+    """Let our models bring their own identity to `ResponseCache.create`."""
     from lmms_eval.caching.response_cache import ResponseCache
 
-    original = ResponseCache.create
-    if getattr(original, _MARK, False):
-        return
+    wrap_once(ResponseCache, "create", _create, is_static=True)
 
-    @functools.wraps(original)
-    def create(cache_root: str, *, model: Any = "", model_args: Any = "", **others: Any) -> Any:
-        identity = _identity(model)
-        if identity is not None and identity["states"] != "none":
-            return None  # a cached answer would leave no hidden states behind
-        if identity is not None:
-            model, model_args = "backbone_vlm", dict(identity)
-        return original(cache_root, model=model, model_args=model_args, **others)
 
-    setattr(create, _MARK, True)
-    ResponseCache.create = staticmethod(create)
+def _create(
+    original: Callable[..., Any], cache_root: str, *, model: Any = "", model_args: Any = "", **others: Any
+) -> Any:
+    identity = _identity(model)
+    if identity is not None and identity["states"] != "none":
+        return None  # a cached answer would leave no hidden states behind
+    if identity is not None:
+        model, model_args = "backbone_vlm", dict(identity)
+    return original(cache_root, model=model, model_args=model_args, **others)
 
 
 def _identity(model: Any) -> Mapping[str, str] | None:

@@ -3,28 +3,24 @@ the analysis, and no metric, would stand there as an empty list."""
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable
 from typing import Any
+
+from vlm_backbones.model_wrappers._wrapping import wrap_once
 
 __all__ = ["install"]
 
-_MARK = "_vlm_backbones"
 _RECORD = "backbones"
 
 
 def install() -> None:
-    """Wrap `TaskOutput.calculate_aggregate_metric` once, so that it forgets our record; the samples keep it."""
+    """Let `TaskOutput.calculate_aggregate_metric` forget our record; the samples keep it."""
     from lmms_eval.evaluator_utils import TaskOutput
 
-    original = TaskOutput.calculate_aggregate_metric
-    if getattr(original, _MARK, False):
-        return
+    wrap_once(TaskOutput, "calculate_aggregate_metric", _without_record)
 
-    @functools.wraps(original)
-    def calculate(self: Any, *arguments: Any, **options: Any) -> None:
-        for key in [key for key in self.sample_metrics if key[0] == _RECORD]:
-            del self.sample_metrics[key]
-        original(self, *arguments, **options)
 
-    setattr(calculate, _MARK, True)
-    TaskOutput.calculate_aggregate_metric = calculate
+def _without_record(original: Callable[..., None], task: Any, *arguments: Any, **options: Any) -> None:
+    for key in [key for key in task.sample_metrics if key[0] == _RECORD]:
+        del task.sample_metrics[key]
+    original(task, *arguments, **options)

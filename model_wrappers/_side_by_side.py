@@ -46,7 +46,7 @@ class Answerers:
         self.threads = torch.get_num_threads() if engine.is_small_on_cpu else 1
         count = 1 if recorder else min(self.threads, MOST_AT_ONCE)
         room.sharers = count
-        self._all = [Answerer(engine, room, self.prompter, self.encoder, recorder) for _ in range(count)]
+        self._all = [Answerer(engine, room, self.encoder, recorder) for _ in range(count)]
 
     @property
     def near_ties(self) -> int:

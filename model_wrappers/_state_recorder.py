@@ -50,7 +50,6 @@ class StateRecorder:
 
     def __init__(self, engine: Engine, plan: StatePlan, jobs: Sequence[Job], condition: str, rank: int) -> None:
         self.engine, self.plan = engine, plan
-        self.image_token_id = int(engine.model.config.image_token_id)
         self.layers = plan.layer_numbers(len(engine.model.model.language_model.layers))
         self._chosen = choose_documents(jobs, plan.subset)
         header = {"checkpoint": engine.fingerprint, "layers": self.layers, "token_types": list(plan.token_types)}
@@ -88,7 +87,7 @@ class StateRecorder:
         members: torch.Tensor,
         features: Mapping[str, torch.Tensor],
     ) -> None:
-        embeddings = embed(self.engine, ids, mask, [row.image_keys for row in rows], features, self.image_token_id)
+        embeddings = embed(self.engine, ids, mask, [row.image_keys for row in rows], features)
         hidden = self.engine.model.model.language_model(
             inputs_embeds=embeddings,
             attention_mask=mask,
@@ -107,7 +106,7 @@ class StateRecorder:
             start, end = length - len(row.prompt) - len(row.answer), length - len(row.answer)
             for kind, place in zip(self.plan.token_types, of_row, strict=True):
                 if kind == "image_mean":
-                    place[start:end] = torch.tensor(row.prompt) == self.image_token_id
+                    place[start:end] = torch.tensor(row.prompt) == self.engine.image_token_id
                 elif kind == "question_mean":
                     place[start:end] = torch.tensor(row.question)
                 elif kind == "answer_mean":

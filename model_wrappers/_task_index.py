@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
@@ -13,28 +12,22 @@ from typing import Any
 
 from vlm_backbones.cache import atomic_write_text, cache_dir
 from vlm_backbones.errors import DataError
+from vlm_backbones.model_wrappers._wrapping import wrap_once
 
 __all__ = ["install"]
 
-_MARK = "_vlm_backbones_index"
-
 
 def install() -> None:
-    """Wrap `TaskManager._get_task_and_group` once; folders that are not lmms-eval's own are read as ever."""
+    """Let `TaskManager._get_task_and_group` remember lmms-eval's own folder; others are read as ever."""
     from lmms_eval.tasks import TaskManager
 
-    original = TaskManager._get_task_and_group
-    if getattr(original, _MARK, False):
-        return
+    wrap_once(TaskManager, "_get_task_and_group", _index)
 
-    @functools.wraps(original)
-    def index(self: Any, task_dir: str) -> Any:
-        if Path(task_dir) != own_folder():
-            return original(self, task_dir)
-        return remembered(Path(task_dir), lambda: original(self, task_dir))
 
-    setattr(index, _MARK, True)
-    TaskManager._get_task_and_group = index
+def _index(original: Callable[[Any, str], Any], manager: Any, task_dir: str) -> Any:
+    if Path(task_dir) != own_folder():
+        return original(manager, task_dir)
+    return remembered(Path(task_dir), lambda: original(manager, task_dir))
 
 
 def own_folder() -> Path:

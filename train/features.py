@@ -35,7 +35,7 @@ from vlm_backbones.vlm.composition import load_vision_tower
 from vlm_backbones.vlm.passthrough import PassthroughTower, StandardizedTower
 from vlm_backbones.vlm.products import speed_linear_layers
 
-VERSION = 2
+VERSION = 3
 """Raised when cached features change."""
 
 

@@ -97,9 +97,9 @@ def _build_trained(stage: Stage, model: Any) -> Any:
         quantize_layers(trained.model.language_model, parameter_dtype(recipe.precision))
     if recipe.lora is not None:
         trained = _adapt(trained, recipe, quantized=recipe.quantization is not None)
-    elif recipe.precision == "float32" and sharding() == "none":
-        use_fast_layers(trained.model.language_model)
     if recipe.precision == "float32" and sharding() == "none":
+        if recipe.lora is None:
+            use_fast_layers(trained.model.language_model)
         speed_linear_layers(trained)
     lower_frozen_layers(trained, parameter_dtype(recipe.precision))
     return trained

@@ -181,7 +181,7 @@ def prompt_ids(folder: Path) -> tuple[list[int], list[int], int]:
     chat = [{"role": "user", "content": content}]
     encoded = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=True)
     theirs = [int(token) for token in encoded["input_ids"][0]]
-    image = prompter.image_token_id
+    image = model.engine.image_token_id
     once = [token for index, token in enumerate(theirs) if token != image or theirs[index - 1] != image]
     return prompter.prompt_ids("What is it?", 1), once, int(processor.tokenizer.bos_token_id)
 

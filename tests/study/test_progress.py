@@ -116,8 +116,9 @@ def test_an_evaluation_does_not_show_its_trainings_steps(begun: Study, tmp_path:
 
 def test_status_can_be_asked_while_a_study_starts(tmp_path: Path, begun: Study) -> None:
     stage_states(begun, tmp_path)
-    with FileLock(tmp_path / LOCK, timeout=0):  # the question left no lock behind
-        pass
+    lock = FileLock(tmp_path / LOCK, timeout=0)
+    with lock:
+        assert lock.is_locked  # the question left no lock behind
 
 
 def test_the_whole_studys_time_counts_waiting_stages_of_which_one_has_ended(running: Running) -> None:
