@@ -51,14 +51,14 @@ SAMPLE_SCHEMA: dict[str, Any] = {
 _LARGE_BYTES = 256 * 2**20
 _GZIP_RATIO = 5
 _ROWS_AT_ONCE = 2**18
-# Two bytes a sample where the values are few, four elsewhere; document numbers are shorter than what a category costs.
+# Two bytes a sample where the values are few, four elsewhere.
 _TEXT = pl.Categorical()
 _NAME = pl.Categorical(pl.Categories("vlm_backbones.analysis", physical=pl.UInt16))
 _NAMES = ("run", "task", "condition", "confidence_kind", "backbone", "headline")
 _TEXT_ONCE: dict[str, Any] = {
-    **{name: _TEXT for name, kind in SAMPLE_SCHEMA.items() if kind == pl.String and name != "doc_id"},
+    **{name: _TEXT for name, kind in SAMPLE_SCHEMA.items() if kind == pl.String},
     **dict.fromkeys(_NAMES, _NAME),
-    "option_logprobs": pl.List(pl.Struct({"option": _TEXT, "logprob": pl.Float64})),
+    "option_logprobs": pl.List(pl.Struct({"option": _TEXT, "logprob": pl.Float32})),  # models compute no finer
 }
 
 
@@ -73,9 +73,11 @@ def finish_batch(parsed: pl.DataFrame, condition: str, large: bool) -> pl.DataFr
     columns = parsed.columns
     conditions = [pl.col("condition").replace("", None)] if "condition" in columns else []
     clusters = [pl.col(name).replace("", None) for name in ("cluster", "doc_key") if name in columns]
+    # where no sample names a cluster, one copy of the documents' numbers serves both
+    document = pl.format("doc {}", "doc_id") if clusters else pl.col("doc_id")
     finished = parsed.with_columns(
         pl.coalesce(*conditions, pl.lit(condition)).alias("condition"),
-        pl.coalesce(*clusters, pl.format("doc {}", "doc_id")).alias("cluster"),
+        pl.coalesce(*clusters, document).alias("cluster"),
         pl.col("question", "target").fill_null(""),
         (pl.col("score") >= 0.5).alias("correct"),
     )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from vlm_backbones.analysis._computed_scores import CHOICE, is_coordinate_task, with_places
 from vlm_backbones.analysis._sample_frame import in_slices, split_by
 from vlm_backbones.analysis._sample_scores import lower_is_better
-from vlm_backbones.analysis.pairing import pair_runs, refuse_other_targets
+from vlm_backbones.analysis.pairing import NEEDED, pair_runs, refuse_other_targets
 from vlm_backbones.errors import LogError
 
 _SOUGHT = 100_000
@@ -127,7 +127,8 @@ def _who_meets_whom(part: pl.DataFrame) -> list[str]:
     if part["doc_key"].null_count():
         refuse_other_targets(part)
     looked_at = pl.col("doc_id").is_in(_some_of_all(part, runs).implode())
-    shared = _shared(in_slices(part, lambda some: some.filter(looked_at)), runs)
+    few = [name for name in NEEDED if name in part.columns]
+    shared = _shared(in_slices(part, lambda some: some.select(few).filter(looked_at)), runs)
     if not shared.all():
         shared = _shared(part, runs)
     np.fill_diagonal(shared, False)

@@ -17,9 +17,9 @@ from vlm_backbones.errors import LogError
 
 Floats = NDArray[np.float64]
 
-_NEEDED = ("run", "task", "doc_id", "doc_key", "cluster", "question", "target", "score", "correct")
+NEEDED = ("run", "task", "doc_id", "doc_key", "cluster", "question", "target", "score", "correct")
 _ROWS_AT_ONCE = 2**20
-_ODD = np.uint64(0x9E3779B97F4A7C15)  # so that two hashes do not cancel out
+_NO_TARGET = np.uint32(np.iinfo(np.uint32).max)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def pair_runs(samples: pl.DataFrame, runs: Sequence[str]) -> Paired:
     LogError
         If one doc_id has different targets in two runs.
     """
-    needed = [name for name in _NEEDED if name in samples.columns]
+    needed = [name for name in NEEDED if name in samples.columns]
     frame = samples.select(needed).with_row_index("row").filter(pl.col("run").is_in(list(runs)))
     frame, key = _with_key(frame, list(runs))
     questions = frame.group_by(key, maintain_order=True).agg(pl.col("cluster").first()).with_row_index("place")
@@ -119,12 +119,15 @@ def _with_key(frame: pl.DataFrame, runs: list[str]) -> tuple[pl.DataFrame, list[
 
 def refuse_other_targets(frame: pl.DataFrame) -> None:
     """Raise LogError where the runs of a task have different targets for one doc_id."""
-    documents, pairs = (np.empty(0, dtype=np.uint64) for _ in range(2))  # as hashes: millions of rows are quick to sort
-    for part in frame.iter_slices(_ROWS_AT_ONCE):
-        document, target = (part[name].hash().to_numpy() for name in ("doc_id", "target"))
-        documents = np.union1d(documents, document)
-        pairs = np.union1d(pairs, document * _ODD ^ target)
-    if len(pairs) == len(documents):
+    documents, targets = (frame[name].cast(pl.Categorical()).to_physical() for name in ("doc_id", "target"))
+    target_of = np.full(int(documents.max() or 0) + 1, _NO_TARGET)
+    for part in pl.DataFrame([documents, targets]).iter_slices(_ROWS_AT_ONCE):
+        document, target = (column.to_numpy() for column in part)
+        is_new = target_of[document] == _NO_TARGET
+        target_of[document[is_new]] = target[is_new]
+        if (target_of[document] != target).any():
+            break
+    else:
         return
     clash = (
         frame.group_by("doc_id", maintain_order=True).agg("run", "target").filter(pl.col("target").list.n_unique() > 1)

@@ -43,7 +43,7 @@ class Logs:
     `metrics` holds every metric of every sample (run, task, condition, doc_id, cluster, metric, value);
     `headline` names the metric behind `score`, by task; `runs` are in the order of the samples; `without_threshold`
     says of a task why its scores are neither right nor wrong at 0.5 (then `correct` is null, and their mean is no share
-    where it leaves 0 to 1).
+    where it leaves 0 to 1); `cluster_key` is what the user named as the cluster.
     """
 
     samples: pl.DataFrame
@@ -52,6 +52,7 @@ class Logs:
     runs: dict[str, RunInfo]
     notes: list[str] = field(default_factory=list)
     without_threshold: dict[str, str] = field(default_factory=dict)
+    cluster_key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -128,10 +129,10 @@ def load_logs(
     logs = _load(paths, runs, cluster_key, score_key, backbones, tasks)
     samples, metrics = without_incomparable(logs.samples, logs.metrics, logs.notes)
     logs.notes.extend(copies(samples))
-    tasks_left, runs_left = (set(samples[name].cast(pl.String).unique()) for name in ("task", "run"))
+    tasks_left, runs_left = (set(samples[name].unique().cast(pl.String)) for name in ("task", "run"))
     headline = {task: name for task, name in logs.headline.items() if task in tasks_left}
     left = {run: info for run, info in logs.runs.items() if run in runs_left}
-    return replace(logs, samples=samples, metrics=metrics, headline=headline, runs=left)
+    return replace(logs, samples=samples, metrics=metrics, headline=headline, runs=left, cluster_key=cluster_key)
 
 
 def _load(

@@ -89,7 +89,7 @@ class _Documents:
     def __init__(self, part: pl.DataFrame, runs: list[str]) -> None:
         rows = pair_runs(part, runs).rows  # (runs, questions), -1 where a run has none
         first = np.where(rows >= 0, rows, rows.max() + 1).min(axis=0)
-        ids = part["doc_id"].gather(first)
+        ids = part["doc_id"].gather(first).cast(pl.String)
         keys = pl.DataFrame({"length": ids.str.len_chars(), "id": ids})
         order = keys.select(pl.arg_sort_by("length", "id")).to_series().to_numpy()
         self.asked = len(order)

@@ -88,8 +88,10 @@ class View:
         counted = own.group_by("task").agg(pl.col("cluster").n_unique(), pl.len())
         if (counted["cluster"] < counted["len"]).any():
             return "shared"
+        if self.logs.cluster_key is not None:
+            return "alone"
         cluster, doc_key = (pl.col(name).cast(pl.String) for name in ("cluster", "doc_key"))
-        is_document = (cluster == pl.format("doc {}", "doc_id")) | (cluster == doc_key).fill_null(False)
+        is_document = (cluster == pl.col("doc_id")) | (cluster == doc_key).fill_null(False)
         return "unknown" if own.select(is_document.all()).item() else "alone"
 
 
