@@ -27,6 +27,10 @@
   const summary = (entry) => read("task-" + entry.id);
   const part = (entry, number) => read("task-" + entry.id + "-" + number);
   const parts = (entry) => Math.ceil(entry.n / index.part);
+  // All at once: the browser fetches and parses one beside the other.
+  const readAhead = (entry) => {
+    for (let number = 0; number < parts(entry); number += 1) part(entry, number).catch(() => {});
+  };
 
   // Control and direction characters are drawn as their code point, so that a model cannot rearrange the page's text.
   const CONTROL = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g;
@@ -137,6 +141,7 @@
   // Numbers of the questions whose texts hold the words: each different text is looked at once.
   const holding = async (entry, text, mine) => {
     const hits = new Uint8Array(entry.n), total = parts(entry);
+    readAhead(entry);
     for (let number = 0; number < total; number += 1) {
       const texts = await part(entry, number);
       if (mine !== turn) return hits;
@@ -222,12 +227,8 @@
   form.text.addEventListener("input", () => { clearTimeout(wait); wait = setTimeout(filter, 80); });
   // Texts of a large log are read ahead when a search is near, so that the first answer does not wait for them: beside
   // the page when the filters come into view, over a network when the search field is entered.
-  const readAhead = async () => {
-    const entry = task;
-    for (let number = 0; number < parts(entry) && entry === task; number += 1) await part(entry, number).catch(() => {});
-  };
-  form.text.addEventListener("focus", readAhead);
-  if (location.protocol === "file:") new IntersectionObserver((seen) => { if (seen.some((one) => one.isIntersecting)) readAhead(); }).observe(form);
+  form.text.addEventListener("focus", () => readAhead(task));
+  if (location.protocol === "file:") new IntersectionObserver((seen) => { if (seen.some((one) => one.isIntersecting)) readAhead(task); }).observe(form);
   previous.addEventListener("click", () => turnTo(page - 1));
   next.addEventListener("click", () => turnTo(page + 1));
   place.addEventListener("change", () => turnTo(Number(place.value) - 1));
