@@ -72,30 +72,30 @@ class Preparer:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _prepare(self, jobs: Sequence[Job]) -> list[Prepared]:
-        rows = [self._prepared(job) for job in jobs]
+        documents = [self.reader.read(job) for job in jobs]
+        prompts = self.prompter.ids([self._prompt(document) for document in documents])
+        rows = [self._prepared(document, prompt) for document, prompt in zip(documents, prompts, strict=True)]
         return by_image_and_length(rows, lambda row: tuple(row.image_keys), lambda row: row.cost)
 
-    def _prepared(self, job: Job) -> Prepared:
-        document = self.reader.read(job)
+    def _prepared(self, document: Document, prompt: Sequence[int]) -> Prepared:
         options = self.options(document)
         option_ids = [self.prompter.answer_ids(name.strip()) for name in options]
-        prompt = self._prompt(document)
         return Prepared(
             document=document,
             prompt=prompt,
             image_keys=document.shown_keys,
             options=options,
             option_ids=option_ids,
-            question=self._question(document) if self.keeps_states(job) else None,
+            question=self._question(document) if self.keeps_states(document.job) else None,
             cost=len(prompt) + (self.image_tokens - 1) * len(document.images) + sum(len(ids) - 1 for ids in option_ids),
         )
 
     def _question(self, document: Document) -> list[bool]:
         return self.prompter.question_mask(document.context, len(document.images))
 
-    def _prompt(self, document: Document) -> list[int]:
+    def _prompt(self, document: Document) -> str:
         try:
-            return self.prompter.prompt_ids(document.context, len(document.images))
+            return self.prompter.prompt(document.context, len(document.images))
         except DataError as error:
             raise DataError(f"task {document.job.task!r}, row {document.job.doc_id}: {error}") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -29,8 +30,8 @@ class Prompter:
             raise CheckpointError("the checkpoint has no chat template: add chat_template.jinja to its folder.")
         self.answer_ids = lru_cache(maxsize=65_536)(self._answer_ids)
 
-    def prompt_ids(self, context: str, image_count: int) -> list[int]:
-        """Return the prompt's tokens with one image token an image.
+    def prompt(self, context: str, image_count: int) -> str:
+        """Return the rendered prompt with one image token an image.
 
         Raises
         ------
@@ -43,10 +44,20 @@ class Prompter:
             raise CheckpointError(
                 f"the chat template renders {found} image tokens for {image_count} images; expected one an image."
             )
-        return self._ids(text)
+        return text
+
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Tokenise whole rendered chats; the tokenizer adds its start token unless the template has written it."""
+        found: dict[int, list[int]] = {}
+        for adds in (False, True):
+            places = [place for place, text in enumerate(texts) if self._adds_special(text) == adds]
+            if places:
+                encoded = self.tokenizer([texts[place] for place in places], add_special_tokens=adds)["input_ids"]
+                found |= dict(zip(places, encoded, strict=True))
+        return [found[place] for place in range(len(texts))]
 
     def question_mask(self, context: str, image_count: int) -> list[bool]:
-        """Return which tokens of `prompt_ids` hold the question's own words, not the chat format's.
+        """Return which tokens of a prompt hold the question's own words, not the chat format's.
 
         Raises
         ------
@@ -96,7 +107,7 @@ class Prompter:
         prompt, full = self._render([user], prompt=True), self._render([user, reply], prompt=False)
         # llava-hf's templates write a space and no end of turn after an answer; the models were trained without it
         full = full.rstrip() if full.startswith(prompt) else prompt + answer
-        before, whole = self._ids(prompt), self._ids(full)
+        before, whole = self.ids([prompt, full])
         ids = whole[len(before) :] if whole[: len(before)] == before else self._bare_ids(full[len(prompt) :])
         ended = next((index for index, token in enumerate(ids) if token in self.end_ids), None)
         if ended is not None:
@@ -114,10 +125,6 @@ class Prompter:
                 "Mend chat_template.jinja."
             ) from error
         return str(rendered)
-
-    def _ids(self, text: str) -> list[int]:
-        """Tokenise a whole rendered chat; the tokenizer adds its start token unless the template has written it."""
-        return [int(token) for token in self.tokenizer(text, add_special_tokens=self._adds_special(text))["input_ids"]]
 
     def _adds_special(self, text: str) -> bool:
         bos = self.tokenizer.bos_token

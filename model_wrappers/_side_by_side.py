@@ -1,23 +1,21 @@
-"""Answerers side by side, a thread each: a small backbone's products leave all but one core of a CPU idle."""
+"""Answerers side by side, a process each: a small backbone's products leave all but one core of a CPU idle."""
 
 from __future__ import annotations
 
-import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import torch
 
 from vlm_backbones.model_wrappers._answering import Answerer
 from vlm_backbones.model_wrappers._engine import Engine
+from vlm_backbones.model_wrappers._forked import CAN_FORK, merged
 from vlm_backbones.model_wrappers._options import OptionScore
 from vlm_backbones.model_wrappers._preparing import Prepared, Preparer
 from vlm_backbones.model_wrappers._prompting import Prompter
 from vlm_backbones.model_wrappers._queue import Queue
 from vlm_backbones.model_wrappers._record import Record
-from vlm_backbones.model_wrappers._requests import Document, DocumentReader, Job
+from vlm_backbones.model_wrappers._requests import Document, DocumentReader, Job, windows
 from vlm_backbones.model_wrappers._room import Room
 from vlm_backbones.model_wrappers._state_recorder import StateRecorder
 from vlm_backbones.model_wrappers._stock_options import options_of
@@ -26,32 +24,27 @@ from vlm_backbones.model_wrappers._vision import ImageEncoder
 __all__ = ["Answerers"]
 
 WINDOW_ROWS = 512  # at most: their pictures wait in memory
-MOST_AT_ONCE = 4  # of more, most would wait for Python's lock
+SENT_AT_ONCE = 32
 
-Item = TypeVar("Item")
+Found = TypeVar("Found")
+_Work = Callable[[Answerer, Queue[Prepared]], Iterator[tuple[Job, Found]]]
 
 
 class Answerers:
-    """Answers requests with one engine: in turn, or on a CPU by several answerers that share the cores."""
+    """Answers requests with one engine: in turn, or on a CPU in several processes that share the cores."""
 
     def __init__(
         self, engine: Engine, reader: DocumentReader, room: Room, recorder: StateRecorder | None = None
     ) -> None:
-        self.engine = engine
         self.reader = reader
         self.room = room
         self.recorder = recorder
+        self.near_ties = 0
         self.prompter = Prompter(engine)
         self.encoder = ImageEncoder(engine)
-        self.threads = torch.get_num_threads() if engine.is_small_on_cpu else 1
-        count = 1 if recorder else min(self.threads, MOST_AT_ONCE)
-        room.sharers = count
-        self._all = [Answerer(engine, room, self.encoder, recorder) for _ in range(count)]
-
-    @property
-    def near_ties(self) -> int:
-        """How many tokens were nearly tied."""
-        return sum(answerer.near_ties for answerer in self._all)
+        self.threads = torch.get_num_threads()
+        self._shares = engine.is_small_on_cpu and CAN_FORK and recorder is None
+        self._answerer = Answerer(engine, room, self.encoder, recorder)
 
     def answers(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Record]]:
         """Yield each request's greedy answer, with its options scored where the document has some, as they end."""
@@ -64,77 +57,56 @@ class Answerers:
         return self._by_all(jobs, options, Answerer.scores)
 
     def _by_all(
-        self,
-        jobs: Sequence[Job],
-        options: Callable[[Document], Sequence[str]],
-        work: Callable[[Answerer, Queue[Prepared]], Iterator[Item]],
-    ) -> Iterator[Item]:
+        self, jobs: Sequence[Job], options: Callable[[Document], Sequence[str]], work: _Work[Found]
+    ) -> Iterator[tuple[Job, Found]]:
+        # each is worth its fork with two passes or more
+        self.room.sharers = max(1, min(self.threads, len(jobs) // (2 * self.room.rows))) if self._shares else 1
+        if self.room.sharers == 1:
+            yield from self._alone(jobs, options, work)
+            self.near_ties += self._answerer.near_ties
+            return
+        job_of = {job.index: job for job in jobs}
+        shares = _deal(list(windows(jobs, self._window)), self.room.sharers)
+        for place, found in merged([self._forked(share, options, work) for share in shares]):
+            if place is not None:
+                yield job_of[place], found
+            else:
+                near_ties, fitted = found
+                self.near_ties += near_ties
+                self.room.fitted = min((rows for rows in (self.room.fitted, fitted) if rows), default=None)
+
+    @property
+    def _window(self) -> int:
+        return min(4 * self.room.rows, WINDOW_ROWS)
+
+    def _alone(
+        self, jobs: Sequence[Job], options: Callable[[Document], Sequence[str]], work: _Work[Found]
+    ) -> Iterator[tuple[Job, Found]]:
         keeps = self.recorder.wants if self.recorder else lambda job: False
         preparer = Preparer(self.reader, self.prompter, options, keeps, self.encoder.tokens_an_image)
-        windows = preparer.windows(jobs, min(4 * self.room.rows, WINDOW_ROWS))
-        if len(self._all) == 1:
-            yield from work(self._all[0], Queue(windows, _cost))
-            return
-        hands = _deal(windows, len(self._all))
-        torch.set_num_threads(max(1, self.threads // len(self._all)))
-        try:
-            yield from _merged([work(one, Queue(hand, _cost)) for one, hand in zip(self._all, hands, strict=True)])
-        finally:
-            torch.set_num_threads(self.threads)
+        return work(self._answerer, Queue(preparer.windows(jobs, self._window), _cost))
+
+    def _forked(
+        self, jobs: Sequence[Job], options: Callable[[Document], Sequence[str]], work: _Work[Found]
+    ) -> Iterator[list[tuple[int | None, Any]]]:
+        """Yield, in a process of its own, what is found by the request's number; last, what else the parent is told."""
+        torch.set_num_threads(max(1, self.threads // self.room.sharers))
+        waiting: list[tuple[int | None, Any]] = []
+        for job, found in self._alone(jobs, options, work):
+            waiting.append((job.index, found))
+            if len(waiting) == SENT_AT_ONCE:
+                yield waiting
+                waiting = []
+        yield [*waiting, (None, (self._answerer.near_ties, self.room.fitted))]
 
 
-def _deal(windows: Iterator[list[Item]], count: int) -> list[Iterator[list[Item]]]:
-    """Return one iterator a taker; each window is cut into as many parts, so who gets what does not depend on time."""
-    hands: list[deque[list[Item]]] = [deque() for _ in range(count)]
-    lock = threading.Lock()
-
-    def hand(place: int) -> Iterator[list[Item]]:
-        while True:
-            with lock:
-                if not hands[place]:
-                    window = next(windows, None)
-                    if window is None:
-                        return
-                    for taker, own in enumerate(hands):
-                        own.append(window[taker * len(window) // count : (taker + 1) * len(window) // count])
-                part = hands[place].popleft()
-            yield part
-
-    return [hand(place) for place in range(count)]
-
-
-def _merged(streams: Sequence[Iterator[Item]]) -> Iterator[Item]:
-    """Yield what the streams yield, each run by a thread of its own, as it comes; the first error ends all."""
-    found: SimpleQueue[Any] = SimpleQueue()
-    stopped = threading.Event()
-
-    def run(stream: Iterator[Item]) -> None:
-        try:
-            for item in stream:
-                found.put((item, None))
-                if stopped.is_set():
-                    return
-            found.put((None, StopIteration()))
-        except BaseException as error:
-            found.put((None, error))
-
-    threads = [threading.Thread(target=run, args=(stream,), name="answer", daemon=True) for stream in streams]
-    for thread in threads:
-        thread.start()
-    try:
-        running = len(threads)
-        while running:
-            item, ended = found.get()
-            if ended is None:
-                yield item
-            elif isinstance(ended, StopIteration):
-                running -= 1
-            else:
-                raise ended
-    finally:
-        stopped.set()
-        for thread in threads:
-            thread.join()
+def _deal(dealt: Sequence[Sequence[Job]], count: int) -> list[list[Job]]:
+    """Return a share each: of every window an equal part, so that all have work of one length, and early."""
+    shares: list[list[Job]] = [[] for _ in range(count)]
+    for window in dealt:
+        for place, share in enumerate(shares):
+            share += window[place * len(window) // count : (place + 1) * len(window) // count]
+    return [share for share in shares if share]
 
 
 def _cost(row: Prepared) -> int:

@@ -183,7 +183,7 @@ def prompt_ids(folder: Path) -> tuple[list[int], list[int], int]:
     theirs = [int(token) for token in encoded["input_ids"][0]]
     image = model.engine.image_token_id
     once = [token for index, token in enumerate(theirs) if token != image or theirs[index - 1] != image]
-    return prompter.prompt_ids("What is it?", 1), once, int(processor.tokenizer.bos_token_id)
+    return prompter.ids([prompter.prompt("What is it?", 1)])[0], once, int(processor.tokenizer.bos_token_id)
 
 
 @pytest.mark.parametrize("writes_start", [False, True])
@@ -218,7 +218,8 @@ def test_a_converted_checkpoint_is_asked_with_the_ids_of_plain_transformers(
 def prompt_ids_of_original(folder: Path) -> list[int]:
     model = BackboneVLM(pretrained=str(folder), device="cpu")
     assert model.engine is not None
-    return Prompter(model.engine).prompt_ids("What is it?", 1)
+    prompter = Prompter(model.engine)
+    return prompter.ids([prompter.prompt("What is it?", 1)])[0]
 
 
 def decoded(folder: Path, ids: list[int]) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import threading
+import multiprocessing
+import os
+import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,37 +14,67 @@ import pytest
 import torch
 
 from vlm_backbones.errors import DataError
-from vlm_backbones.model_wrappers._side_by_side import _deal, _merged
+from vlm_backbones.model_wrappers._forked import merged
+from vlm_backbones.model_wrappers._side_by_side import _deal
 from vlm_backbones.tasks.common import doc_to_visual
 from vlm_backbones.tasks.vqa_scene.utils import doc_to_text
 
 
-def test_every_item_is_dealt_once_and_always_to_the_same() -> None:
-    windows = [list(range(start, start + size)) for start, size in ((0, 5), (5, 1), (6, 8))]
-    first, second = (list(hand) for hand in _deal(iter(windows), 2))
-    backwards = _deal(iter(windows), 2)
-    assert [list(hand) for hand in reversed(backwards)] == [second, first]
-    flat = [[item for part in hand for item in part] for hand in (first, second)]
-    assert sorted(flat[0] + flat[1]) == list(range(14))
-    assert abs(len(flat[0]) - len(flat[1])) <= 3
+def endless() -> Iterator[list[int]]:
+    while True:
+        time.sleep(0.001)
+        yield [0]
+
+
+def test_every_item_is_dealt_once() -> None:
+    windows: Any = [list(range(start, start + size)) for start, size in ((0, 5), (5, 1), (6, 8))]
+    shares: Any = _deal(windows, 2)
+    assert sorted(shares[0] + shares[1]) == list(range(14))
+    assert abs(len(shares[0]) - len(shares[1])) <= 3
+    assert _deal(windows[1:2], 3) == [[5]]
 
 
 def test_streams_are_merged_and_the_first_error_ends_them() -> None:
-    assert sorted(_merged([iter(range(5)), iter(range(5, 9))])) == list(range(9))
-    going_on = threading.Event()
+    assert sorted(merged([iter([[0, 1], [2]]), iter([[3], [], [4, 5]])])) == list(range(6))
 
-    def endless() -> Iterator[int]:
-        while True:
-            going_on.wait(0.001)
-            yield 0
-
-    def broken() -> Iterator[int]:
-        yield 1
+    def broken() -> Iterator[list[int]]:
+        yield [1]
         raise DataError("row 3 is broken")
 
-    with pytest.raises(DataError, match="row 3"):
-        list(_merged([endless(), broken()]))
-    assert not [thread for thread in threading.enumerate() if thread.name == "answer"]
+    with pytest.raises(DataError, match="row 3") as found:
+        list(merged([endless(), broken()]))
+    assert "in broken" in found.value.__notes__[0]
+    assert not multiprocessing.active_children()
+
+
+def test_an_error_that_cannot_travel_is_told_in_words() -> None:
+    class Local(Exception):
+        def __init__(self, one: int, two: int) -> None:
+            super().__init__(f"{one} and {two}")
+
+    def broken() -> Iterator[list[int]]:
+        yield [1]
+        raise Local(1, 2)
+
+    with pytest.raises(RuntimeError, match="1 and 2"):
+        list(merged([broken()]))
+
+
+def test_a_killed_process_is_an_error() -> None:
+    def killed() -> Iterator[list[int]]:
+        yield [1]
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(RuntimeError, match=r"ended from outside \(SIGKILL\)"):
+        list(merged([endless(), killed()]))
+    assert not multiprocessing.active_children()
+
+
+def test_what_is_no_longer_wanted_ends() -> None:
+    stream = merged([endless(), endless()])
+    assert next(stream) == 0
+    stream.close()  # type: ignore[attr-defined]
+    assert not multiprocessing.active_children()
 
 
 def test_more_threads_give_the_same_answers_and_are_given_back(
@@ -51,7 +84,7 @@ def test_more_threads_give_the_same_answers_and_are_given_back(
     found = []
     for count in (1, 3):
         threads(count)
-        model = build(checkpoint, scene_rows, 2)
+        model = build(checkpoint, scene_rows, 1)
         requests = [ask(doc_to_text(row), settings, doc_to_visual, place) for place, row in enumerate(scene_rows)]
         found.append(model.generate_until(requests))
         assert (model.room.sharers, torch.get_num_threads()) == (count, count)
@@ -69,5 +102,5 @@ def test_a_bad_row_is_named_by_whoever_meets_it(
     texts = ["?"] * 7 + ["An <image> in the <image> text"]
     requests = [ask(text, {}, doc_to_visual, row) for row, text in enumerate(texts)]
     with pytest.raises(DataError, match="row 7"):
-        build(checkpoint, scene_rows, 4).generate_until(requests)
+        build(checkpoint, scene_rows, 2).generate_until(requests)
     assert torch.get_num_threads() == 2
