@@ -48,13 +48,13 @@ def test_streams_are_merged_and_the_first_error_ends_them() -> None:
 
 
 def test_an_error_that_cannot_travel_is_told_in_words() -> None:
-    class Local(Exception):
+    class LocalError(Exception):
         def __init__(self, one: int, two: int) -> None:
             super().__init__(f"{one} and {two}")
 
     def broken() -> Iterator[list[int]]:
         yield [1]
-        raise Local(1, 2)
+        raise LocalError(1, 2)
 
     with pytest.raises(RuntimeError, match="1 and 2"):
         list(merged([broken()]))
