@@ -1,6 +1,6 @@
 """Four questions a picture: ours against ourselves without the reuse of what the questions share.
 
-    python benchmarks/eval_reuse.py [--shape pocket | pocket-576] [--checkpoint DIR] [--samples 200] [--repeats 5]
+    python benchmarks/eval_reuse.py [--shape pocket | pocket-576] [--checkpoint DIR] [--samples 400] [--repeats 5]
     python benchmarks/eval_reuse.py --device cuda --shape llava-1.5-7b --samples 256
 
 The side without reuse is told that each question's picture is another one: every picture is encoded again and every
@@ -21,7 +21,7 @@ import _peak
 
 def main() -> int:
     """Measure and print; exit 1 where the reuse changes an answer in float32."""
-    parser = _measure.arguments(__doc__, samples=200)
+    parser = _measure.arguments(__doc__, samples=400)
     parser.add_argument("--new-tokens", type=int, default=8)
     given = parser.parse_args()
     _measure.start(given.threads)

@@ -1,6 +1,6 @@
 """Short answers: samples a second of `backbone_vlm` against stock `llava_hf`, same weights, cores and questions.
 
-    python benchmarks/eval_throughput.py [--checkpoint DIR] [--samples 400] [--repeats 5] [--threads 2]
+    python benchmarks/eval_throughput.py [--checkpoint DIR] [--samples 1200] [--repeats 5] [--threads 2]
     python benchmarks/eval_throughput.py --device cuda --shape llava-1.5-7b --samples 256
 
 Both answer the same `vqa_scene` requests through `generate_until`, as lmms-eval calls them; ours scores the four
@@ -21,7 +21,7 @@ import _peak
 
 def main() -> int:
     """Measure and print; exit 1 where the batch changes an answer."""
-    parser = _measure.arguments(__doc__, samples=400)
+    parser = _measure.arguments(__doc__, samples=1200)
     parser.add_argument("--new-tokens", type=int, default=8)
     given = parser.parse_args()
     _measure.start(given.threads)

@@ -25,6 +25,7 @@ __all__ = ["Answerers"]
 
 WINDOW_ROWS = 512  # at most: their pictures wait in memory
 SENT_AT_ONCE = 32
+JOBS_A_FORK = 4  # of fewer, a long answer each at most, a fork's tenth of a second is not worth it
 
 Found = TypeVar("Found")
 _Work = Callable[[Answerer, Queue[Prepared]], Iterator[tuple[Job, Found]]]
@@ -59,8 +60,7 @@ class Answerers:
     def _by_all(
         self, jobs: Sequence[Job], options: Callable[[Document], Sequence[str]], work: _Work[Found]
     ) -> Iterator[tuple[Job, Found]]:
-        # each is worth its fork with two passes or more
-        self.room.sharers = max(1, min(self.threads, len(jobs) // (2 * self.room.rows))) if self._shares else 1
+        self.room.sharers = max(1, min(self.threads, len(jobs) // JOBS_A_FORK)) if self._shares else 1
         if self.room.sharers == 1:
             yield from self._alone(jobs, options, work)
             self.near_ties += self._answerer.near_ties

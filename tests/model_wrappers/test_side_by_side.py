@@ -84,7 +84,7 @@ def test_more_threads_give_the_same_answers_and_are_given_back(
     found = []
     for count in (1, 3):
         threads(count)
-        model = build(checkpoint, scene_rows, 1)
+        model = build(checkpoint, scene_rows, 2)
         requests = [ask(doc_to_text(row), settings, doc_to_visual, place) for place, row in enumerate(scene_rows)]
         found.append(model.generate_until(requests))
         assert (model.room.sharers, torch.get_num_threads()) == (count, count)
