@@ -3,8 +3,8 @@
     python benchmarks/eval_reuse.py [--shape pocket | pocket-576] [--checkpoint DIR] [--samples 400] [--repeats 5]
     python benchmarks/eval_reuse.py --device cuda --shape llava-1.5-7b --samples 256
 
-The side without reuse is told that each question's picture is another one: every picture is encoded again and every
-prompt read from its first token. Answers must be the same; exit 1 where they are not in float32. The last line is JSON.
+The side without reuse takes each question's picture for another one: it is decoded and encoded again, and every prompt
+is read from its first token. Answers must be the same; exit 1 where they are not in float32. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import dataclasses
 import sys
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import _measure
 import _models
@@ -45,7 +46,10 @@ def answers(model: Any, loaded: _models.Loaded, new_tokens: int) -> list[Any]:
 
 
 def without_reuse(answer: Any) -> list[Any]:
-    """Return the answers with each question's picture under a name of its own."""
+    """Return the answers with each question's picture read anew and under a name of its own."""
+    from datasets import Image
+
+    from vlm_backbones.model_wrappers._dataset_rows import DatasetRows
     from vlm_backbones.model_wrappers._requests import DocumentReader
 
     read = DocumentReader.read
@@ -54,11 +58,11 @@ def without_reuse(answer: Any) -> list[Any]:
         document = read(reader, job)
         return dataclasses.replace(document, shown_keys=[f"{key}:{job.index}" for key in document.shown_keys])
 
-    DocumentReader.read = renamed  # type: ignore[method-assign]
-    try:
+    with (
+        mock.patch.object(DocumentReader, "read", renamed),
+        mock.patch.object(DatasetRows, "_decoded", lambda rows, cell: Image().decode_example(cell)),
+    ):
         return list(answer())
-    finally:
-        DocumentReader.read = read  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

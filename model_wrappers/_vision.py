@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -25,7 +24,6 @@ class ImageEncoder:
         self.engine = engine
         self._features: OrderedDict[str, torch.Tensor] = OrderedDict()
         self._bytes = 0
-        self._lock = threading.Lock()  # answerers side by side share the features
 
     def lacks(self, keys: Iterable[str]) -> bool:
         """Return whether any of the images would have to be computed."""
@@ -40,10 +38,6 @@ class ImageEncoder:
     @torch.inference_mode()
     def encode(self, images: Mapping[str, Image]) -> dict[str, torch.Tensor]:
         """Return key -> features for one batch of images; features: (image_tokens, hidden)."""
-        with self._lock:
-            return self._encode(images)
-
-    def _encode(self, images: Mapping[str, Image]) -> dict[str, torch.Tensor]:
         missing = [key for key in images if key not in self._features]
         fresh: dict[str, torch.Tensor] = {}
         for start in range(0, len(missing), IMAGES_A_PASS):
