@@ -1,12 +1,13 @@
 """Examples a second of our training against transformers' Trainer with its defaults, or against ours without cache.
 
-    python benchmarks/train_speed.py --peer trainer     # finetune stage of the pocket study, three backbones
+    python benchmarks/train_speed.py --peer trainer     # both stages of the pocket study, three backbones
     python benchmarks/train_speed.py --peer uncached    # align stage, frozen tower and LLM, no feature cache
 
-Same model, examples, order and batch size. The Trainer gets what a user would write first: pictures and text through
-the processor, one conversation a picture, padded, labels on the answers. Both sides are charged with composing the
-model; ours also with tokenising and with its share of the feature cache, which the study computes once for all its
-backbones and steps. Runs alternate; rates are of the median times. The last line is JSON.
+Same model, examples, batch size and learning rate; `--steps` are divided among the stages as the study divides its own.
+The Trainer gets what a user would write first: pictures and text through the processor, one conversation a picture,
+padded, labels on the answers, its default order. Both sides are charged with composing the model; ours also with
+tokenising and with its share of the feature cache, which the study computes once for all its backbones and steps. Runs
+alternate; rates are of the median times. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,8 +36,7 @@ def main() -> int:
     given = parser.parse_args()
     _measure.start(given.threads)
     with tempfile.TemporaryDirectory() as folder:
-        stage = "finetune" if given.peer == "trainer" else "align"
-        setting = replace(prepare(given.study, stage, folder), steps=given.steps)
+        setting = prepare(given.study, folder, given.steps, None if given.peer == "trainer" else ["align"])
         backbones = setting.study.backbones
         train_peer = train_plainly if given.peer == "trainer" else train_uncached
         runs = {
@@ -43,46 +44,46 @@ def main() -> int:
             "peer": lambda: [train_peer(setting, backbone) for backbone in backbones],
         }
         seconds = _measure.compare(runs, given.repeats)
-    share = setting.cache_seconds_per_step * given.steps * len(backbones)
+    share = setting.cache_seconds_per_step * sum(recipe.steps for recipe in setting.recipes.values()) * len(backbones)
     seconds["ours"] = [_measure.Seconds(run.wall + share, run.cpu + share) for run in seconds["ours"]]
-    count = given.steps * setting.recipe.batch_size * len(backbones)
+    count = sum(recipe.steps * recipe.batch_size for recipe in setting.recipes.values()) * len(backbones)
     _measure.print_result(f"train_speed_{given.peer}", seconds, count=count, threads=given.threads)
     return 0
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What both sides train on: a stage of a study, its examples, its features."""
+    """What both sides train on: stages of a study, cut to the steps that are timed, their examples and features."""
 
     study: Any
-    stage: str
-    recipe: Any
-    examples: list[Any]
-    features: Any
+    recipes: Mapping[str, Any]
+    examples: Mapping[str, list[Any]]
+    features: Mapping[str, Any]
     cache_seconds_per_step: float
     folder: Path
-    steps: int = 0
-
-    def short_recipe(self) -> Any:
-        """Return the stage's recipe, cut to the steps that are timed."""
-        return self.recipe.model_copy(update={"steps": self.steps, "epochs": None})
 
 
-def prepare(name: str, stage: str, folder: str) -> Setting:
-    """Load a study's examples and compute its features, timed."""
+def prepare(name: str, folder: str, steps: int, stages: Sequence[str] | None) -> Setting:
+    """Load a study's examples and compute its features, timed; default: all its stages."""
     from vlm_backbones.data.conversations import load_training_examples
     from vlm_backbones.study import load_study
     from vlm_backbones.train.features import load_features
 
     study = load_study(name)
-    recipes = study.recipe.stages
-    examples = load_training_examples(study.data, recipes)
+    whole = study.recipe.stages
+    examples = load_training_examples(study.data, whole)
     start = time.perf_counter()
     features = load_features(study, Path(folder), examples)
     seconds = time.perf_counter() - start
-    trainings = len(study.runs()) * sum(recipe.steps or 0 for recipe in recipes.values())
+    trainings = len(study.runs()) * sum(recipe.steps or 0 for recipe in whole.values())
     print(f"features of the study: {seconds:.1f} s, shared by {trainings} steps", flush=True)
-    return Setting(study, stage, recipes[stage], examples[stage], features[stage], seconds / trainings, Path(folder))
+    timed = {stage: whole[stage] for stage in stages or whole}
+    total = sum(recipe.steps for recipe in timed.values())
+    recipes = {
+        stage: recipe.model_copy(update={"steps": max(1, steps * recipe.steps // total), "epochs": None})
+        for stage, recipe in timed.items()
+    }
+    return Setting(study, recipes, examples, features, seconds / trainings, Path(folder))
 
 
 def composed(setting: Setting, backbone: str) -> tuple[Any, Any]:
@@ -92,41 +93,42 @@ def composed(setting: Setting, backbone: str) -> tuple[Any, Any]:
     return compose(backbone, setting.study.vision_tower, chat_format=setting.study.chat_format_for(backbone))
 
 
-def train_ours(setting: Setting, backbone: str, features: Any = None) -> None:
+def train_ours(setting: Setting, backbone: str, features: Mapping[str, Any] | None = None) -> None:
     """Tokenise and train as the study does."""
     from vlm_backbones.train.dataset import build_stage_data
     from vlm_backbones.train.stage import Stage, run_stage
 
     model, processor = composed(setting, backbone)
-    recipe, features = setting.short_recipe(), features or setting.features
-    with tempfile.TemporaryDirectory(dir=setting.folder) as run:
-        data = build_stage_data(setting.examples, features, recipe, model, processor)
-        run_stage(Stage(setting.stage, recipe, data, features, Path(run), "benchmark", 0, []), model)
+    for stage, recipe in setting.recipes.items():
+        own = (features or setting.features)[stage]
+        with tempfile.TemporaryDirectory(dir=setting.folder) as run:
+            data = build_stage_data(setting.examples[stage], own, recipe, model, processor)
+            run_stage(Stage(stage, recipe, data, own, Path(run), "benchmark", 0, []), model)
 
 
 def train_uncached(setting: Setting, backbone: str) -> None:
     """Train as ours, with every picture decoded and read by the tower at every step."""
-    train_ours(setting, backbone, replace(setting.features, cache=None))
+    features = {stage: replace(own, cache=None) for stage, own in setting.features.items()}
+    train_ours(setting, backbone, features)
 
 
 def train_plainly(setting: Setting, backbone: str) -> None:
     """Train with transformers' Trainer and its defaults."""
     from transformers import Trainer, TrainingArguments
 
-    from vlm_backbones.data.order import order_examples
     from vlm_backbones.train.stage import choose_trainable
 
     model, processor = composed(setting, backbone)
-    recipe = setting.short_recipe()
-    choose_trainable(model, recipe)
-    chosen = [setting.examples[index] for step in order_examples(setting.examples, recipe) for index in step]
-    with tempfile.TemporaryDirectory(dir=setting.folder) as run:
-        given = TrainingArguments(
-            output_dir=run, max_steps=recipe.steps, per_device_train_batch_size=recipe.batch_size,
-            learning_rate=recipe.learning_rate, train_sampling_strategy="sequential", remove_unused_columns=False,
-            use_cpu=True, report_to="none", disable_tqdm=True,
-        )  # fmt: skip
-        Trainer(model=model, args=given, train_dataset=chosen, data_collator=Collator(processor)).train()
+    for stage, recipe in setting.recipes.items():
+        choose_trainable(model, recipe)
+        with tempfile.TemporaryDirectory(dir=setting.folder) as run:
+            given = TrainingArguments(
+                output_dir=run, max_steps=recipe.steps, per_device_train_batch_size=recipe.batch_size,
+                learning_rate=recipe.learning_rate, remove_unused_columns=False, use_cpu=True, report_to="none",
+                disable_tqdm=True,
+            )  # fmt: skip
+            data = setting.examples[stage]
+            Trainer(model=model, args=given, train_dataset=data, data_collator=Collator(processor)).train()
 
 
 class Collator:
