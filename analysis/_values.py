@@ -96,7 +96,7 @@ def text_series(values: Values) -> pl.Series:
     """`text` of a column."""
     try:
         return pl.Series(values, dtype=pl.String)
-    except (TypeError, UnicodeEncodeError):  # something that is no text, or a lone surrogate
+    except (TypeError, OverflowError, UnicodeEncodeError):  # something that is no text, or a lone surrogate
         written = str if kinds(values) == {int} else text
         return pl.Series(list(map(written, values)), dtype=pl.String)
 

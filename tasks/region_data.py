@@ -79,6 +79,10 @@ def _save(rows: list[dict[str, Any]], folder: Path) -> None:
     try:
         DatasetDict({"test": Dataset.from_list(rows)}).save_to_disk(str(staged))
         staged.rename(folder)
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{folder.name}: a row holds {error.object[error.start]!r}, half of a character. Correct it in the task's file."
+        ) from error
     except OSError as error:
         if not folder.is_dir():  # else another process of the same run was first
             raise DataError(
@@ -92,7 +96,7 @@ def _save(rows: list[dict[str, Any]], folder: Path) -> None:
 def _check_pictures(task: str, rows: list[dict[str, Any]]) -> None:
     if not rows:
         raise DataError(f"task {task!r} has no rows. Download its file again.")
-    missing = [path for path in dict.fromkeys(row["image_path"] for row in rows) if not Path(path).is_file()]
+    missing = [path for path in dict.fromkeys(row["image_path"] for row in rows) if not os.path.isfile(path)]
     if missing:
         more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
         raise DataError(f"task {task!r}: pictures are missing: {', '.join(missing[:_SHOWN])}{more}.")
