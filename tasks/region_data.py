@@ -16,7 +16,7 @@ from typing import Any
 
 from vlm_backbones.cache import cache_dir, partial_name
 from vlm_backbones.data.region_records import record_generator, region_conversation
-from vlm_backbones.errors import DataError, writing_remedy
+from vlm_backbones.errors import DataError, half_character, writing_remedy
 from vlm_backbones.json_text import parse_json
 
 __all__ = ["REGION_TASKS", "dataset_dir", "region_root"]
@@ -80,9 +80,7 @@ def _save(rows: list[dict[str, Any]], folder: Path) -> None:
         DatasetDict({"test": Dataset.from_list(rows)}).save_to_disk(str(staged))
         staged.rename(folder)
     except UnicodeEncodeError as error:
-        raise DataError(
-            f"{folder.name}: a row holds {error.object[error.start]!r}, half of a character. Correct it in the task's file."
-        ) from error
+        raise DataError(f"cannot write {folder}: {half_character(error)}") from error
     except OSError as error:
         if not folder.is_dir():  # else another process of the same run was first
             raise DataError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import importlib.util
 import os
@@ -57,9 +58,10 @@ def user_tasks() -> dict[str, Path]:
     return {name: path for folder in folders if folder for name, path in task_files(Path(folder).expanduser())}
 
 
-def stock_tasks() -> set[str]:
-    """Return the names of lmms-eval's own tasks and groups; it reads their 1,900 files."""
-    return {name for name, _ in task_files(_folder("lmms_eval") / "tasks")}
+@functools.cache
+def stock_tasks() -> frozenset[str]:
+    """Return the names of lmms-eval's own tasks and groups; it reads their 1,900 files, once a process."""
+    return frozenset(name for name, _ in task_files(_folder("lmms_eval") / "tasks"))
 
 
 def known_tasks(wanted: Sequence[str], folders: Iterable[Path] = ()) -> list[str]:

@@ -127,6 +127,8 @@ def _parse_value(text: str) -> Any:
 
 
 def _override(content: dict[str, Any], pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    if not pairs:
+        return content
     config = OmegaConf.create(content)
     for key, value in pairs:
         try:

@@ -36,7 +36,7 @@ _PIECES = [
     "Japan ", "north", "-east", "centre", "intensity ", "VI", "X", ".", ";", "'", "(", "the ", "two ", "é", "²", "٣",
     "\0", "\ud800", "\u202e", "[", "{", "\\u0000", "NaN", "Infinity",
 ]  # fmt: skip
-_SIZES = [1] * 12 + [40] * 4 + [1000, 15_000]
+_SIZES = [1] * 40 + [40] * 8 + [1000, 15_000]
 
 
 def answer_of_pieces(chance: Random) -> str:
