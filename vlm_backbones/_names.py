@@ -42,7 +42,7 @@ def _registry_ids(module: str, attribute: str) -> list[str]:
 
 def task_files(folder: Path) -> Iterator[tuple[str, Path]]:
     """Yield (task or group name, YAML file) of an lmms-eval task folder, by reading lines, not by loading."""
-    for path in sorted(folder.rglob("*.yaml")):
+    for path in sorted(folder.rglob("*.yaml")) if os.path.isdir(folder) else ():
         for match in _TASK_LINE.finditer(path.read_text(encoding="utf-8", errors="replace")):
             yield match.group(1), path
 

@@ -196,6 +196,14 @@ def test_broken_utf8_and_numbers_as_text_are_kept(tmp_path: Path, make: SimpleNa
     assert (row["doc_id"], row["target"], row["answer"]) == ("7", "5", "caf\ufffd")
 
 
+def test_half_characters_and_endless_numbers_are_shown_as_text(tmp_path: Path, make: SimpleNamespace) -> None:
+    rows = [make.row(10**40, "a", "a", 1.0, **{"\ud800_acc": 1.0}), make.row("b", "a", "a", 1.0)]
+    make.log(tmp_path / "m", rows)
+    assert set(read_samples([tmp_path])["doc_id"]) == {str(10**40), "b"}
+    with pytest.raises(ConfigError, match="no sample has this key"):
+        read_samples([tmp_path], score_key="\udcff")
+
+
 def test_a_cluster_number_too_large_to_be_exact_is_refused(tmp_path: Path, make: SimpleNamespace) -> None:
     make.log(tmp_path / "m", [make.row(0, "a", "a", 1.0, question_id=10**25 + 1)])
     with pytest.raises(ConfigError, match="read exactly"):

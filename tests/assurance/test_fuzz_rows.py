@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from fuzzing import fuzz, lawful
 from PIL import Image
-from spoiling import among, as_json, some, spoilt, spoilt_bytes, written
+from spoiling import among, any_of, as_json, some, spoilt, spoilt_bytes, written
 
 from vlm_backbones.data.conversations import load_examples
 from vlm_backbones.data.evaluation_data import TASKS, check_test_split
@@ -76,8 +76,11 @@ ROWS = [LLAVA, SHARE, *REGIONS]
 ENDINGS = [".json", ".jsonl"]
 
 
-def as_lines(rows: list[Any]) -> bytes:
-    return b"\n".join(map(as_json, rows))
+def as_lines(rows: Any) -> bytes:
+    return b"\n".join(map(as_json, rows if isinstance(rows, list) else [rows]))
+
+
+some_rows = any_of(spoilt([ROWS]), some(spoilt(ROWS), 1, 3))
 
 
 def read(folder: Path, name: str) -> None:
@@ -90,8 +93,8 @@ def read(folder: Path, name: str) -> None:
 
 
 @fuzz(
-    rows=written(some(spoilt(ROWS), 1, 3)),
-    lines=written(some(spoilt(ROWS), 1, 3), as_lines),
+    rows=written(some_rows),
+    lines=written(some_rows, as_lines),
     meta=written(spoilt([META])),
 )
 def test_training_rows(out: Path, pictures: Path, rows: bytes, lines: bytes, meta: bytes) -> None:

@@ -138,7 +138,7 @@ def _read(path: Path, kind: type[Kind]) -> Kind:
 
 def _is_name(text: str) -> bool:
     """Whether a text of somebody else names a folder beside its file, and none further away."""
-    return Path(text).name == text and text != ".."
+    return Path(text).name == text and text not in {"", ".."}
 
 
 def _picture_name(folder: Path, subtype: str, image_id: int, place: str) -> str:
