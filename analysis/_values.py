@@ -31,7 +31,8 @@ Values = Sequence[Any]
 
 _VERDICTS = ("is_correct", "correct", "true_false")
 _YES_NO: Mapping[Hashable, float] = {True: 1.0, False: 0.0, "True": 1.0, "False": 0.0}
-_NUMERIC = re.compile(r"\s*(?:[-+]?\d*\.?\d+(?:[eE][-+]?\d+)?|nan)\s*")
+# each part takes what it can and gives nothing back: a long text is read once
+_NUMERIC = re.compile(r"\s*+(?:[-+]?(?:\d++(?:\.\d++)?|\.\d++)(?:[eE][-+]?\d++)?|nan)\s*+")
 
 
 def kinds(values: Values) -> set[type]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -141,18 +141,44 @@ def spoilt_split(chance: Random) -> tuple[str, dict[str, Any]]:
     return task, row if isinstance(row, dict) else SPLITS[task]
 
 
-@fuzz(split=spoilt_split, captions=among([True, False]))
-def test_task_folders(out: Path, split: tuple[str, dict[str, Any]], captions: bool) -> None:
+STATE = {"_data_files": [{"filename": "data.arrow"}], "_fingerprint": "f", "_format_columns": None,
+         "_format_kwargs": {}, "_format_type": None, "_output_all_columns": False, "_split": None}  # fmt: skip
+
+
+def write_split(folder: Path, row: dict[str, Any], info: Callable[[Any], bytes], state: bytes) -> None:
+    """Write a row as `save_to_disk` does, in a tenth of its time; `info` writes the features, maybe spoilt."""
+    table = pa.Table.from_pylist([row])
+    features = datasets.Features.from_arrow_schema(table.schema)
+    if isinstance(row.get("image"), dict) and set(row["image"]) == {"bytes", "path"}:
+        features["image"] = datasets.Image()
+        table = table.cast(features.arrow_schema)
+    folder.mkdir(parents=True)
+    with pa.OSFile(str(folder / "data.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+        stream.write_table(table)
+    (folder / "dataset_info.json").write_bytes(info({"features": features.to_dict()}))
+    (folder / "state.json").write_bytes(state)
+
+
+def spoilt_info(chance: Random) -> Callable[[Any], bytes]:
+    """Return a writer of JSON that spoils one value in four."""
+    return as_json if chance.randrange(4) else lambda value: written(spoilt([value]))(chance)
+
+
+@fuzz(
+    split=spoilt_split,
+    captions=among([True, False]),
+    info=spoilt_info,
+    state=any_of(*[among([as_json(STATE)])] * 3, written(spoilt([STATE]))),
+)
+def test_task_folders(
+    out: Path, split: tuple[str, dict[str, Any]], captions: bool, info: Callable[[Any], bytes], state: bytes
+) -> None:
     task, row = split
     folder = out / "tasks"
-    shutil.rmtree(folder, ignore_errors=True)
+    for other in TASKS:
+        shutil.rmtree(folder / other, ignore_errors=True)
     try:
-        table = pa.Table.from_pylist([row])
-        datasets.Dataset(table).save_to_disk(str(folder / task / "test"))
-        if isinstance(row.get("image"), dict) and set(row["image"]) == {"bytes", "path"}:
-            images = datasets.Dataset(table).cast_column("image", datasets.Image())
-            shutil.rmtree(folder)
-            images.save_to_disk(str(folder / task / "test"))
+        write_split(folder / task / "test", row, info, state)
     except (pa.ArrowException, TypeError, ValueError, OverflowError):  # what Arrow cannot hold no folder holds
         return
     with lawful(out):
