@@ -111,7 +111,7 @@ class AlikeSamples:
         # NaN: the metric exists and says nothing about this sample.
         return {
             "score": float_series(scores),
-            "headline": pl.Series([headline], dtype=pl.String).new_from_index(0, len(scores)),
+            "headline": text_series([headline]).new_from_index(0, len(scores)),
         }
 
     def _scores_one_by_one(self, candidates: Mapping[str, Sequence[float | None]]) -> Columns:

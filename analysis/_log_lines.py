@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from vlm_backbones.analysis._values import text
 from vlm_backbones.analysis.record import is_sample
 from vlm_backbones.errors import LogError
 from vlm_backbones.json_text import parse_json
@@ -101,7 +102,8 @@ def _parse(line: bytes) -> Any:
     try:
         return orjson.loads(line)
     except ValueError:  # what Python writes and the JSON standard lacks: bare NaN, lone surrogates; also broken UTF-8
-        return parse_json(line.decode("utf-8", "replace"))
+        record = parse_json(line.decode("utf-8", "replace"))
+        return {text(key): value for key, value in record.items()} if isinstance(record, dict) else record
 
 
 def _what_it_is(record: Any) -> str:

@@ -31,7 +31,8 @@ Values = Sequence[Any]
 
 _VERDICTS = ("is_correct", "correct", "true_false")
 _YES_NO: Mapping[Hashable, float] = {True: 1.0, False: 0.0, "True": 1.0, "False": 0.0}
-_NUMERIC = re.compile(r"\s*(?:[-+]?\d*\.?\d+(?:[eE][-+]?\d+)?|nan)\s*")
+# each part takes what it can and gives nothing back: a long text is read once
+_NUMERIC = re.compile(r"\s*+(?:[-+]?(?:\d++(?:\.\d++)?|\.\d++)(?:[eE][-+]?\d++)?|nan)\s*+")
 
 
 def kinds(values: Values) -> set[type]:
@@ -96,7 +97,7 @@ def text_series(values: Values) -> pl.Series:
     """`text` of a column."""
     try:
         return pl.Series(values, dtype=pl.String)
-    except (TypeError, UnicodeEncodeError):  # something that is no text, or a lone surrogate
+    except (TypeError, OverflowError, UnicodeEncodeError):  # something that is no text, or a lone surrogate
         written = str if kinds(values) == {int} else text
         return pl.Series(list(map(written, values)), dtype=pl.String)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from vlm_backbones.cache import cache_dir, partial_name
 from vlm_backbones.data.region_records import record_generator, region_conversation
-from vlm_backbones.errors import DataError, writing_remedy
+from vlm_backbones.errors import DataError, half_character, writing_remedy
 from vlm_backbones.json_text import parse_json
 
 __all__ = ["REGION_TASKS", "dataset_dir", "region_root"]
@@ -79,6 +79,8 @@ def _save(rows: list[dict[str, Any]], folder: Path) -> None:
     try:
         DatasetDict({"test": Dataset.from_list(rows)}).save_to_disk(str(staged))
         staged.rename(folder)
+    except UnicodeEncodeError as error:
+        raise DataError(f"cannot write {folder}: {half_character(error)}") from error
     except OSError as error:
         if not folder.is_dir():  # else another process of the same run was first
             raise DataError(
@@ -92,7 +94,7 @@ def _save(rows: list[dict[str, Any]], folder: Path) -> None:
 def _check_pictures(task: str, rows: list[dict[str, Any]]) -> None:
     if not rows:
         raise DataError(f"task {task!r} has no rows. Download its file again.")
-    missing = [path for path in dict.fromkeys(row["image_path"] for row in rows) if not Path(path).is_file()]
+    missing = [path for path in dict.fromkeys(row["image_path"] for row in rows) if not os.path.isfile(path)]
     if missing:
         more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
         raise DataError(f"task {task!r}: pictures are missing: {', '.join(missing[:_SHOWN])}{more}.")

@@ -83,6 +83,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """`--assurance` repeats what chance decides often enough to hold it to its figures."""
     parser.addoption("--assurance", action="store_true", help="all repetitions of simulations and faults: hours")
     parser.addoption("--inputs", type=int, help="inputs of each fuzz test; 100,000 with --assurance")
+    parser.addoption("--inputs-from", type=int, default=0, help="the number of a fuzz test's first input")
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import importlib.util
 import os
@@ -41,7 +42,7 @@ def _registry_ids(module: str, attribute: str) -> list[str]:
 
 def task_files(folder: Path) -> Iterator[tuple[str, Path]]:
     """Yield (task or group name, YAML file) of an lmms-eval task folder, by reading lines, not by loading."""
-    for path in sorted(folder.rglob("*.yaml")):
+    for path in sorted(folder.rglob("*.yaml")) if os.path.isdir(folder) else ():
         for match in _TASK_LINE.finditer(path.read_text(encoding="utf-8", errors="replace")):
             yield match.group(1), path
 
@@ -57,9 +58,10 @@ def user_tasks() -> dict[str, Path]:
     return {name: path for folder in folders if folder for name, path in task_files(Path(folder).expanduser())}
 
 
-def stock_tasks() -> set[str]:
-    """Return the names of lmms-eval's own tasks and groups; it reads their 1,900 files."""
-    return {name for name, _ in task_files(_folder("lmms_eval") / "tasks")}
+@functools.cache
+def stock_tasks() -> frozenset[str]:
+    """Return the names of lmms-eval's own tasks and groups; it reads their 1,900 files, once a process."""
+    return frozenset(name for name, _ in task_files(_folder("lmms_eval") / "tasks"))
 
 
 def known_tasks(wanted: Sequence[str], folders: Iterable[Path] = ()) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -61,8 +62,8 @@ class Rows(Mapping[str, T], Generic[T]):
     def find(self, id_or_path: str | Path, from_folder: Callable[[Path, dict[str, Any]], T]) -> T:
         """Return the row of ID or ID@REVISION, or what `from_folder` makes of a local folder and its config.json."""
         name = str(id_or_path)
-        folder = Path(name).expanduser()
-        if name in self or not folder.is_dir():
+        folder = Path(os.path.expanduser(name))
+        if name in self or not os.path.isdir(folder):
             return self._at_revision(name)
         try:
             config = parse_json((folder / "config.json").read_text(encoding="utf-8"))

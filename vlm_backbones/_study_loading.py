@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +32,7 @@ def package_folder(package: str) -> Path:
 
 def find_study(name_or_path: str | Path) -> Path:
     """Return the YAML file of a study given by shipped name, file or output folder."""
-    path = Path(name_or_path).expanduser()
+    path = Path(os.path.expanduser(name_or_path))
     shipped = shipped_studies()
     if str(name_or_path) in shipped and not path.is_file():
         return shipped[str(name_or_path)]
@@ -106,8 +107,8 @@ def shipped_recipes() -> dict[str, Path]:
 
 def load_recipe(name: str, folder: Path) -> dict[str, Any] | None:
     """Return a recipe's mapping, by shipped name or by a YAML file relative to `folder`; None where unknown."""
-    own = folder / Path(name).expanduser()
-    path = shipped_recipes().get(name) or (own if own.is_file() else None)
+    own = folder / os.path.expanduser(name)
+    path = shipped_recipes().get(name) or (own if os.path.isfile(own) else None)
     return {"name": path.stem, **read_yaml(path)} if path else None
 
 
@@ -127,6 +128,8 @@ def _parse_value(text: str) -> Any:
 
 
 def _override(content: dict[str, Any], pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    if not pairs:
+        return content
     config = OmegaConf.create(content)
     for key, value in pairs:
         try:
@@ -145,7 +148,11 @@ def _anchor(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Make the study's own paths absolute; registry ids stay as they are."""
 
     def absolute(value: Any) -> Any:
-        return str((folder / Path(value).expanduser()).resolve()) if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        if "\0" in value:
+            raise ConfigError(f"the study names the path {value[:60]!r}: no file can have a NUL in its name.")
+        return str((folder / os.path.expanduser(value)).resolve())
 
     anchored = dict(content)
     if is_path(anchored.get("vision_tower")):

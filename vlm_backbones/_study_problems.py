@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -119,7 +120,7 @@ def _unknown_ids(content: Mapping[str, Any]) -> list[_Problem]:
         ("vision_tower", towers, known_vision_towers()),
     ):
         for name in names:
-            if is_path(name) and not Path(name).is_dir():
+            if is_path(name) and not os.path.isdir(name):
                 problems.append(_Problem((key,), f"{key}: no folder {name}"))
             elif not is_path(name) and known and split_revision(name)[0] not in known:
                 text = f"{key}: unknown id {name!r}.{nearest(name, known)} A folder needs a slash in it."

@@ -8,6 +8,7 @@ __all__ = [
     "DataError",
     "LogError",
     "VlmBackbonesError",
+    "half_character",
     "nearest",
     "user_error",
     "writing_remedy",
@@ -65,6 +66,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
     if close:
         return f" Did you mean {close[0]!r}?"
     return f" Known: {', '.join(choices)}." if choices else ""
+
+
+def half_character(error: UnicodeEncodeError) -> str:
+    """Return the sentence on a text that no file can hold: half of a surrogate pair, as JSON may spell it."""
+    return f"a text holds {error.object[error.start]!r}, half of a character. Correct it in the source."
 
 
 def user_error(error: BaseException) -> VlmBackbonesError | None:

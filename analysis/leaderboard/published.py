@@ -29,7 +29,7 @@ def _none_if_missing(text: Any) -> Any:
 
 Name = Annotated[str, BeforeValidator(lambda text: visible(text.strip())), Field(max_length=200)]
 Number = Annotated[Annotated[float, Field(allow_inf_nan=False)] | None, BeforeValidator(_none_if_missing)]
-Count = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_none_if_missing)]
+Count = Annotated[Annotated[int, Field(ge=1, le=10**12)] | None, BeforeValidator(_none_if_missing)]
 
 
 class _Row(BaseModel):

@@ -96,7 +96,7 @@ def _aggregates(content: Mapping[str, Any], task: str) -> list[Aggregate]:
         mean = re.match(r"mean$|<function mean at ", how.get(metric, "")) is not None
         higher = better.get(metric)
         known = higher if isinstance(higher, bool) else None
-        found[metric] = Aggregate(task, metric, float(value), n if isinstance(n, int) else None, mean, known)
+        found[metric] = Aggregate(task, metric, float(value), n if _is_count(n) else None, mean, known)
     return list(found.values())
 
 
@@ -111,6 +111,10 @@ def _is_number(value: Any) -> bool:
         return math.isfinite(value)
     except OverflowError:  # a whole number beyond every float
         return False
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 10**12
 
 
 def _short(checkpoint: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -92,6 +93,7 @@ def test_a_line_without_a_value_is_missing_not_zero(tmp_path: Path) -> None:
         (["a,x,c,X,1,kg"], f"{HEADER},unit", "line 2: unit"),
         (["a,x,c,X,140,percent"], f"{HEADER},unit", "outside 0 to 100"),
         (["a,x,c,X,1,0"], f"{HEADER},n", "line 2: n"),
+        ([f"a,x,c,X,1,{10**400}"], f"{HEADER},n", "line 2: n"),
         (["a,x,c,X,1,0"], f"{HEADER},best", "worst and best belong together"),
         (["a,x,c,X,1,0,2,false"], f"{HEADER},worst,best,higher_is_better", "say otherwise"),
         (["a,x,c,X,1"], "architecture,backbone,checkpoint,benchmark,score", "lacks the columns value"),
@@ -152,6 +154,14 @@ def test_results_files_alone_give_binomial_intervals(tmp_path: Path) -> None:
     assert cell.ci_low < 75 < cell.ci_high
     assert standing.entries[0].architecture == "llava_hf"
     assert standing.entries[0].checkpoint == "org/some-model"
+
+
+@pytest.mark.parametrize("n", [0, -3, True, pytest.param(10**400, id="endless")])
+def test_a_count_that_is_none_gives_no_interval(tmp_path: Path, n: int) -> None:
+    write_results(tmp_path / "m", {"gqa": {"exact_match": 0.5}}, n=n)
+    cell = value_of(read_standing([str(tmp_path)]), "m", "gqa")
+    assert (cell.value, cell.n) == (50.0, None)
+    assert math.isnan(cell.ci_low)
 
 
 def test_an_aggregate_that_is_no_mean_has_no_interval(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from vlm_backbones.analysis._option_column import OptionColumn
 from vlm_backbones.analysis._responses import read_responses
+from vlm_backbones.analysis._values import metric_number
 from vlm_backbones.analysis.samples import load_logs, read_samples
 from vlm_backbones.errors import ConfigError
 
@@ -194,6 +195,24 @@ def test_broken_utf8_and_numbers_as_text_are_kept(tmp_path: Path, make: SimpleNa
     path.write_bytes(path.read_bytes().replace(b'"a"', b'"caf\xe9"'))
     row = read_samples([tmp_path]).row(0, named=True)
     assert (row["doc_id"], row["target"], row["answer"]) == ("7", "5", "caf\ufffd")
+
+
+@pytest.mark.parametrize("spelt", ["5", " 5.25 ", ".5", "-1e3", "+2E-1", "nan\n"])
+def test_a_number_that_is_written_as_text_is_a_number(spelt: str) -> None:
+    assert metric_number(spelt) == pytest.approx(float(spelt), nan_ok=True)
+
+
+@pytest.mark.parametrize("spelt", ["5.", "inf", "1_0", "", "1" * 300_000 + "x", " " * 300_000 + "x"])
+def test_a_text_that_is_no_number_is_none_however_long(spelt: str) -> None:
+    assert metric_number(spelt) is None
+
+
+def test_half_characters_and_endless_numbers_are_shown_as_text(tmp_path: Path, make: SimpleNamespace) -> None:
+    rows = [make.row(10**40, "a", "a", 1.0, **{"\ud800_acc": 1.0}), make.row("b", "a", "a", 1.0)]
+    make.log(tmp_path / "m", rows)
+    assert set(read_samples([tmp_path])["doc_id"]) == {str(10**40), "b"}
+    with pytest.raises(ConfigError, match="no sample has this key"):
+        read_samples([tmp_path], score_key="\udcff")
 
 
 def test_a_cluster_number_too_large_to_be_exact_is_refused(tmp_path: Path, make: SimpleNamespace) -> None:

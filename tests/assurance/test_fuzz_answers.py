@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
-from fuzzing import as_json, fuzz, lawful, mostly, odd_text, odd_value, spoilt
-from hypothesis import strategies as st
+from fuzzing import fuzz, lawful
+from spoiling import among, any_of, as_json, odd_text, odd_value, some, spoilt, written
 
 from vlm_backbones.scoring import (
     coordinate_error_km,
@@ -35,15 +36,16 @@ _PIECES = [
     "Japan ", "north", "-east", "centre", "intensity ", "VI", "X", ".", ";", "'", "(", "the ", "two ", "é", "²", "٣",
     "\0", "\ud800", "\u202e", "[", "{", "\\u0000", "NaN", "Infinity",
 ]  # fmt: skip
-_SIZES = [1] * 12 + [40] * 4 + [1000, 15_000]
+_SIZES = [1] * 40 + [40] * 8 + [1000, 15_000]
 
 
-@st.composite
-def answers(draw: Any) -> str:
+def answer_of_pieces(chance: Random) -> str:
     """Return pieces that the parsers look for, now and then some of them thousands of times."""
-    size = draw(st.sampled_from(_SIZES))
-    parts = draw(st.lists(st.tuples(st.sampled_from(_PIECES) | st.text(max_size=6), st.booleans()), max_size=6))
-    return "".join(piece * (size if often else 1) for piece, often in parts)
+    size = chance.choice(_SIZES)
+    parts = [
+        chance.choice(_PIECES) if chance.random() < 0.8 else odd_text(chance)[:6] for _ in range(chance.randint(0, 8))
+    ]
+    return "".join(part * (size if chance.random() < 0.5 else 1) for part in parts)
 
 
 FACTS = {"magnitude": 6.3, "depth_km": 24, "region": "Japan", "quadrant": "northeast", "max_intensity": "VI"}
@@ -51,7 +53,7 @@ ROW = {"latitude": 36.1, "longitude": 142.9, "description": "Near Japan.", "ques
        "answers": ["two"], "targets": '{"a": 1}', "frame": "Japan", **FACTS}  # fmt: skip
 
 
-@fuzz(answer=answers(), references=st.lists(st.sampled_from(_PIECES) | odd_text, max_size=10))
+@fuzz(answer=answer_of_pieces, references=some(any_of(among(_PIECES), odd_text), 0, 10))
 def test_scores_of_answers(out: Path, answer: str, references: list[str]) -> None:
     with lawful(out):
         assert isinstance(normalize_vqa(answer), str)
@@ -64,7 +66,7 @@ def test_scores_of_answers(out: Path, answer: str, references: list[str]) -> Non
         assert parse_grade(answer) is None or 0 <= parse_grade(answer) <= 1  # type: ignore[operator]
 
 
-@fuzz(row=spoilt([ROW]), said=answers() | odd_value)
+@fuzz(row=spoilt([ROW]), said=any_of(answer_of_pieces, odd_value))
 def test_results_of_tasks(out: Path, row: Any, said: Any) -> None:
     if not isinstance(row, dict):
         return
@@ -92,9 +94,9 @@ def key(out: Path) -> str:
 
 
 @fuzz(
-    sample=mostly(spoilt([JUDGED]).map(as_json)),
-    grade=mostly(spoilt([{"key": "", "grade": 0.5}, {"key": "", "grade": "0.7 partly"}]).map(as_json)),
-    results=mostly(spoilt([RESULTS]).map(as_json)),
+    sample=written(spoilt([JUDGED])),
+    grade=written(spoilt([{"key": "", "grade": 0.5}, {"key": "", "grade": "0.7 partly"}])),
+    results=written(spoilt([RESULTS])),
 )
 def test_grades_of_a_judge(out: Path, key: str, sample: bytes, grade: bytes, results: bytes) -> None:
     logs = out / "judged"

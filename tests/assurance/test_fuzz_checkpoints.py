@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
+from random import Random
 from types import ModuleType
 from typing import Any
 
 import pytest
-from fuzzing import as_json, fuzz, lawful, mostly, spoilt
-from hypothesis import strategies as st
+import torch
+from fuzzing import fuzz, lawful
+from safetensors.torch import save
+from spoiling import among, spoilt, spoilt_bytes, written
 
 from vlm_backbones.backbones import get_backbone
 from vlm_backbones.vision import get_vision_tower
@@ -34,7 +38,7 @@ VIP = {key: value for key, value in LLAMA.items() if key != "rope_scaling"} | {"
 CONFIGS = [LLAMA, PHI, VIP]
 
 
-@fuzz(content=mostly(spoilt(CONFIGS).map(as_json)))
+@fuzz(content=written(spoilt(CONFIGS)))
 def test_original_configs(out: Path, content: bytes) -> None:
     folder = out / "config"
     folder.mkdir(exist_ok=True)
@@ -57,38 +61,58 @@ def checkpoint(out: Path, originals: ModuleType) -> Path:
     return originals.build(out / "original", "llama-3").folder
 
 
-@fuzz(data=st.data())
-def test_whole_checkpoints(out: Path, checkpoint: Path, data: Any) -> None:
+@fuzz(chance=lambda chance: chance)
+def test_whole_checkpoints(out: Path, checkpoint: Path, chance: Random) -> None:
     """Any of the JSON files is spoilt; everything else is as it should be."""
-    name = data.draw(st.sampled_from(sorted(file.name for file in checkpoint.glob("*.json"))))
+    name = chance.choice(sorted(file.name for file in checkpoint.glob("*.json")))
     good = (checkpoint / name).read_bytes()
     try:
-        (checkpoint / name).write_bytes(data.draw(mostly(spoilt([json.loads(good)]).map(as_json))))
+        (checkpoint / name).write_bytes(written(spoilt([json.loads(good)]))(chance))
         with lawful(out):
             load_original(checkpoint)
     finally:
         (checkpoint / name).write_bytes(good)
 
 
-ADAPTER = {"r": 4, "lora_alpha": 8, "base_model_name_or_path": "base", "use_rslora": True, "target_modules": ["q_proj"]}
+ADAPTER = {"r": 2, "lora_alpha": 8, "base_model_name_or_path": "BASE", "use_rslora": True, "target_modules": ["q_proj"]}
 INDEX = {"metadata": {}, "weight_map": {"a": "x.safetensors", "b": "y.bin"}}
+PICKLED, LAYER = io.BytesIO(), "model.layers.0.q_proj"
+torch.save({"model.mm_projector.0.weight": torch.ones(4)}, PICKLED)
+SAFE = save({f"base_model.model.{LAYER}.lora_A.weight": torch.ones(2, 4),
+             f"base_model.model.{LAYER}.lora_B.weight": torch.ones(4, 2)})  # fmt: skip
 
 
-@fuzz(adapter=mostly(spoilt([ADAPTER]).map(as_json)), index=mostly(spoilt([INDEX]).map(as_json)))
-def test_adapters_and_indexes(out: Path, adapter: bytes, index: bytes) -> None:
+@pytest.fixture(scope="module")
+def adapter(out: Path) -> Path:
+    """A whole tiny adapter beside its base, and two shards."""
     folder = out / "adapter"
-    folder.mkdir(exist_ok=True)
-    (folder / "adapter_config.json").write_bytes(adapter)
-    (folder / "model.safetensors.index.json").write_bytes(index)
-    for name in ("x.safetensors", "y.bin"):
-        (folder / name).write_bytes(adapter)
+    (folder / "base").mkdir(parents=True)
+    (folder / "base" / "model.safetensors").write_bytes(save({f"{LAYER}.weight": torch.ones(4, 4)}))
+    for name in ("x.safetensors", "adapter_model.safetensors"):
+        (folder / name).write_bytes(SAFE)
+    for name in ("y.bin", "non_lora_trainables.bin"):
+        (folder / name).write_bytes(PICKLED.getvalue())
+    return folder
+
+
+@fuzz(
+    settings=written(spoilt([ADAPTER])),
+    index=written(spoilt([INDEX])),
+    safe=spoilt_bytes(among([SAFE])),
+    pickled=spoilt_bytes(among([PICKLED.getvalue()])),
+)
+def test_adapters_and_shards(
+    out: Path, adapter: Path, settings: bytes, index: bytes, safe: bytes, pickled: bytes
+) -> None:
+    (adapter / "adapter_config.json").write_bytes(settings.replace(b"BASE", bytes(adapter / "base")))
+    (adapter / "model.safetensors.index.json").write_bytes(index)
+    (adapter / "x.safetensors").write_bytes(safe)
+    (adapter / "y.bin").write_bytes(pickled)
     with lawful(out):
-        assert is_lora(folder)
-        read_lora(folder, find_base(folder, None))
+        assert is_lora(adapter)
+        assert set(read_lora(adapter, find_base(adapter, None))) == {f"{LAYER}.weight", "model.mm_projector.0.weight"}
     with lawful(out):
-        read_lora(folder, folder)
-    with lawful(out):
-        read_tensors(folder)
+        read_tensors(adapter)
 
 
 def test_the_good_checkpoint_is_good(out: Path, checkpoint: Path) -> None:

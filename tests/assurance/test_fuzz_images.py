@@ -8,9 +8,9 @@ import zlib
 from pathlib import Path
 
 import pytest
-from fuzzing import fuzz, lawful, spoilt_bytes
-from hypothesis import strategies as st
+from fuzzing import fuzz, lawful
 from PIL import Image
+from spoiling import among, any_of, spoilt_bytes
 
 from vlm_backbones.data._task_folders import image_of
 from vlm_backbones.errors import DataError
@@ -57,8 +57,8 @@ ODD = [
 
 
 @fuzz(
-    data=spoilt_bytes(st.sampled_from(GOOD)) | spoilt_bytes(st.sampled_from(ODD)),
-    ending=st.sampled_from(["png", "jpg", "gif"]),
+    data=any_of(spoilt_bytes(among(GOOD)), spoilt_bytes(among(ODD))),
+    ending=among(["png", "jpg", "gif"]),
 )
 def test_pictures(out: Path, data: bytes, ending: str) -> None:
     file = out / f"picture.{ending}"

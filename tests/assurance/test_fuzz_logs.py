@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fuzzing import as_json, fuzz, lawful, mostly, odd_text, spoilt, spoilt_bytes
-from hypothesis import strategies as st
+from fuzzing import fuzz, lawful
+from spoiling import among, any_of, as_json, odd_text, some, spoilt, spoilt_bytes, written
 
 from vlm_backbones.analysis.leaderboard.sources import read_standing
 from vlm_backbones.analysis.report.certificate import read_certificate
@@ -37,17 +37,23 @@ RUN = {"backbone": "b", "seed": 1, "config": {"backbone": {"id": "b"}, "seed": 1
 DONE = {"tasks": {"t": {"samples": "samples_t.jsonl", "documents": 2}}}
 KEYS = ["vqa_accuracy", "backbones.score", "doc_id", "doc_id//2", "doc_id%3", "image_key", "mme_perception_score"]
 
-rows = st.lists(spoilt(ROWS), min_size=1, max_size=4).map(lambda some: b"\n".join(map(as_json, some)))
+
+def as_lines(rows: Any) -> bytes:
+    return b"\n".join(map(as_json, rows if isinstance(rows, list) else [rows]))
+
+
+lines = any_of(written(spoilt([ROWS]), as_lines), written(some(spoilt(ROWS), 1, 4), as_lines))
+key = any_of(*[among([None])] * 6, among(KEYS), odd_text)
 
 
 @fuzz(
-    first=mostly(rows),
-    second=mostly(rows),
-    packed=st.booleans(),
-    run=mostly(spoilt([RUN]).map(as_json)),
-    done=mostly(spoilt([DONE]).map(as_json)),
-    score_key=st.none() | st.none() | st.sampled_from(KEYS) | odd_text,
-    cluster_key=st.none() | st.none() | st.sampled_from(KEYS) | odd_text,
+    first=lines,
+    second=lines,
+    packed=among([True, False]),
+    run=written(spoilt([RUN])),
+    done=written(spoilt([DONE])),
+    score_key=key,
+    cluster_key=key,
 )
 def test_logs_of_samples(
     out: Path, first: bytes, second: bytes, packed: bool, run: bytes, done: bytes, score_key: Any, cluster_key: Any
@@ -69,7 +75,7 @@ def test_logs_of_samples(
         assert set(logs.headline) == set(logs.samples["task"].cast(str).unique())
 
 
-packed_rows = spoilt_bytes(st.just(gzip.compress(b"\n".join(map(as_json, ROWS)) + b"\n")))
+packed_rows = spoilt_bytes(among([gzip.compress(as_lines(ROWS) + b"\n")]))
 
 
 @fuzz(data=packed_rows)
@@ -99,7 +105,7 @@ CERTIFICATE = {
 }  # fmt: skip
 
 
-@fuzz(content=mostly(spoilt([CERTIFICATE]).map(as_json)))
+@fuzz(content=written(spoilt([CERTIFICATE])))
 def test_certificates(out: Path, content: bytes) -> None:
     (out / "certificate.json").write_bytes(content)
     with lawful(out):
@@ -121,13 +127,14 @@ RESULTS = {
 
 
 def as_csv(table: Any) -> bytes:
-    lines = [",".join(map(str, row)) if isinstance(row, list) else str(row) for row in table]
+    rows = table if isinstance(table, list) else [table]
+    lines = [",".join(map(str, row)) if isinstance(row, list) else str(row) for row in rows]
     return "\n".join(lines).encode("utf-8", "surrogatepass")
 
 
 @fuzz(
-    table=mostly(spoilt([TABLE]).filter(lambda value: isinstance(value, list)).map(as_csv)),
-    results=mostly(spoilt([RESULTS]).map(as_json)),
+    table=written(spoilt([TABLE]), as_csv),
+    results=written(spoilt([RESULTS])),
 )
 def test_tables_and_results_of_the_leaderboard(out: Path, table: bytes, results: bytes) -> None:
     folder = out / "board" / "m"

@@ -18,6 +18,7 @@ from vlm_backbones.data.imports.columns import guess_columns
 from vlm_backbones.data.imports.tables import picture_of, read_table
 from vlm_backbones.data.imports.task_tables import SEISMIC_TASKS, Imported, import_table, roles_of
 from vlm_backbones.data.imports.vqav2 import import_vqav2
+from vlm_backbones.data.imports.write import save_split
 from vlm_backbones.errors import ConfigError, DataError
 from vlm_backbones.scoring import vqa_accuracy
 from vlm_backbones.tasks import data as task_data
@@ -137,6 +138,14 @@ def test_every_bad_event_is_named_and_nothing_is_written(tmp_path: Path) -> None
     assert not (tmp_path / "out").exists()
 
 
+def test_a_number_beyond_every_float_is_named(tmp_path: Path) -> None:
+    event = {"image": "a.png", "event_id": "e", "description": "d", "magnitude": 10**400}
+    (tmp_path / "a.png").write_bytes(encoded())
+    (tmp_path / "rows.jsonl").write_text(json.dumps(event))
+    with pytest.raises(DataError, match="magnitude is 1000"):
+        import_table(tmp_path / "rows.jsonl", tmp_path / "out", tasks=("seismic_description",))
+
+
 def write_vqav2(folder: Path, *, pictures: bool = True) -> Path:
     (folder / "val2014").mkdir(parents=True)
     questions = [
@@ -194,6 +203,29 @@ def test_vqav2_problems_are_named(tmp_path: Path) -> None:
     notes.unlink()
     with pytest.raises(DataError, match=r"expected one \*annotations\*\.json of VQAv2, found none"):
         import_vqav2(folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"data_subtype": ".."}, r"no folder .*vqa/\.\."),  # pictures lie beside the questions, nowhere else
+        ({"data_subtype": "/"}, "no folder /"),
+        ({"data_subtype": "a" * 5000}, "no folder .*aaa"),
+        ({"data_subtype": ""}, "no folder"),
+        ({"questions": [{"image_id": 10**300, "question": "?", "question_id": 70}]}, "no picture of image 1000"),
+    ],
+)
+def test_hostile_vqav2_questions_are_refused(tmp_path: Path, change: dict[str, Any], expected: str) -> None:
+    folder = write_vqav2(tmp_path / "vqa")
+    file = folder / "v2_OpenEnded_mscoco_val2014_questions.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(DataError, match=expected):
+        import_vqav2(folder, tmp_path / "out")
+
+
+def test_half_a_character_is_refused_where_rows_are_written(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"cannot write .*a text holds '\\ud800', half of a character"):
+        save_split(tmp_path / "split", [{"answer": "\ud800"}], {"answer": "text"})
 
 
 def test_tables_are_read_in_three_forms(tmp_path: Path) -> None:

@@ -76,6 +76,13 @@ def test_bad_rows_of_a_jsonl_are_all_named(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_cell_that_is_nested_without_end_is_a_text(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encoded())
+    row = {"image": "a.png", "question": "Which?", "answer": "[" * 100_000}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    assert import_table(tmp_path / "rows.jsonl", tmp_path / "out", tasks=("vqa_scene",)).counts == {"vqa_scene": 1}
+
+
 def write_instruct(folder: Path) -> Path:
     """As llava_v1_5_mix665k.json has its rows: two short questions, a description, letters, no picture, a region."""
     (folder / "coco" / "train2017").mkdir(parents=True)

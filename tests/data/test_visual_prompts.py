@@ -174,6 +174,9 @@ def test_bad_regions_and_prompts_are_named() -> None:
         Region((math.nan, 0, 5, 5))
     with pytest.raises(DataError, match="at least three points"):
         Region((0, 0, 5, 5), ((1, 2, 3, 4),))
+    for box, mask in (((2, 3, 20, 7e15), ()), ((0, 0, 5, 5), ((1, 2, 3, -2e5, 5, 6),))):  # drawing would never end
+        with pytest.raises(DataError, match="more than 100000 pixels away"):
+            Region(box, mask)
     rng = np.random.default_rng(0)
     with pytest.raises(DataError, match="a point needs a mask"):
         sample_prompt(Region(BOX), (336, 336), rng, shape="point", color=RED)

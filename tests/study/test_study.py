@@ -117,6 +117,24 @@ def test_a_problem_of_an_override_names_the_override_and_not_the_file(tmp_path: 
     ]
 
 
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"task_paths": ["a\0b"]}, "no file can have a NUL"),
+        ({"data": {"stages": {"finetune": ["a\0b"]}}}, "no file can have a NUL"),
+        ({"recipe": "[" * 5000}, "recipe"),
+        ({"recipe": "~nobody-here/x"}, "recipe"),
+        ({"vision_tower": "a/" * 3000}, "vision_tower: no folder"),
+        ({"backbones": ["~nobody-here/x"]}, "backbones: no folder"),
+        ({"task_paths": ["a/" * 3000], "tasks": ["mine"]}, "unknown task 'mine'"),
+    ],
+)
+def test_a_path_that_no_file_can_have_is_a_problem_like_others(
+    tmp_path: Path, change: dict[str, Any], expected: str
+) -> None:
+    assert expected in problem(write(tmp_path, **change))
+
+
 def test_malformed_yaml_is_named_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text("name: x\nbackbones: [a\n", encoding="utf-8")

@@ -135,6 +135,9 @@ def test_missing_and_malformed_data_is_named(
     file.write_text(json.dumps([{**which[0], "image": "v7w/none.png"}]))
     with pytest.raises(DataError, match=r"pictures are missing: .*none\.png"):
         _ = region_data.V7W
+    file.write_text(json.dumps([{**which[0], "image": "a" * 5000}]))
+    with pytest.raises(DataError, match=r"pictures are missing: .*aaa"):
+        _ = region_data.V7W
     file.write_text("[]")
     with pytest.raises(DataError, match="has no rows"):
         _ = region_data.V7W
@@ -142,7 +145,13 @@ def test_missing_and_malformed_data_is_named(
     questions.write_text('{"question_id": 99, "image": "v1_0.png", "text": "?"}\n')
     with pytest.raises(DataError, match="has no answer for 'v1_99'"):
         _ = region_data.VIP_BENCH_HUMAN
-    questions.write_text('{"question_id": 0, "image": "v1_0.png", "text": "?"}\n')
+    questions.write_text(questions.read_text().replace("99", "0").replace("?", "\\ud800"))
+    meta = root / "ViP-Bench" / "vip-bench-meta-data.json"
+    whole = meta.read_text()
+    meta.write_text(json.dumps({"v1_0": {"answer": "a"}}))
+    with pytest.raises(DataError, match="half of a character"):
+        _ = region_data.VIP_BENCH_HUMAN
+    meta.write_text(whole)
     with pytest.raises(DataError, match="lacks 4 questions"):
         _ = region_data.VIP_BENCH_HUMAN
     (root / "pointQA_twice_test.json").unlink()

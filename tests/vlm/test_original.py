@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -229,13 +230,22 @@ def test_damaged_folders_say_what_to_mend(
     shard.write_bytes(content[: len(content) // 2])
     with pytest.raises(CheckpointError, match=r"00002-of-00002\.bin cannot be read"):
         load_original(original.folder)
+    several_disks = struct.pack("<4sLQL", b"PK\6\7", 0, 0, 2) + b"PK\5\6" + b"\0" * 18
+    for odd in (several_disks, b"\x80\x02a."):  # a zip of two disks, a pickle that takes what is not there
+        shard.write_bytes(odd)
+        with pytest.raises(CheckpointError, match=r"00002-of-00002\.bin cannot be read"):
+            load_original(original.folder)
     torch.save({"weights": object()}, shard)
     with pytest.raises(CheckpointError, match="holds more than tensors"):
         load_original(original.folder)
     shard.unlink()
     with pytest.raises(CheckpointError, match=r"pytorch_model-00002-of-00002\.bin named by .* missing"):
         load_original(original.folder)
-    (original.folder / "pytorch_model.bin.index.json").unlink()
+    index = original.folder / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "\u8d0a" * 200}}))  # 600 bytes: no file can have such a name
+    with pytest.raises(CheckpointError, match="are missing"):
+        load_original(original.folder)
+    index.unlink()
     (original.folder / "pytorch_model-00001-of-00002.bin").unlink()
     with pytest.raises(CheckpointError, match="has no weights"):
         load_original(original.folder)

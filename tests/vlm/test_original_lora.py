@@ -73,6 +73,13 @@ def test_what_an_adapter_lacks_is_named(adapted: tuple[Any, Path, Path]) -> None
     (folder / "adapter_config.json").write_text(json.dumps({"r": 4}))
     with pytest.raises(CheckpointError, match=r"expected r and lora_alpha \(KeyError"):
         load_original(folder, **options)
+    for wrong in ({"lora_alpha": 10**400}, {"r": 10**400}, {"r": 0}, {"lora_alpha": float("nan")}, {"r": "4"}):
+        (folder / "adapter_config.json").write_text(json.dumps(settings | wrong))
+        with pytest.raises(CheckpointError, match="expected r and lora_alpha"):
+            load_original(folder, **options)
+    (folder / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": "a" * 5000}))
+    with pytest.raises(CheckpointError, match="LoRA adapter of 'aaa"):
+        load_original(folder, vision_tower=original.tower_folder)
     (folder / "adapter_config.json").write_text(json.dumps(settings))
     adapter = torch.load(folder / "adapter_model.bin", weights_only=True)
     name = "base_model.model.model.layers.0.self_attn.q_proj"

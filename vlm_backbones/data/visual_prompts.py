@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,7 @@ SHAPES: dict[str, str] = {
 EVALUATION_ALPHA = 128
 """How opaque an overlay of the region benchmarks is, of 255."""
 
+_FARTHEST_PX = 100_000  # drawing walks along a line pixel by pixel, outside of the picture too
 _ALPHA = (96, 255)
 _MASK_ALPHA = (48, 128)
 
@@ -90,6 +92,8 @@ class Region:
     def __post_init__(self) -> None:
         if len(self.box) != 4 or not all(map(math.isfinite, self.box)):
             raise DataError(f"the box {self.box} is not four finite numbers x1, y1, x2, y2.")
+        if max(map(abs, (*self.box, *chain(*self.polygons)))) > _FARTHEST_PX:
+            raise DataError(f"a box or a mask ends more than {_FARTHEST_PX} pixels away: no picture is that large.")
         if self.box[0] > self.box[2] or self.box[1] > self.box[3]:
             raise DataError(f"the box {self.box} ends before it starts. Expected x1 <= x2 and y1 <= y2, in pixels.")
         for polygon in self.polygons:

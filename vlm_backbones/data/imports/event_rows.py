@@ -74,7 +74,7 @@ def _number(value: Any, role: str, place: str) -> float | None:
         return None
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
         raise DataError(f"{place}: {role} is {value!r}, expected a number.")

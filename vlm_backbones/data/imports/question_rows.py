@@ -10,6 +10,7 @@ from typing import Any
 
 from vlm_backbones.data.imports.tables import picture_of
 from vlm_backbones.errors import DataError
+from vlm_backbones.json_text import parse_json
 
 __all__ = ["KINDS", "build_question"]
 
@@ -63,7 +64,7 @@ def texts_of(cell: Any) -> list[str]:
     """
     if isinstance(cell, str) and cell.lstrip().startswith("["):
         try:
-            cell = json.loads(cell)
+            cell = parse_json(cell)
         except ValueError:
             return [cell]
     if cell is None or cell == "":
@@ -80,7 +81,7 @@ def targets_of(cell: Any, place: str) -> str:
         If it is no JSON object.
     """
     try:
-        value = json.loads(cell or "{}") if isinstance(cell, str | None) else cell
+        value = parse_json(cell or "{}") if isinstance(cell, str | None) else cell
     except ValueError:
         value = cell
     if not isinstance(value, dict):

@@ -9,6 +9,7 @@ SOURCE holds the questions and the annotations as they are downloaded, and the f
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -79,7 +80,7 @@ def import_vqav2(
     asked = _read(_only(source, "questions"), _Questions)
     annotated = _read(_only(source, "annotations"), _Annotations)
     folder = images or source / asked.data_subtype
-    if not folder.is_dir() or (images is None and not asked.data_subtype):
+    if not os.path.isdir(folder) or (images is None and not _is_name(asked.data_subtype)):
         raise DataError(f"no folder {folder} with the pictures. Name it with --images.")
     target = refuse_existing(out, "vqa_scene", split)
     notes = {row.question_id: row for row in annotated.annotations}
@@ -135,11 +136,16 @@ def _read(path: Path, kind: type[Kind]) -> Kind:
         raise DataError(f"{path} is not valid JSON ({error}). Download it again.") from error
 
 
+def _is_name(text: str) -> bool:
+    """Whether a text of somebody else names a folder beside its file, and none further away."""
+    return Path(text).name == text and text not in {"", ".."}
+
+
 def _picture_name(folder: Path, subtype: str, image_id: int, place: str) -> str:
     number = f"{image_id:012d}"
     stems = (f"COCO_{subtype}_{number}", number, str(image_id))
     names = [stem + suffix for stem in stems for suffix in _SUFFIXES]
-    found = next((name for name in names if (folder / name).is_file()), None)
+    found = next((name for name in names if os.path.isfile(folder / name)), None)
     if found is None:
         raise DataError(f"{place}: no picture of image {image_id} in {folder}, as {names[0]}.")
     return found

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_backbones.cache import partial_name
-from vlm_backbones.errors import DataError, writing_remedy
+from vlm_backbones.errors import DataError, half_character, writing_remedy
 
 __all__ = ["features_of", "refuse_existing", "save_split"]
 
@@ -55,6 +55,8 @@ def save_split(folder: Path, rows: Iterable[Mapping[str, Any]], kinds: Mapping[s
             count, _ = writer.finalize()
         Dataset.from_file(str(staged / "rows.arrow")).save_to_disk(str(staged / "split"))
         (staged / "split").rename(folder)
+    except UnicodeEncodeError as error:
+        raise DataError(f"cannot write {folder}: {half_character(error)}") from error
     except OSError as error:
         raise DataError(f"cannot write {folder}: {error.strerror or error}. {writing_remedy(error)}") from error
     finally:

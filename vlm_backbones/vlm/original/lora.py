@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,7 @@ def find_base(folder: Path, given: Path | None) -> Path:
     """
     named = _read_settings(folder).get("base_model_name_or_path")
     base = given or Path(str(named))
-    if not base.is_dir():
+    if not os.path.isdir(base):  # also where no folder can have such a name
         raise CheckpointError(
             f"{folder} holds a LoRA adapter of {named!r}: run `vlm-backbones convert {folder} OUT --model-base DIR` "
             "with that LLM's folder."
@@ -84,8 +86,9 @@ def _read_one(folder: Path, *names: str) -> dict[str, torch.Tensor]:
 def _read_settings(folder: Path) -> dict[str, Any]:
     try:
         settings: dict[str, Any] = parse_json((folder / _SETTINGS).read_text(encoding="utf-8"))
-        if not settings["r"] > 0 or not isinstance(settings["lora_alpha"], int | float):
-            raise ValueError("r or lora_alpha is no number")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        rank, alpha = settings["r"], settings["lora_alpha"]
+        if not all(isinstance(one, int | float) and math.isfinite(one) for one in (rank, alpha)) or rank <= 0:
+            raise ValueError(f"r is {rank!r:.40}, lora_alpha {alpha!r:.40}")
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise CheckpointError(f"{folder / _SETTINGS}: expected r and lora_alpha ({error!r}).") from error
     return settings
