@@ -6,7 +6,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 # pip is quiet: without a word nobody would know what takes so long
 SAY_INSTALL = @echo "installing $(1) into .venv, once: about $(2) minutes"
 
-.PHONY: study smollm test assurance coverage test-tokenizers bench lint types docs wheel audit clean
+.PHONY: study smollm test assurance coverage mutation test-tokenizers bench lint types docs wheel audit clean
 .DEFAULT_GOAL := study
 
 study: .venv/.installed  ## train, evaluate and compare the three pocket backbones
@@ -26,6 +26,9 @@ assurance: .venv/.installed-dev
 
 coverage: .venv/.installed-dev  ## of lines and branches, subprocesses too, in build/coverage
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=term:skip-covered --cov-report=html:build/coverage
+
+mutation: .venv/.installed-dev  ## do the tests notice a small wrong change? a sample of 100 of each stratum, about an hour
+	$(BIN)/python tests/assurance/mutation.py statistics report control
 
 test-tokenizers: .venv/.installed-dev  ## chat formats on LLaMA's real vocabularies; needs node and npm
 	$(BIN)/python -m pytest -rs tests/optional/real_vocabularies.py
