@@ -68,8 +68,8 @@ def cka_matrices(representations: Sequence[NDArray[np.float32]]) -> tuple[Floats
                     diagonal[number, one] = np.diagonal(tile)
                 else:
                     rows[number, other] += tile.sum(0, dtype=np.float64)
-            flat = flat.reshape(len(scales), -1)
-            products += (1 if one == other else 2) * (flat @ flat.T).astype(np.float64)
+            a_row_each = flat.reshape(len(scales), -1)
+            products += (1 if one == other else 2) * (a_row_each @ a_row_each.T).astype(np.float64)
     biased = _normalised(products)
     if n < 4:
         return biased, np.full_like(biased, np.nan)

@@ -120,7 +120,7 @@ def _with_key(frame: pl.DataFrame, runs: list[str]) -> tuple[pl.DataFrame, list[
 def refuse_other_targets(frame: pl.DataFrame) -> None:
     """Raise LogError where the runs of a task have different targets for one doc_id."""
     documents, targets = (frame[name].cast(pl.Categorical()).to_physical() for name in ("doc_id", "target"))
-    target_of = np.full(int(documents.max() or 0) + 1, _NO_TARGET)
+    target_of = np.full(documents.to_numpy().max(initial=0) + 1, _NO_TARGET)
     for part in pl.DataFrame([documents, targets]).iter_slices(_ROWS_AT_ONCE):
         document, target = (column.to_numpy() for column in part)
         is_new = target_of[document] == _NO_TARGET

@@ -10,7 +10,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NoReturn, TypeVar
 
@@ -35,31 +35,28 @@ def merged(streams: Sequence[Iterator[list[Item]]]) -> Iterator[Item]:
         If a process is killed; any error of a stream as it was raised there, with its traceback as a note.
     """
     context = multiprocessing.get_context("fork")
-    running: dict[Connection, BaseProcess] = {}
+    running: dict[Any, BaseProcess] = {}
     try:
         for stream in streams:
             receiving, sending = context.Pipe(duplex=False)
-            process = context.Process(target=_run, args=(stream, sending), name="answer", daemon=True)
+            process: BaseProcess = context.Process(target=_run, args=(stream, sending), name="answer", daemon=True)
             process.start()
             sending.close()  # before the next fork: a pipe ends when its last writer does
             running[receiving] = process
         while running:
-            for receiving in wait(list(running)):
-                assert isinstance(receiving, Connection)
-                items = _received(receiving, running[receiving])
+            for ready in wait(list(running)):
+                items = _received(ready, running[ready])
                 if items is None:
-                    del running[receiving]
-                    receiving.close()
+                    del running[ready]
                 else:
                     yield from items
     finally:
-        for receiving, process in running.items():
+        for process in running.values():
             process.kill()
             process.join()
-            receiving.close()
 
 
-def _received(receiving: Connection, process: BaseProcess) -> list[Any] | None:
+def _received(receiving: Any, process: BaseProcess) -> list[Any] | None:
     """Return the next items of a process; None where it has no more."""
     try:
         items, error = pickle.loads(receiving.recv_bytes())
@@ -76,7 +73,7 @@ def _received(receiving: Connection, process: BaseProcess) -> list[Any] | None:
     return items if items is None else list(items)
 
 
-def _run(stream: Iterator[list[Any]], sending: Connection) -> NoReturn:
+def _run(stream: Iterator[list[Any]], sending: Any) -> NoReturn:
     """Send what a stream yields, or the error that ended it; nothing of the parent's own clean-up is repeated here."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and ends this one
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
