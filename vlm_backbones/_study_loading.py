@@ -122,8 +122,8 @@ def _split_override(override: str) -> tuple[str, str]:
 def _parse_value(text: str) -> Any:
     try:
         parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"--set value {text!r} is not valid YAML: {error}") from error
+    except Exception as error:  # as of a file
+        raise ConfigError(f"--set value {text[:60]!r} is not valid YAML: {str(error)[:500]}") from error
     return parsed["value"] if isinstance(parsed, dict) else None
 
 

@@ -117,6 +117,12 @@ def test_a_problem_of_an_override_names_the_override_and_not_the_file(tmp_path: 
     ]
 
 
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 5000, "'"])
+def test_a_value_of_set_that_no_reader_takes_is_a_problem(tmp_path: Path, value: str) -> None:
+    for key in ("recipe", "seeds"):
+        assert "is not valid YAML" in problem(write(tmp_path), f"{key}={value}")
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
