@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -13,7 +14,9 @@ from transformers.integrations import integration_utils
 
 from vlm_backbones._check_display import duration_of, render_check
 from vlm_backbones._reporters import _CHECKED_AS
-from vlm_backbones.control import check_study
+from vlm_backbones.control import VERSION, check_study
+from vlm_backbones.data._bad_rows import BadRows
+from vlm_backbones.data.conversations import load_training_examples
 from vlm_backbones.errors import ConfigError, DataError, VlmBackbonesError
 from vlm_backbones.study import load_study
 
@@ -31,6 +34,32 @@ def test_a_fair_study_has_no_confound(certificate: dict[str, Any]) -> None:
     # 32 scene questions on 16 pictures and 32 events; captions for both kinds
     assert certificate["equal"]["examples"] == {"align": 48, "finetune": 48}
     assert certificate["equal"]["image_tokens"] == 17  # (112 / 28)^2 patches and CLS
+
+
+def test_the_certificate_is_whole(tiny_study: Path, certificate: dict[str, Any]) -> None:
+    assert list(certificate) == [
+        *("version", "study", "equal", "data", "backbones", "supervised_text", "varies", "deviations", "unpinned"),
+        "confounds",
+    ]
+    assert list(certificate["equal"]) == [
+        *("vision_tower", "examples_in_order", "examples", "images", "recipe", "prompts", "code", "image_tokens"),
+        *("image_preprocessing", "batches_grouped_by"),
+    ]
+    assert certificate["version"] == VERSION
+    assert certificate["study"] == "tiny"
+    assert certificate["deviations"] == {}
+    assert certificate["unpinned"] == []  # folders
+    assert certificate["data"].keys() == certificate["equal"]["examples"].keys() == {"align", "finetune"}
+    assert certificate["varies"] == {
+        "files": "each backbone's own weights",
+        "digits": "each backbone's own tokenizer",
+        "trained_parameters": "each backbone's own size",
+        "supervised_tokens": "each backbone's own tokenizer",
+    }
+    # every picture once, in the order of the first stage's examples
+    stages = load_training_examples(load_study(tiny_study).data, load_study(tiny_study).recipe.stages, BadRows())
+    digests = dict.fromkeys(example.image.digest() for example in stages["align"] if example.image)
+    assert certificate["equal"]["images"] == hashlib.sha256(b"".join(digests)).hexdigest()
 
 
 def test_tokens_that_must_differ_are_listed(certificate: dict[str, Any]) -> None:
