@@ -60,9 +60,9 @@ STRATA = {
             *("_untrained_tokens.py", "data/_bad_rows.py", "data/counts.py", "data/order.py"),
         ),
         (
-            *(f"tests/study/test_{name}.py" for name in ("confounds", "control", "estimate", "sweep")),
+            *(f"tests/study/test_{name}.py" for name in ("confounds", "control", "estimate")),
             *(f"tests/data/test_{name}.py" for name in ("conversations", "order_and_features", "row_files")),
-            *("tests/backbones/test_hub.py", "tests/model_wrappers/test_sealed_checkpoints.py"),
+            "tests/model_wrappers/test_sealed_checkpoints.py",
         ),
     ),
 }

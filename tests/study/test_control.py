@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,12 @@ import datasets
 import pytest
 from transformers.integrations import integration_utils
 
+from vlm_backbones._backbone_facts import BackboneFacts, BackboneView, StageFacts
 from vlm_backbones._check_display import duration_of, render_check
 from vlm_backbones._reporters import _CHECKED_AS
-from vlm_backbones.control import check_study
+from vlm_backbones.control import VERSION, _find_confounds, check_study
+from vlm_backbones.data._bad_rows import BadRows
+from vlm_backbones.data.conversations import load_training_examples
 from vlm_backbones.errors import ConfigError, DataError, VlmBackbonesError
 from vlm_backbones.study import load_study
 
@@ -31,6 +36,32 @@ def test_a_fair_study_has_no_confound(certificate: dict[str, Any]) -> None:
     # 32 scene questions on 16 pictures and 32 events; captions for both kinds
     assert certificate["equal"]["examples"] == {"align": 48, "finetune": 48}
     assert certificate["equal"]["image_tokens"] == 17  # (112 / 28)^2 patches and CLS
+
+
+def test_the_certificate_is_whole(tiny_study: Path, certificate: dict[str, Any]) -> None:
+    assert list(certificate) == [
+        *("version", "study", "equal", "data", "backbones", "supervised_text", "varies", "deviations", "unpinned"),
+        "confounds",
+    ]
+    assert list(certificate["equal"]) == [
+        *("vision_tower", "examples_in_order", "examples", "images", "recipe", "prompts", "code", "image_tokens"),
+        *("image_preprocessing", "batches_grouped_by"),
+    ]
+    assert certificate["version"] == VERSION
+    assert certificate["study"] == "tiny"
+    assert certificate["deviations"] == {}
+    assert certificate["unpinned"] == []  # folders
+    assert certificate["data"].keys() == certificate["equal"]["examples"].keys() == {"align", "finetune"}
+    assert certificate["varies"] == {
+        "files": "each backbone's own weights",
+        "digits": "each backbone's own tokenizer",
+        "trained_parameters": "each backbone's own size",
+        "supervised_tokens": "each backbone's own tokenizer",
+    }
+    # every picture once, in the order of the first stage's examples
+    stages = load_training_examples(load_study(tiny_study).data, load_study(tiny_study).recipe.stages, BadRows())
+    digests = dict.fromkeys(example.image.digest() for example in stages["align"] if example.image)
+    assert certificate["equal"]["images"] == hashlib.sha256(b"".join(digests)).hexdigest()
 
 
 def test_tokens_that_must_differ_are_listed(certificate: dict[str, Any]) -> None:
@@ -230,3 +261,56 @@ def test_hashes_are_named_and_texts_stay_whole(certificate: dict[str, Any], caps
 @pytest.mark.parametrize(("hours", "shown"), [(2.54, "2.5 h"), (0.2, "12 min"), (0.001, "under 1 min")])
 def test_short_times_are_minutes(hours: float, shown: str) -> None:
     assert duration_of(hours) == shown
+
+
+STAGE = StageFacts(
+    optimizer_steps=5,
+    examples_seen=20,
+    supervised_tokens=0,
+    supervised_tokens_seen=0,
+    tokens_an_answer=0.0,
+    tokens_an_example=0.0,
+    image_tokens_seen=0,
+    truncated_answers=0,
+    truncated_rows="none",
+    dropped_examples=0,
+    longest_tokens=256,
+)
+
+
+def view(places: tuple[str, ...] = (), problems: tuple[str, ...] = (), **changes: Any) -> BackboneView:
+    """What one backbone makes of a stage `finetune`, in a context of 256 tokens."""
+    stages = {"finetune": replace(STAGE, **changes)}
+    facts = BackboneFacts("", 256, {}, {}, "", {}, stages)
+    return BackboneView(facts, {}, {"finetune": frozenset(places)}, problems)
+
+
+def test_every_confound_of_every_backbone_is_told(tiny_study: Path, tmp_path: Path) -> None:
+    study = load_study(tiny_study)
+    assert _find_confounds(study, {"a": view(), "b": view(), "c": view()}, tmp_path) == []
+    cut = {"places": ("x row 2", "x row 1"), "truncated_answers": 2, "truncated_rows": "two"}
+    views = {
+        "a": view(places=("x row 3",), truncated_answers=1, truncated_rows="one"),
+        "b": view(**cut, longest_tokens=257),
+        "c": view(problems=("c is asked otherwise.",), truncated_answers=1, truncated_rows="one", optimizer_steps=4),
+        "d": view(truncated_answers=1, truncated_rows="one", examples_seen=19),
+    }
+    assert _find_confounds(study, views, tmp_path) == [
+        "finetune: a turn of 257 tokens does not fit the context of b (256 tokens): "
+        "lower max_length_tokens or shorten it.",
+        "c is asked otherwise.",
+        "finetune: optimizer_steps of c and a differ.",
+        "finetune: examples_seen of d and a differ.",
+        "finetune: b cuts 2 answers, a cuts 1, not the same ones: raise max_length_tokens. "
+        f"To train every backbone without these rows: --set data.leave_out={tmp_path / 'leave_out.txt'}",
+    ]
+    assert (tmp_path / "leave_out.txt").read_text() == "x row 1\nx row 2\nx row 3\n"
+
+
+def test_what_a_deviation_declares_is_no_confound(tiny_study: Path, tmp_path: Path) -> None:
+    """Whether it stands at the first backbone or at another."""
+    study = load_study(tiny_study).model_copy(update={"deviations": {"./tiny-1": {"reason": "its own batch"}}})
+    steps = view(optimizer_steps=4, examples_seen=8)
+    assert _find_confounds(study, {"tiny-1": view(), "tiny-2": steps}, tmp_path) == []
+    assert _find_confounds(study, {"tiny-2": view(), "tiny-1": steps}, tmp_path) == []
+    assert len(_find_confounds(study, {"tiny-2": view(), "tiny-3": steps}, tmp_path)) == 2

@@ -1,0 +1,82 @@
+"""A fingerprint changes with every content that a stage reads, and with nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from vlm_backbones import _fingerprints, control
+from vlm_backbones._fingerprints import files_fingerprint, hash_of, read_record, stage_version, write_record
+from vlm_backbones.errors import ConfigError
+
+
+def test_a_value_is_hashed_as_json_with_sorted_keys() -> None:
+    expected = hashlib.sha256(b'{"a": [1, null], "b": "x/y"}').hexdigest()
+    assert hash_of({"b": Path("x/y"), "a": [1, None]}) == expected
+
+
+def test_the_version_is_read_from_the_source() -> None:
+    assert stage_version("vlm_backbones.control") == control.VERSION
+    with pytest.raises(ConfigError, match=r"errors\.py declares no VERSION"):
+        stage_version("vlm_backbones.errors")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "folder"
+    (path / "inner").mkdir(parents=True)
+    (path / "one.txt").write_text("one")
+    (path / "inner" / "two.txt").write_text("two")
+    return path
+
+
+def test_a_folder_is_its_files_names_and_contents(folder: Path, tmp_path: Path) -> None:
+    seen = [files_fingerprint([folder])]
+    assert files_fingerprint([shutil.copytree(folder, tmp_path / "elsewhere")]) == seen[0]
+    (folder / "__pycache__").mkdir()
+    (folder / "__pycache__" / "one.pyc").write_text("made by Python")
+    assert files_fingerprint([folder]) == seen[0]
+    (folder / "inner" / "two.txt").write_text("owt")
+    seen.append(files_fingerprint([folder]))
+    (folder / "inner" / "two.txt").rename(folder / "inner" / "deux.txt")
+    seen.append(files_fingerprint([folder]))
+    (folder / "inner" / "deux.txt").rename(folder / "deux.txt")
+    seen += [files_fingerprint([folder]), files_fingerprint([folder, folder]), files_fingerprint([])]
+    assert len(set(seen)) == len(seen)
+
+
+def test_a_single_file_is_its_content(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "other.txt").write_text("one")
+    assert files_fingerprint([folder / "one.txt"]) == files_fingerprint([tmp_path / "other.txt"])
+    assert files_fingerprint([folder / "one.txt"]) != files_fingerprint([folder / "inner" / "two.txt"])
+
+
+@pytest.mark.parametrize(("limit", "is_read"), [(6, True), (5, False)])
+def test_a_large_folder_is_sizes_and_times(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, limit: int, is_read: bool
+) -> None:
+    """Its six bytes together are at the limit, or past it."""
+    monkeypatch.setattr(_fingerprints, "_SMALL_BYTES", limit)
+    os.utime(folder / "one.txt", ns=(1, 1))
+    before = files_fingerprint([folder])
+    (folder / "one.txt").write_text("eno")
+    os.utime(folder / "one.txt", ns=(1, 1))
+    assert (files_fingerprint([folder]) != before) == is_read
+    (folder / "one.txt").write_text("one")
+    os.utime(folder / "one.txt", ns=(1, 2))
+    assert (files_fingerprint([folder]) == before) == is_read
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "stage.json"
+    assert read_record(path) == {}
+    write_record(path, "abc", 1.23456)
+    assert json.loads(path.read_text()) == read_record(path) == {"fingerprint": "abc", "seconds": 1.23}
+    for damaged in ("[1]", "{", ""):
+        path.write_text(damaged)
+        assert read_record(path) == {}
