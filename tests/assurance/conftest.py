@@ -23,7 +23,7 @@ def _load(name: str) -> ModuleType:
     return module
 
 
-_load("spoiling")
+_SPOILING = _load("spoiling")
 _FUZZING = _load("fuzzing")
 
 
@@ -39,6 +39,8 @@ def out() -> Iterator[Path]:
 
     What compiled code writes no hook sees: the folder beside it, where the tests work, must stay empty.
     """
+    _SPOILING.drawn_texts()  # Hypothesis keeps files where it first runs: here, not where the tests work
+    _SPOILING.drawn_floats()
     memory = Path("/dev/shm")
     with (
         tempfile.TemporaryDirectory(prefix="fuzz", dir=memory if os.access(memory, os.W_OK) else None) as root,

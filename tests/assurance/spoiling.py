@@ -6,6 +6,7 @@ inputs of nested strategies cost hours. A maker is a function from the generator
 
 from __future__ import annotations
 
+import functools
 import json
 import pickle
 from collections.abc import Callable, Iterator, Sequence
@@ -44,8 +45,20 @@ ODD_NUMBERS = [0, -1, 1, 2**31, 2**63, 2**64, -(2**70), 10**400, 0.0, -0.0, 1e-3
                float("-inf"), float("nan")]  # fmt: skip
 _ODD_BYTES = [b"", b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b'"', b"{", b"}", b"\n", b"\r", b",", b"NaN", b"[" * 20_000,
               b'{"a":' * 20_000, b"- " * 20_000, b"1" * 5000, b" " * 30_000]  # fmt: skip
-_TEXTS = _drawn(st.text(max_size=20), 500)
-_FLOATS = _drawn(st.floats(), 300)
+
+
+@functools.cache
+def drawn_texts() -> list[str]:
+    """Return what Hypothesis thinks of."""
+    return _drawn(st.text(max_size=20), 500)
+
+
+@functools.cache
+def drawn_floats() -> list[float]:
+    """Return what Hypothesis thinks of."""
+    return _drawn(st.floats(), 300)
+
+
 _EDIT_COUNTS = [0, 0, 0, 1, 1, 1, 2, 3]  # most of several files must be good for a reader to get far
 _EDITS = ["replace", "replace", "replace", "delete", "wrap", "rename", "repeat"]
 
@@ -69,7 +82,7 @@ def some(make: Maker[Value], fewest: int, most: int) -> Maker[list[Value]]:
 
 def odd_text(chance: Random) -> str:
     """Return a text that nobody expects."""
-    return chance.choice(ODD_TEXTS if chance.random() < 0.5 else _TEXTS)
+    return chance.choice(ODD_TEXTS if chance.random() < 0.5 else drawn_texts())
 
 
 def odd_value(chance: Random) -> Any:
@@ -86,7 +99,7 @@ def odd_value(chance: Random) -> Any:
         return chance.choice([None, True, False])
     if kind < 13:
         return chance.randint(-3, 300)
-    return chance.choice(ODD_NUMBERS if kind < 16 else _FLOATS)
+    return chance.choice(ODD_NUMBERS if kind < 16 else drawn_floats())
 
 
 def spoilt(good: Sequence[Any]) -> Maker[Any]:
