@@ -38,7 +38,7 @@ def write(path: Path, states: Floats, keys: list[str], **header: object) -> Path
     """A shard as the wrapper writes it; a vector of NaN is a document without such tokens."""
     path.parent.mkdir(parents=True, exist_ok=True)
     has = ~np.isnan(states[..., 0])
-    content = {
+    content: dict[str, Floats] = {
         "states": np.where(has[..., None], states / 2, 0).astype(np.float16),
         "scales": np.where(has, 2, 0).astype(np.float32),
         "doc_key": np.frombuffer(bytes.fromhex("".join(keys)), dtype=np.uint8).reshape(len(keys), 32).copy(),
