@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +13,9 @@ import torch
 
 from vlm_backbones.data.conversations import load_examples
 from vlm_backbones.data.feature_cache import FeatureSpec, build_feature_cache, unique_images
-from vlm_backbones.data.order import build_order, count_steps
+from vlm_backbones.data.order import GROUPED_BATCHES, build_order, count_steps, order_examples
 from vlm_backbones.errors import DataError
+from vlm_backbones.recipe import StageRecipe
 from vlm_backbones.vision import get_vision_tower
 from vlm_backbones.vision.preprocessing import build_image_processor
 from vlm_backbones.vlm.composition import load_vision_tower
@@ -55,6 +59,37 @@ def test_batches_by_modality_mix_only_in_what_is_left_over() -> None:
     assert kinds != sorted(kinds, key=str)  # the two kinds take turns
     mixed = build_order([1] * 100, grouping="none", **options)
     assert sum(len({with_image[index] for index in step}) == 2 for step in mixed) > 6
+
+
+def test_a_few_batches_are_sorted_by_length_together() -> None:
+    lengths = np.random.default_rng(0).permutation(96).tolist()
+    order = build_order(lengths, batch_size=8, steps=12, seed=0, grouping="length")
+    assert sorted(index for step in order for index in step) == list(range(96))
+    for start in range(0, 12, GROUPED_BATCHES):
+        run = [[lengths[index] for index in step] for step in order[start : start + GROUPED_BATCHES]]
+        assert all(step == sorted(step) for step in run)
+        assert run != sorted(run)  # shuffled again: no step is always the longest
+        in_turn = sorted(run)
+        assert all(left[-1] < right[0] for left, right in pairwise(in_turn))
+    # the batches of one run hold lengths of the whole data, not its shortest
+    assert max(lengths[index] for step in order[:GROUPED_BATCHES] for index in step) > 80
+
+
+@pytest.mark.parametrize("grouping", ["length", "modality", "none"])
+def test_the_order_of_examples_is_that_of_their_recipe(grouping: str) -> None:
+    recipe = StageRecipe.model_validate(
+        {
+            **{"trainable": ["llm"], "learning_rate": 1e-4, "max_length_tokens": 64, "epochs": 1.5},
+            **{"batch_size": 4, "data_seed": 7, "batch_grouping": grouping},
+        }
+    )
+    sizes = np.random.default_rng(1).permutation(20).tolist()
+    examples: Any = [SimpleNamespace(length=size, image=None if size % 2 else object()) for size in sizes]
+    with_image = [size % 2 == 0 for size in sizes]
+    options = {"batch_size": 4, "steps": 8, "seed": 7, "grouping": grouping, "with_image": with_image}  # 30 in fours
+    assert order_examples(examples, recipe) == build_order(sizes, **options)
+    shorter = recipe.model_copy(update={"epochs": None, "steps": 3})
+    assert order_examples(examples, shorter) == build_order(sizes, **{**options, "steps": 3})
 
 
 @pytest.fixture

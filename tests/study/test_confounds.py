@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from vlm_backbones._study_loading import package_folder
 from vlm_backbones.control import check_study
 from vlm_backbones.errors import DataError
+from vlm_backbones.recipe import StageRecipe
 from vlm_backbones.study import load_study
 
 
@@ -144,3 +145,12 @@ def test_the_certificate_says_what_groups_batches_and_prepares_pictures(tiny_stu
     equal: dict[str, Any] = check_study(study, tmp_path)["equal"]
     assert equal["image_preprocessing"]["align"] != equal["image_preprocessing"]["finetune"]
     assert "no tokenizer's lengths" in equal["batches_grouped_by"]["finetune"]
+
+
+@pytest.mark.parametrize("grouping", get_args(StageRecipe.model_fields["batch_grouping"].annotation))
+def test_every_way_to_group_batches_is_named(tiny_study: Path, tmp_path: Path, grouping: str) -> None:
+    study = load_study(tiny_study, [f"recipe.align.batch_grouping={grouping}"])
+    said = check_study(study, tmp_path)["equal"]["batches_grouped_by"]
+    words = {"length": "characters of question and answer", "modality": "with or without image", "none": "nothing"}
+    assert said["align"].startswith(words[grouping])
+    assert said["finetune"].startswith(words["length"])
