@@ -65,7 +65,10 @@ STRATA = {
             *("_untrained_tokens.py", "data/_bad_rows.py", "data/counts.py", "data/order.py"),
         ),
         (
-            *(f"tests/study/test_{name}.py" for name in ("confounds", "control", "estimate")),
+            *(
+                f"tests/study/test_{name}.py"
+                for name in ("confounds", "control", "estimate", "fingerprints", "seals", "untrained_tokens")
+            ),
             *(f"tests/data/test_{name}.py" for name in ("conversations", "order_and_features", "row_files")),
             "tests/model_wrappers/test_sealed_checkpoints.py",
         ),
