@@ -11,6 +11,7 @@ from typing import Any
 
 import datasets
 import pytest
+from PIL import Image
 from transformers.integrations import integration_utils
 
 from vlm_backbones._backbone_facts import BackboneFacts, BackboneView, StageFacts
@@ -84,6 +85,37 @@ def test_steps_examples_and_image_tokens_are_counted(certificate: dict[str, Any]
 def test_the_certificate_is_the_same_twice(tiny_study: Path, tmp_path: Path, certificate: dict[str, Any]) -> None:
     again = check_study(load_study(tiny_study), tmp_path)
     assert json.loads(json.dumps(again)) == certificate
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("all-linear", 2 * 4 * (4 * (32 + 32) + 3 * (32 + 64))),  # attention's four, the MLP's three; not the head
+        ("[q_proj, down_proj]", 2 * 4 * ((32 + 32) + (32 + 64))),
+    ],
+)
+def test_adapters_are_counted(tiny_study: Path, tmp_path: Path, target: str, expected: int) -> None:
+    lora = f"recipe.finetune.lora={{r: 4, target: {target}}}"
+    study = load_study(tiny_study, [lora, "recipe.finetune.trainable=[llm]", "recipe.align=null"])
+    for row in check_study(study, tmp_path)["backbones"].values():
+        assert row["trained_parameters"] == {"finetune": expected}
+
+
+def test_a_conversation_is_checked_as_one_and_is_no_caption(tiny_study: Path, tmp_path: Path) -> None:
+    said = [("human", "<image>\nWhat colour is it?"), ("gpt", "red"), ("human", "Is it blue?"), ("gpt", "no")]
+    talk = [{"from": who, "value": what} for who, what in said]
+    rows = tmp_path / "rows.json"
+    rows.write_text(json.dumps([{"id": 0, "image": "red.png", "conversations": talk}]))
+    Image.new("RGB", (112, 112), "red").save(tmp_path / "red.png")
+    changes = [f"data.finetune=[{rows}]"]
+    study = load_study(tiny_study, [*changes, "recipe.align=null"])
+    certificate = check_study(study, tmp_path / "out")
+    assert certificate["confounds"] == []
+    (shown,) = certificate["supervised_text"]["tiny-1"]["finetune"]
+    assert "\u27e6red</s>\u27e7" in shown
+    assert "\u27e6no</s>\u27e7" in shown
+    with pytest.raises(DataError, match="row 0: 2 turns, but the chat_format plain of align takes one picture"):
+        check_study(load_study(tiny_study, [*changes, "recipe.align.chat_format=plain"]), tmp_path / "plain")
 
 
 def test_a_feature_layer_that_the_tower_lacks_is_refused_before_any_row_is_read(
