@@ -101,6 +101,14 @@ def test_adapters_are_counted(tiny_study: Path, tmp_path: Path, target: str, exp
         assert row["trained_parameters"] == {"finetune": expected}
 
 
+def test_a_projector_of_several_layers_has_a_norm(tiny_study: Path, tmp_path: Path) -> None:
+    tower = shutil.copytree(tiny_study.parent / "eye", tmp_path / "eye")
+    (tower / "vision_tower.yaml").write_text("feature_layer: [-2, -1]\nselect_strategy: default\n")
+    certificate = check_study(load_study(tiny_study, [f"vision_tower={tower}"]), tmp_path / "out")
+    for row in certificate["backbones"].values():
+        assert row["trained_parameters"]["align"] == 2 * 64 + 64 * 32 + 32 + 32 * 32 + 32
+
+
 def test_a_conversation_is_checked_as_one_and_is_no_caption(tiny_study: Path, tmp_path: Path) -> None:
     said = [("human", "<image>\nWhat colour is it?"), ("gpt", "red"), ("human", "Is it blue?"), ("gpt", "no")]
     talk = [{"from": who, "value": what} for who, what in said]
