@@ -4,7 +4,8 @@
 
 changes one operator, number, string, argument or value at a time (mutmut's changes, drawn at random) in a copy of the
 code under build/mutation, and runs the test files that reach the changed function until the first test fails. A change
-that all of them pass has survived. Errors' texts and texts for people (strings with a blank in them) are not changed.
+that all of them pass has survived. Errors' texts, texts for people (strings with a blank in them) and `__all__`, which
+the linter reads, are not changed.
 """
 
 from __future__ import annotations
@@ -138,10 +139,14 @@ def read_measured(work: Path) -> coverage.CoverageData:
 
 
 def find_changes(path: Path) -> Iterator[Change]:
-    """Yield every mutation of a file, but of what it tells people."""
+    """Yield every mutation of a file, but of what it tells people and of `__all__`."""
     code = path.read_text(encoding="utf-8")
-    errors = {node.lineno for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Raise)}
-    module, mutations, *_ = create_mutations(str(path), code, coverage_excluded_lines=errors)
+    tree = ast.parse(code)
+    left_out = {node.lineno for node in ast.walk(tree) if isinstance(node, ast.Raise)}
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            left_out |= set(range(node.lineno, (node.end_lineno or 0) + 1))
+    module, mutations, *_ = create_mutations(str(path), code, coverage_excluded_lines=left_out)
     for mutation in mutations:
         node = mutation.original_node
         if not (isinstance(node, libcst.SimpleString) and " " in node.value):

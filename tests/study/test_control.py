@@ -59,6 +59,8 @@ def test_the_certificate_is_whole(tiny_study: Path, certificate: dict[str, Any])
         "trained_parameters": "each backbone's own size",
         "supervised_tokens": "each backbone's own tokenizer",
     }
+    recipe = json.dumps(load_study(tiny_study).recipe.model_dump(mode="json"), sort_keys=True)
+    assert certificate["equal"]["recipe"] == hashlib.sha256(recipe.encode()).hexdigest()
     # every picture once, in the order of the first stage's examples
     stages = load_training_examples(load_study(tiny_study).data, load_study(tiny_study).recipe.stages, BadRows())
     digests = dict.fromkeys(example.image.digest() for example in stages["align"] if example.image)
@@ -78,6 +80,9 @@ def test_steps_examples_and_image_tokens_are_counted(certificate: dict[str, Any]
         assert (stage["optimizer_steps"], stage["examples_seen"]) == (5, 20)
         assert stage["image_tokens_seen"] == 20 * 17
         assert stage["dropped_examples"] == stage["truncated_answers"] == 0
+        answers = certificate["data"]["finetune"]["turns"]
+        assert stage["tokens_an_answer"] == pytest.approx(stage["supervised_tokens"] / answers, abs=5e-4)
+        assert 2 < stage["tokens_an_answer"] < stage["tokens_an_example"]
         # projector: 32 -> 32 -> 32 with biases
         assert row["trained_parameters"]["align"] == 32 * 32 + 32 + 32 * 32 + 32
 
