@@ -9,9 +9,11 @@ import os
 import platform
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 __all__ = ["Seconds", "arguments", "compare", "machine", "print_result", "start"]
@@ -85,14 +87,13 @@ def print_result(
     }))  # fmt: skip
 
 
-def machine(threads: int) -> dict[str, Any]:
-    """Return what a number depends on."""
-    import torch
-    import transformers
-
-    found = {"cpu": _cpu_name(), "cores": os.cpu_count(), "threads": threads, "python": platform.python_version(),
-             "torch": torch.__version__, "transformers": transformers.__version__}  # fmt: skip
-    return found | ({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {})
+def machine(threads: int | None = None, *packages: str) -> dict[str, Any]:
+    """Return what a number depends on; of the packages, by default torch and transformers, the versions."""
+    found: dict[str, Any] = {"cpu": _cpu_name(), "cores": os.cpu_count(), "threads": threads or os.cpu_count()}
+    found["python"] = platform.python_version()
+    found |= {name: version(name) for name in packages or ("torch", "transformers")}
+    torch = sys.modules.get("torch")  # analysis does without
+    return found | ({"gpu": torch.cuda.get_device_name()} if torch and torch.cuda.is_available() else {})
 
 
 def _cpu_seconds() -> float:

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import sys
 import time
 from itertools import combinations
 
+import _measure
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -62,8 +61,7 @@ def main() -> int:
     print(json.dumps({
         "name": "agreement_speed", **middle, "ratio": ratio, "unit": "s", "repeats": arguments.repeats,
         "runs": arguments.runs, "questions": arguments.questions, "draws": arguments.draws,
-        "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(),
-                    "python": platform.python_version()},
+        "machine": _measure.machine(None, "numpy", "polars"),
     }))  # fmt: skip
     return 0
 

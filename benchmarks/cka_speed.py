@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import resource
 import statistics
 import sys
 import time
 
+import _measure
 import numpy as np
 from numpy.typing import NDArray
 
@@ -62,8 +61,7 @@ def main() -> int:
         "documents": arguments.documents, "hidden": arguments.hidden, "layers": arguments.layers,
         "cpu_s": {name: round(statistics.median(values), 3) for name, values in cpu.items() if values},
         "peak_gb": round(peak_gb, 2), "largest_difference": gap,
-        "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(),
-                    "python": platform.python_version()},
+        "machine": _measure.machine(None, "numpy"),
     }))  # fmt: skip
     return 0 if gap < 1e-4 else 1
 

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import random
 import resource
 import statistics
@@ -23,6 +21,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+import _measure
 
 WORDS = [
     "what", "which", "colour", "shape", "number", "object", "left", "right", "above", "below", "picture", "man",
@@ -62,8 +62,7 @@ def main() -> int:
     print(json.dumps(summary(measured, samples) | {
         "name": "read_logs", "kind": arguments.kind, "runs": arguments.runs, "questions": arguments.questions,
         "bytes_a_sample": round(size / samples), "unit": "samples/s", "repeats": arguments.repeats,
-        "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(),
-                    "python": platform.python_version()},
+        "machine": _measure.machine(None, "polars"),
     }))  # fmt: skip
     return 0
 
