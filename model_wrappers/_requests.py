@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,6 @@ from vlm_backbones.pictures import to_rgb
 __all__ = ["Document", "DocumentReader", "Job", "windows"]
 
 DEFAULT_NEW_TOKENS = 1024
-SHORT_CHARACTERS = 128
 
 
 @dataclass(frozen=True)
@@ -65,18 +63,19 @@ def _settings(text: str) -> dict[str, Any]:
 
 
 def windows(jobs: Sequence[Job], size: int) -> Iterator[list[Job]]:
-    """Yield windows of requests that share task and settings, long questions first so that memory fails early.
+    """Yield windows of requests that share task and settings, the longest question first, so that memory fails early.
 
-    Lengths count in powers of two, and rows of about one length keep their order: questions about one image come
-    together. The first window is a short one, so that the model soon has work.
+    A window is a run of neighbours, so that questions about one image come together whatever their lengths, and its
+    features are computed once. The first window is a short one, so that the model soon has work.
     """
     groups: dict[tuple[str, str, str], list[Job]] = {}
     for job in jobs:
         groups.setdefault((job.task, job.split, job.settings), []).append(job)
     for group in groups.values():
-        ordered = sorted(group, key=lambda job: (-(len(job.context) // SHORT_CHARACTERS).bit_length(), job.index))
-        cuts = [0, *range(size // 4, len(ordered), size), len(ordered)]
-        yield from (ordered[start:end] for start, end in itertools.pairwise(cuts) if start < end)
+        neighbours = sorted(group, key=lambda job: job.index)
+        runs = [neighbours[start : start + size] for start in range(0, len(neighbours), size)]
+        first, *others = sorted(runs, key=lambda run: -max(len(job.context) for job in run))
+        yield from (run for run in (first[: size // 4], first[size // 4 :], *others) if run)
 
 
 @dataclass(frozen=True)
