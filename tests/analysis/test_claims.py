@@ -147,6 +147,14 @@ def test_one_backbone_has_no_claims() -> None:
     assert claims(logs_of([part_of({"a": np.ones(20)})]), {}, ["a"]).height == 0
 
 
+def test_a_task_is_judged_for_the_backbones_that_answered_it() -> None:
+    half = np.arange(400) % 2
+    logs = logs_of([part_of({"a": half, "b": 1 - half}), part_of({"c": half}).with_columns(task=pl.lit("other"))])
+    table = claims(logs, {}, ["a", "b", "c"], bootstrap=200)
+    assert len(table) == 5
+    assert all(text.startswith("t: ") and " c " not in text for text in table["claim"])
+
+
 def test_a_saturated_task_says_nothing_of_the_eye() -> None:
     """Both solve 97 of 100: that they differ by nothing shows no limit but the task's own."""
     right = np.arange(2000) % 100 >= 3

@@ -62,6 +62,16 @@ def test_means_by_hand() -> None:
     assert np.isnan(board.rank_low).all()
 
 
+def test_few_benchmarks_give_the_mean_the_interval_of_their_questions() -> None:
+    scores = {"a": {"X": 80.0, "Y": 60.0}, "b": {"X": 50.0, "Y": 40.0}}
+    (board,) = rank(table(scores, unit="percent", n=400, is_mean=True)).boards
+    assert board.mean_score.tolist() == pytest.approx([70, 45])
+    # Agresti and Caffo's error of each share of 400, in points, over two benchmarks
+    errors = [100 * math.sqrt((s := (share * 400 + 1) / 402) * (1 - s) / 402) for share in (0.8, 0.6)]
+    half = 1.959964 * math.hypot(*errors) / 2
+    assert (board.score_low[0], board.score_high[0]) == pytest.approx((70 - half, 70 + half), rel=1e-6)
+
+
 def test_sums_and_percentages_add_up_on_their_scales() -> None:
     claims = table({"a": {"MMB": 70.0}, "b": {"MMB": 60.0}})
     claims += table({"a": {"MME": 1500.0}, "b": {"MME": 1600.0}}, unit="points", worst=0.0, best=2000.0)
@@ -165,6 +175,8 @@ def test_questions_of_one_image_flip_together() -> None:
     # of 16 sign patterns, sums of at least 4 in size: 2 with all alike and 8 with one against three
     assert found.test == "sign flips"
     assert found.p == pytest.approx(10 / 16)
+    # changes of 1, six times, and of -1, twice: mean .5; clusters' sums less their mean: 1, 1, 1 and -3
+    assert (found.diff, found.error) == pytest.approx((0.5, math.sqrt(12) / 8))
 
 
 def test_missing_answers_are_counted_beside_the_pairs() -> None:

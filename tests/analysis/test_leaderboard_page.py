@@ -16,6 +16,7 @@ import polars as pl
 import pytest
 
 from vlm_backbones.analysis.leaderboard.tables import COLUMNS
+from vlm_backbones.analysis.leaderboard.text import _tex
 from vlm_backbones.analysis.leaderboard.write import write_leaderboard
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -91,6 +92,9 @@ def test_markdown_and_latex_say_the_same(study: Path) -> None:
     text = (study.parent / "leaderboard.md").read_text(encoding="utf-8")
     tex = (study.parent / "leaderboard.tex").read_text(encoding="utf-8")
     assert "| 1 | vip-llava Vicuna-1.5-13B | 2.62 " in text
+    assert re.findall(r"\n\n## (.*)\n\n[|-] ", text) == [
+        "12 benchmarks that 8 rows share", "16 benchmarks that 4 rows share", "What to know",
+    ]  # fmt: skip # without the empty lines a table is no table
     assert "1 & vip-llava Vicuna-1.5-13B & 2.62 " in tex
     assert "no samples exist" in text
     assert "no samples exist" in tex
@@ -109,6 +113,9 @@ def test_names_are_text_in_every_file(hostile: Path) -> None:
     tex = (hostile.parent / "leaderboard.tex").read_text(encoding="utf-8")
     assert "\\input" not in tex
     assert r"100\% \& more \#1" in tex
+    assert _tex("a$b_c{d}~^\\<>\u2212\u2013\u2193") == (
+        r"a\$b\_c\{d\}\textasciitilde{}\textasciicircum{}\textbackslash{}$<$$>$$-$--$\downarrow$"
+    )
     markdown = (hostile.parent / "leaderboard.md").read_text(encoding="utf-8")
     assert not re.search(r"(?<!\\)<(?!/?sup>)", markdown)
     assert {line.count(" | ") for line in markdown.splitlines() if line.startswith("| ")} == {5 + 6}

@@ -106,6 +106,13 @@ def test_a_malformed_table_names_line_and_remedy(tmp_path: Path, lines: list[str
         read_published(write_table(tmp_path / "t.csv", *lines, header=header))
 
 
+def test_every_malformed_line_is_named(tmp_path: Path) -> None:
+    table = write_table(tmp_path / "t.csv", "a,x,c,X,abc", "a,x,c,Y,1,1", "b,x,c,X,1", "b,x,c,Y,nan%", "b,x,c,Z,1,1")
+    with pytest.raises(DataError) as caught:
+        read_published(table)
+    assert [line[:10] for line in str(caught.value).splitlines()[1:]] == [f"  - line {n}" for n in (2, 3, 5, 6)]
+
+
 def test_a_table_that_is_no_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_bytes(b"\xff\xfe\x00,")

@@ -46,6 +46,14 @@ def test_cluster_permutation_equals_permuting_one_by_one(correct: np.ndarray) ->
     assert many.cochran_q_cluster_p(correct, cluster, rng) == pytest.approx(expected, abs=0.03)
 
 
+def test_the_least_p_of_permutations_is_the_observed_one_alone() -> None:
+    """Sixty clusters in which one run alone is right: no random order of the runs comes near."""
+    correct = np.zeros((3, 120))
+    correct[0] = 1
+    p = many.cochran_q_cluster_p(correct, np.arange(120) // 2, np.random.default_rng(0))
+    assert p == 1 / 10_001
+
+
 def test_holm_and_benjamini_hochberg_equal_statsmodels_and_skip_nan() -> None:
     p = np.array([0.01, 0.04, math.nan, 0.03, 0.2, 0.005])
     known = p[~np.isnan(p)]

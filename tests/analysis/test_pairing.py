@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlm_backbones.analysis._question_text import shared_head, shared_tail
-from vlm_backbones.analysis.pairing import Paired, pair_runs
+from vlm_backbones.analysis.pairing import Paired, pair_each, pair_runs
 from vlm_backbones.analysis.samples import read_samples
 from vlm_backbones.errors import LogError
 
@@ -67,6 +67,20 @@ def test_doc_keys_pair_whatever_the_numbers_are(study_dir: Path) -> None:
     assert paired.rows.shape == (2, 120)
     assert (paired.rows >= 0).all()
     assert paired.singletons
+
+
+def test_pairs_of_many_runs_are_those_of_each_two(tmp_path: Path, make: SimpleNamespace) -> None:
+    """Whether a third run shares their numbers and words, or has another prompt and questions of its own."""
+    make.log(tmp_path / "a", rows(make, [1, 0, 1]))
+    make.log(tmp_path / "b", rows(make, [1, 1, 0]))
+    for prompt in ("{}", "Q: {}"):
+        make.log(tmp_path / "c", rows(make, [0, 1, 1, 1], prompt))
+        frame = read_samples([tmp_path])
+        of = pair_each(frame, ["a", "b", "c"])
+        for two in (["a", "b"], ["b", "c"]):
+            expected = pair_runs(frame, two)
+            assert of(two).rows.tolist() == expected.rows.tolist()
+            np.testing.assert_array_equal(of(two).score, expected.score)
 
 
 @settings(deadline=None)

@@ -123,6 +123,8 @@ def test_similarity_compares_each_layer_with_each_on_the_common_documents(tmp_pa
         for row in part.iter_rows(named=True):
             i, j = (2 * "ab".index(row[f"run_{x}"]) + LAYERS.index(row[f"layer_{x}"]) for x in "ab")
             assert (row["cka"], row["cka_debiased"]) == (pytest.approx(biased[i, j]), pytest.approx(debiased[i, j]))
+    whole = [name for name, kind in table.schema.items() if kind == pl.Int64]
+    assert whole == ["layer_a", "layer_b", "n", "n_missing"]
     pairs = table.select("run_a", "layer_a", "run_b", "layer_b").unique()
     assert pairs.height == 12
     assert set(pairs.select("run_a", "run_b").iter_rows()) == {("a", "a"), ("a", "b"), ("b", "b")}

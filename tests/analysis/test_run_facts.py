@@ -1,0 +1,84 @@
+"""What a run's folder says of it, the learning rate that a sweep's trials choose, and constant confidences."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vlm_backbones.analysis.calibration_draws import _mean_draws
+from vlm_backbones.analysis.log_files import RunInfo, read_run_info
+from vlm_backbones.analysis.samples import load_logs, read_samples
+from vlm_backbones.analysis.sweep import choose_learning_rate
+from vlm_backbones.analysis.table_calibration import calibration
+from vlm_backbones.analysis.table_scores import scores
+from vlm_backbones.errors import LogError
+
+
+@pytest.mark.parametrize(
+    ("record", "backbone", "seed", "is_best"),
+    [
+        ({"backbone": "tiny", "seed": 3}, "tiny", 3, False),
+        ({"backbone": {"id": "tiny"}, "seed": 0, "is_best": True}, "tiny", 0, True),
+        ({"config": {"backbone": "tiny", "seed": 5}}, "tiny", 5, False),
+        ({"backbone": "tiny", "seed": 2, "config": {"backbone": "other", "seed": 5}}, "tiny", 2, False),
+        ({"config": "none"}, "run", 0, False),
+        ({"seed": None}, "run", 0, False),
+    ],
+)
+def test_a_run_says_its_backbone_and_seed(
+    tmp_path: Path, record: dict[str, Any], backbone: str, seed: int, is_best: bool
+) -> None:
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    assert read_run_info("run", tmp_path) == RunInfo("run", backbone, seed, tmp_path, is_best)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("{", "is not valid JSON"), ("[]", "holds no JSON object"), ('{"seed": "x"}', "seed is 'x'")]
+)
+def test_a_damaged_record_is_named(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(LogError, match=rf"run\.json.* {said}"):
+        read_run_info("run", tmp_path)
+
+
+def test_the_best_mean_over_tasks_is_chosen_and_of_equal_ones_the_smaller_rate(
+    tmp_path: Path, make: SimpleNamespace
+) -> None:
+    right = {0.1: (20, 10), 0.01: (10, 20), 0.001: (5, 20)}  # of 40, in each of two tasks
+    trials = {rate: tmp_path / f"lr{rate}" for rate in right}
+    for rate, counts in right.items():
+        for task, count in zip(("one", "two"), counts, strict=True):
+            make.log(trials[rate], [make.row(i, "a", "a", float(i < count)) for i in range(40)], task=task)
+    found = choose_learning_rate(trials, bootstrap=50, seed=3)
+    assert found["learning_rate"] == 0.01
+    first = found["trials"][0]
+    assert (first["learning_rate"], first["score"], first["n"]) == (0.1, 0.375, 80)
+    logs = load_logs([], {str(rate): folder for rate, folder in trials.items()})
+    expected = scores(logs, bootstrap=50, seed=3).filter(run="0.1", task="one").to_dicts()[0]
+    assert first["tasks"]["one"] == {key: expected[key] for key in ("value", "ci_low", "ci_high", "n", "n_missing")}
+    halves = [(row["ci_high"] - row["ci_low"]) / 2 for row in first["tasks"].values()]
+    half = math.hypot(*halves) / 2
+    assert (first["ci_low"], first["ci_high"]) == pytest.approx((0.375 - half, 0.375 + half))
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_a_constant_confidence_is_said_to_be(tmp_path: Path, make: SimpleNamespace, constant: bool) -> None:
+    logprobs = [math.log(0.7 if constant else 0.5 + i / 400) for i in range(80)]
+    extra = [[{"reasoning_tokens": {"logprob": logprob, "token_count": 1}}] for logprob in logprobs]
+    rows = [make.row(i, "a", "ab"[i % 2], float(i % 2 == 0), token_counts=extra[i]) for i in range(80)]
+    make.log(tmp_path / "a", rows)
+    notes = calibration(read_samples([tmp_path]))["note"].to_list()
+    assert notes
+    assert all(("the confidence is constant" in (note or "")) == constant for note in notes)
+
+
+def test_means_of_draws_leave_unknown_values_and_empty_groups_out() -> None:
+    weights = np.array([[1.0, 1.0, 1.0], [2.0, 0.0, 1.0], [0.0, 3.0, 0.0]])
+    found = _mean_draws(np.array([1.0, math.nan, 0.0]), np.array([0, 1, 0]), weights)  # nothing in the third group
+    np.testing.assert_array_equal(found, [0.5, 0.5, math.nan])
