@@ -55,6 +55,9 @@ def test_binned_errors_by_hand() -> None:
     assert measure.ece_mass(confidence, correct) == pytest.approx(0.35)
     # Debiased: (.16 - .25/1 + .09 - 0)/2 = 0, the root of its positive part.
     assert measure.ece_debiased(confidence, correct) == pytest.approx(0, abs=1e-7)
+    # four of five are .9, one of them right: .65^2 - .25 * .75 / 3; .3 once adds nothing
+    confidence, correct = np.array([0.9, 0.9, 0.9, 0.9, 0.3]), np.array([1.0, 0, 0, 0, 0])
+    assert measure.ece_debiased(confidence, correct) == pytest.approx(math.sqrt(0.8 * (0.4225 - 0.0625)))
 
 
 def test_risk_coverage_by_hand() -> None:

@@ -154,7 +154,10 @@ def test_a_perturbed_subset_is_compared_with_the_same_documents(tmp_path: Path, 
     folder = tmp_path / "RUN" / "logs"
     make.log(folder / "clean" / "m", rows(range(6), [1.0, 1.0, 1.0, 0.0, 1.0, 1.0], "clean"))
     make.log(folder / "shift4" / "m", rows(range(2, 6), [0.0, 0.0, 1.0, 0.0], "shift4"))
-    table = scores(load_logs([tmp_path]), bootstrap=200)
+    make.log(
+        folder / "clean" / "m", rows(range(5, -1, -1), [0.0] * 6, "clean"), task="other"
+    )  # nothing to pair it with
+    table = scores(load_logs([tmp_path]), bootstrap=200).filter(task="vqa")
     assert table["metric"].to_list() == ["exact_match", "exact_match", "exact_match minus clean"]
     change = table.row(2, named=True)
     # documents 2 to 5: clean 1, 0, 1, 1 and perturbed 0, 0, 1, 0

@@ -51,6 +51,18 @@ def test_phi_bounds_by_hand() -> None:
     assert pair.phi_scaled(-0.2, -0.5, 0.8) == pytest.approx(-0.4)
 
 
+def test_every_measure_stands_under_its_name() -> None:
+    """Of 100 questions 40 both right, 10 only the first, 20 only the second, 30 neither."""
+    found = {name: float(value) for name, value in pair.count_measures(40, 10, 20, 30).items()}
+    top = math.sqrt(6_000_000)
+    assert found == pytest.approx({
+        "phi": 1000 / top, "phi_min": -2000 / top, "phi_max": 2000 / top, "phi_scaled": 0.5,
+        "kappa": (0.7 - 0.5) / (1 - 0.5),  # expected: .5 * .6 + .5 * .4
+        "jaccard_solved": 40 / 70, "jaccard_failed": 30 / 60, "union_accuracy": 0.7, "intersection_accuracy": 0.4,
+        "oracle_gain": 0.7 - 0.6, "negative_flip_rate": 0.1, "positive_flip_rate": 0.2, "yule_q": 5 / 7,
+    })  # fmt: skip
+
+
 @given(COUNTS)
 @settings(max_examples=200, deadline=None)
 def test_symmetry_and_bounds(counts: tuple[int, int, int, int]) -> None:
