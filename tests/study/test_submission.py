@@ -18,7 +18,7 @@ from vlm_backbones.pipeline import plan_study
 from vlm_backbones.study import load_study
 from vlm_backbones.submission import job_states, settings_for, submit_study
 
-MINUTES = 6
+MINUTES = 10
 
 
 def is_slurm_up() -> bool:
