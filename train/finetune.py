@@ -153,7 +153,7 @@ def _refuse_other_sharding(study: Study) -> None:
 
 def _is_trained(study: Study, record: RunRecord, recipe: Recipe, examples: dict[str, list[Example]], out: Path) -> bool:
     """Train; false where memory was not enough and smaller parts are to be tried."""
-    record.write(stages={}, seconds={})
+    record.write(stages={}, seconds={}, data_wait_share={})
     try:
         _train(study, record, recipe, examples, out)
     except SmallerParts:
@@ -269,13 +269,17 @@ def _train_stage(
         report_to=study.report_to,
     )
     try:
-        held = run_stage(stage, model)
+        measured = run_stage(stage, model)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
         halve(record.run_dir, name, micro_batch_size(stage))
-    record.content["stages"][name] = {**_stage_facts(data, examples, stage, features), "held_bytes": held}
+    record.content["stages"][name] = {
+        **_stage_facts(data, examples, stage, features),
+        "held_bytes": measured.held_bytes,
+    }
     record.content["seconds"][name] = round(time.monotonic() - start, 2)
+    record.content["data_wait_share"][name] = measured.data_wait_share
     record.write()
 
 
