@@ -33,6 +33,7 @@ from vlm_backbones.study import Study, load_study
 from vlm_backbones.train.card import model_card
 from vlm_backbones.train.dataset import StageData, build_stage_data, parameter_dtype
 from vlm_backbones.train.features import Features, load_features
+from vlm_backbones.train.loss import has_fused_loss
 from vlm_backbones.train.memory import LessMemory, free_memory, is_out_of_memory, use_less, within_memory
 from vlm_backbones.train.processes import is_handed_weights, processes, sharding
 from vlm_backbones.train.progress import quieten
@@ -292,6 +293,7 @@ def _stage_facts(data: StageData, examples: list[Example], stage: Stage, feature
         "batch_size": max(len(step) for step in data.order),
         "micro_batch_size": micro_batch_size(stage),
         "gradient_checkpointing": stage.recipe.gradient_checkpointing,
+        "fused_loss": has_fused_loss(stage.recipe),
         "image_processor": hash_json(features.spec.image_processor.to_json_string()),
         "examples": len(examples),
         "examples_seen": len(seen),

@@ -24,6 +24,7 @@ from vlm_backbones.train.dataset import MicroBatches, StageData, first, paramete
 from vlm_backbones.train.fast_llama import use_fast_layers
 from vlm_backbones.train.features import Features
 from vlm_backbones.train.lora import add_lora
+from vlm_backbones.train.loss import fuse_head, has_fused_loss
 from vlm_backbones.train.processes import found_by_main, processes, sharding
 from vlm_backbones.train.projector_hooks import add_projector_hooks
 from vlm_backbones.train.quantization import quantize_layers
@@ -111,6 +112,8 @@ def _build_trained(stage: Stage, model: Any) -> Any:
             use_fast_layers(trained.model.language_model)
         speed_linear_layers(trained)
     lower_frozen_layers(trained, parameter_dtype(recipe.precision))
+    if has_fused_loss(recipe):
+        fuse_head(trained)
     return trained
 
 
