@@ -179,6 +179,7 @@ def _train(study: Study, record: RunRecord, recipe: Recipe, examples: dict[str, 
     tower = get_vision_tower(study.vision_tower)
     record.write(files={backbone: part_files(get_backbone(backbone)), study.vision_tower: part_files(tower)})
     features = load_features(study, out, examples)
+    record.write(features={name: stage.facts() for name, stage in features.items()})
 
     # 3. the stages in order, each continued where it was interrupted
     for name, stage_recipe in recipe.stages.items():
