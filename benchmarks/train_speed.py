@@ -7,18 +7,20 @@ Same model, examples, batch size and learning rate; `--steps` are divided among 
 The Trainer gets what a user would write first: pictures and text through the processor, one conversation a picture,
 padded, labels on the answers, its default order. Both sides are charged with composing the model; ours also with
 tokenising and with its share of the feature cache, which the study computes once for all its backbones and steps. Runs
-alternate; rates are of the median times. The last line is JSON.
+alternate; rates are of the median times. The last line is JSON; its `data_wait_share` is the median share of ours' step
+loops that waited for a micro-batch, by stage.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,10 @@ def main() -> int:
     share = setting.cache_seconds_per_step * sum(recipe.steps for recipe in setting.recipes.values()) * len(backbones)
     seconds["ours"] = [_measure.Seconds(run.wall + share, run.cpu + share) for run in seconds["ours"]]
     count = sum(recipe.steps * recipe.batch_size for recipe in setting.recipes.values()) * len(backbones)
-    _measure.print_result(f"train_speed_{given.peer}", seconds, count=count, threads=given.threads)
+    waits = {stage: round(statistics.median(shares), 4) for stage, shares in setting.data_wait_shares.items()}
+    _measure.print_result(
+        f"train_speed_{given.peer}", seconds, count=count, threads=given.threads, data_wait_share=waits
+    )
     return 0
 
 
@@ -61,6 +66,8 @@ class Setting:
     features: Mapping[str, Any]
     cache_seconds_per_step: float
     folder: Path
+    data_wait_shares: dict[str, list[float]] = field(default_factory=dict)
+    """By stage, of each of our trainings with the features of `features`."""
 
 
 def prepare(name: str, folder: str, steps: int, stages: Sequence[str] | None) -> Setting:
@@ -103,7 +110,9 @@ def train_ours(setting: Setting, backbone: str, features: Mapping[str, Any] | No
         own = (features or setting.features)[stage]
         with tempfile.TemporaryDirectory(dir=setting.folder) as run:
             data = build_stage_data(setting.examples[stage], own, recipe, model, processor)
-            run_stage(Stage(stage, recipe, data, own, Path(run), "benchmark", 0, []), model)
+            measured = run_stage(Stage(stage, recipe, data, own, Path(run), "benchmark", 0, []), model)
+            if features is None:
+                setting.data_wait_shares.setdefault(stage, []).append(measured.data_wait_share)
 
 
 def train_uncached(setting: Setting, backbone: str) -> None:

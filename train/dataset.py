@@ -1,8 +1,10 @@
-"""A stage's micro-batches as a dataset: item i is the i-th micro-batch, collated when it is asked for."""
+"""A stage's micro-batches as a dataset: item i is the i-th micro-batch, collated while the one before is trained on."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,12 +64,20 @@ def build_stage_data(
 
 
 class MicroBatches(Dataset[dict[str, Any]]):
-    """Micro-batches in the order of the steps; `parts` of them make a step."""
+    """Micro-batches in the order of the steps; `parts` of them make a step.
+
+    While a step runs, one thread prepares the next: pictures are opened and states read behind the model's work. What
+    fails there is raised where its micro-batch is asked for.
+    """
 
     def __init__(self, data: StageData, features: Features, recipe: StageRecipe, *, world_size: int = 1) -> None:
         self._data, self._features, self._weighting = data, features, recipe.answer_weighting
         self.parts = self._count_parts(recipe, world_size)
         self.world_size = world_size
+        self.waited_seconds = 0.0
+        """What was spent in asking: the step loop stood still meanwhile."""
+        self._thread = ThreadPoolExecutor(1, "next-batches")
+        self._ahead: dict[int, Future[dict[str, Any]]] = {}
 
     def _count_parts(self, recipe: StageRecipe, world_size: int) -> int:
         """Return the fewest equal parts of a step that fit the devices and the memory bound."""
@@ -92,6 +102,17 @@ class MicroBatches(Dataset[dict[str, Any]]):
         return len(self._data.order) * self.parts
 
     def __getitem__(self, item: int) -> dict[str, Any]:
+        start = time.perf_counter()
+        # one of several processes asks for every `world_size`-th, a whole step of its own at a time
+        last = min(item + self.parts, len(self) - 1)
+        for number in range(item, last + 1, self.world_size):
+            if number not in self._ahead:
+                self._ahead[number] = self._thread.submit(self._collate, number)
+        batch = self._ahead.pop(item).result()
+        self.waited_seconds += time.perf_counter() - start
+        return batch
+
+    def _collate(self, item: int) -> dict[str, Any]:
         step, part = divmod(item, self.parts)
         indices = self._data.order[step]
         size = len(indices) // self.parts

@@ -9,7 +9,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,16 @@ from vlm_backbones.data.feature_cache import (
     FeatureCache,
     FeatureSpec,
     build_feature_cache,
+    feature_folder,
     feature_statistics,
     unique_images,
 )
+from vlm_backbones.data.feature_probe import FeatureProbe, probe_features
+from vlm_backbones.data.order import count_steps
 from vlm_backbones.errors import ConfigError, VlmBackbonesError
+from vlm_backbones.recipe import StageRecipe
 from vlm_backbones.study import Study, load_study
-from vlm_backbones.train.processes import processes
+from vlm_backbones.train.processes import found_by_main, processes, sharding
 from vlm_backbones.train.progress import Progress, quieten
 from vlm_backbones.train.weights import working_copy
 from vlm_backbones.vision import get_vision_tower, squared_as
@@ -41,12 +45,18 @@ VERSION = 3
 
 @dataclass(frozen=True)
 class Features:
-    """What the projector reads in training: cached states, or pixels for the tower where the set is too large."""
+    """What the projector reads in training: cached states, or pixels for the tower where they are not cached."""
 
     spec: FeatureSpec
     cache: FeatureCache | None
     mean: torch.Tensor
     std: torch.Tensor
+    probe: FeatureProbe | None = None
+    """What computing and reading them take; None where there are no pictures."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return what run.json says of them."""
+        return {"is_cached": self.cache is not None, **(asdict(self.probe) if self.probe else {})}
 
     def tower(self) -> nn.Module:
         """Return the module that takes the tower's place in the model."""
@@ -68,7 +78,7 @@ class Features:
 
 
 def load_features(study: Study, out: Path, examples: dict[str, list[Example]]) -> dict[str, Features]:
-    """Return the features of each stage's pictures, from the cache under `out` where they fit.
+    """Return the features of each stage's pictures, from the cache under `out` where they fit and it saves time.
 
     Stages whose pictures are preprocessed alike share one cache. All stages are standardised by the last one's mean
     and deviation, since one projector goes through them all; where the recipe says not to, by 0 and 1.
@@ -80,30 +90,77 @@ def load_features(study: Study, out: Path, examples: dict[str, list[Example]]) -
         tower = tower.to(processes().device)
     by_aspect: dict[str | None, Features] = {}
     stages = study.recipe.stages
+    # before VipLlava's projector stands its own norm, into which nothing could be folded
+    standardizes = study.recipe.standardize_features and not row.is_multi_layer
     for aspect in dict.fromkeys(stage.image_aspect_ratio for stage in stages.values()):
-        rows = [examples[name] for name, stage in stages.items() if stage.image_aspect_ratio == aspect]
+        alike = {name: stage for name, stage in stages.items() if stage.image_aspect_ratio == aspect}
         processor = build_image_processor(squared_as(row, aspect))
         spec = FeatureSpec(tower, processor, row.feature_layers, row.select_strategy)
-        by_aspect[aspect] = _features_of(spec, out, unique_images(example for each in rows for example in each))
+        use = _Use(
+            images=unique_images(example for name in alike for example in examples[name]),
+            views=len(study.runs()) * sum(_views(examples[name], stage) for name, stage in alike.items()),
+            standardizes=standardizes,
+            is_exact=sharding() == "none" and {stage.precision for stage in alike.values()} == {"float32"},
+        )
+        by_aspect[aspect] = _features_of(spec, out, use)
     last = by_aspect[list(stages.values())[-1].image_aspect_ratio]
-    mean, std = last.mean, last.std
-    # before VipLlava's projector stands its own norm, into which nothing could be folded
-    if row.is_multi_layer or not study.recipe.standardize_features:
-        mean, std = torch.zeros_like(mean), torch.ones_like(std)
-    return {name: replace(by_aspect[stage.image_aspect_ratio], mean=mean, std=std) for name, stage in stages.items()}
+    return {
+        name: replace(by_aspect[stage.image_aspect_ratio], mean=last.mean, std=last.std)
+        for name, stage in stages.items()
+    }
 
 
-def _features_of(spec: FeatureSpec, out: Path, images: dict[bytes, ImageSource]) -> Features:
-    if not images:  # text only: the projector sees no features
-        width = int(spec.tower.config.hidden_size) * len(spec.layers)  # type: ignore[union-attr]
-        return Features(spec, None, torch.zeros(width), torch.ones(width))
-    budget = _budget_gb() * 2**30
+@dataclass(frozen=True)
+class _Use:
+    """What a study does with pictures that are prepared alike."""
+
+    images: dict[bytes, ImageSource]
+    views: float
+    """How often they are read in all its trainings."""
+    standardizes: bool
+    is_exact: bool
+    """Whether the tower computes in training as it does for the cache."""
+
+
+def _views(examples: Sequence[Example], recipe: StageRecipe) -> float:
+    steps = count_steps(len(examples), recipe.batch_size, recipe.steps, recipe.epochs)
+    return steps * recipe.batch_size * sum(example.image is not None for example in examples) / len(examples)
+
+
+def _features_of(spec: FeatureSpec, out: Path, use: _Use) -> Features:
+    width = int(spec.tower.config.hidden_size) * len(spec.layers)  # type: ignore[union-attr]
+    neutral = torch.zeros(width), torch.ones(width)
+    if not use.images:  # text only: the projector sees no features
+        return Features(spec, None, *neutral)
+    budget = int(_budget_gb() * 2**30)
+    place = feature_folder(out / "features", use.images, spec)
+    # by the main process: towers in some and caches in others could not train together
+    probe = found_by_main(lambda: probe_features(place, use.images, spec))
+    may_choose = use.is_exact and probe.is_same_alone
+    pays = probe.saves(pictures=len(use.images), views=use.views, needs_statistics=use.standardizes)
+    is_wanted = pays or not may_choose
     progress = Progress(out / "progress.json", "features")
-    cache = build_feature_cache(out / "features", images, spec, budget_bytes=int(budget), progress=progress.update)
+    cache = build_feature_cache(
+        out / "features",
+        use.images,
+        spec,
+        budget_bytes=budget if is_wanted else 0,
+        progress=progress.update,
+    )
+    if processes().is_main_process:
+        why = "" if may_choose else " (not by these times: computed in training they would have other last digits)"
+        if is_wanted and cache is None:
+            why = " (larger than VLM_BACKBONES_FEATURE_CACHE_GB)"
+        print(f"{_measured(probe, use)}: {'not cached' if cache is None else 'cached'}{why}", flush=True)
     if cache is not None:
-        return Features(spec, cache, cache.mean, cache.std)
-    mean, std = feature_statistics(images, spec)
-    return Features(spec, None, mean, std)
+        return Features(spec, cache, *((cache.mean, cache.std) if use.standardizes else neutral), probe)
+    known = feature_statistics(place, use.images, spec, progress.update) if use.standardizes else neutral
+    return Features(spec, None, *known, probe)
+
+
+def _measured(probe: FeatureProbe, use: _Use) -> str:
+    times = f"{1000 * probe.compute_seconds:.1f} ms a picture to compute, {1000 * probe.read_seconds:.2f} ms to read"
+    return f"features: {times}; {len(use.images):,} pictures, read {use.views:,.0f} times"
 
 
 def _budget_gb() -> float:
@@ -134,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     for name, stage in features.items():
-        count = "larger than the budget: they stream" if stage.cache is None else f"{len(stage.cache.rows)} cached"
+        count = "none cached, computed as they are read" if stage.cache is None else f"{len(stage.cache.rows)} cached"
         print(f"features of the pictures of {name}: {count}")
     return 0
 

@@ -33,7 +33,8 @@ from vlm_backbones.study import Study, load_study
 from vlm_backbones.train.card import model_card
 from vlm_backbones.train.dataset import StageData, build_stage_data, parameter_dtype
 from vlm_backbones.train.features import Features, load_features
-from vlm_backbones.train.memory import SmallerParts, free_memory, halve, is_out_of_memory, within_memory
+from vlm_backbones.train.loss import has_fused_loss
+from vlm_backbones.train.memory import LessMemory, free_memory, is_out_of_memory, use_less, within_memory
 from vlm_backbones.train.processes import is_handed_weights, processes, sharding
 from vlm_backbones.train.progress import quieten
 from vlm_backbones.train.run_record import (
@@ -152,11 +153,11 @@ def _refuse_other_sharding(study: Study) -> None:
 
 
 def _is_trained(study: Study, record: RunRecord, recipe: Recipe, examples: dict[str, list[Example]], out: Path) -> bool:
-    """Train; false where memory was not enough and smaller parts are to be tried."""
-    record.write(stages={}, seconds={})
+    """Train; false where memory was not enough and less is to be tried."""
+    record.write(stages={}, seconds={}, data_wait_share={})
     try:
         _train(study, record, recipe, examples, out)
-    except SmallerParts:
+    except LessMemory:
         return False
     return True
 
@@ -178,6 +179,7 @@ def _train(study: Study, record: RunRecord, recipe: Recipe, examples: dict[str, 
     tower = get_vision_tower(study.vision_tower)
     record.write(files={backbone: part_files(get_backbone(backbone)), study.vision_tower: part_files(tower)})
     features = load_features(study, out, examples)
+    record.write(features={name: stage.facts() for name, stage in features.items()})
 
     # 3. the stages in order, each continued where it was interrupted
     for name, stage_recipe in recipe.stages.items():
@@ -269,13 +271,17 @@ def _train_stage(
         report_to=study.report_to,
     )
     try:
-        held = run_stage(stage, model)
+        measured = run_stage(stage, model)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        halve(record.run_dir, name, micro_batch_size(stage))
-    record.content["stages"][name] = {**_stage_facts(data, examples, stage, features), "held_bytes": held}
+        use_less(record.run_dir, name, recipe, stage.recipe, micro_batch_size(stage))
+    record.content["stages"][name] = {
+        **_stage_facts(data, examples, stage, features),
+        "held_bytes": measured.held_bytes,
+    }
     record.content["seconds"][name] = round(time.monotonic() - start, 2)
+    record.content["data_wait_share"][name] = measured.data_wait_share
     record.write()
 
 
@@ -287,6 +293,8 @@ def _stage_facts(data: StageData, examples: list[Example], stage: Stage, feature
         "steps": len(data.order),
         "batch_size": max(len(step) for step in data.order),
         "micro_batch_size": micro_batch_size(stage),
+        "gradient_checkpointing": stage.recipe.gradient_checkpointing,
+        "fused_loss": has_fused_loss(stage.recipe),
         "image_processor": hash_json(features.spec.image_processor.to_json_string()),
         "examples": len(examples),
         "examples_seen": len(seen),

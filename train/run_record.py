@@ -21,7 +21,17 @@ from vlm_backbones.cache import atomic_write_text
 from vlm_backbones.errors import ConfigError, DataError
 from vlm_backbones.train.processes import processes, sharding
 
-_PACKAGES = ("vlm-backbones", "torch", "transformers", "accelerate", "peft", "datasets", "numpy", "pillow")
+_PACKAGES = (
+    "vlm-backbones",
+    "torch",
+    "transformers",
+    "accelerate",
+    "peft",
+    "datasets",
+    "numpy",
+    "pillow",
+    "liger-kernel",
+)
 
 
 def hash_json(value: Any) -> str:

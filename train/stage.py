@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from dataclasses import dataclass
+import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from vlm_backbones.train.dataset import MicroBatches, StageData, first, paramete
 from vlm_backbones.train.fast_llama import use_fast_layers
 from vlm_backbones.train.features import Features
 from vlm_backbones.train.lora import add_lora
+from vlm_backbones.train.loss import fuse_head, has_fused_loss
 from vlm_backbones.train.processes import found_by_main, processes, sharding
 from vlm_backbones.train.projector_hooks import add_projector_hooks
 from vlm_backbones.train.quantization import quantize_layers
@@ -61,30 +63,38 @@ class Stage:
         return self.run_dir / self.name
 
 
-def run_stage(stage: Stage, model: Any) -> Any:
+@dataclass(frozen=True)
+class Measured:
+    """What was measured while a stage trained, kept in its stage.json."""
+
+    held_bytes: int | None
+    """Of weights, gradients and moments that a process held; None where DeepSpeed has them in its own buffers."""
+    data_wait_share: float | None
+    """Of the seconds in the step loop since its last start, those that the main process waited for a micro-batch; None
+    where a version that did not measure it trained the stage."""
+
+
+def run_stage(stage: Stage, model: Any) -> Measured:
     """Train one stage of the model, or load the stage's result where it is finished.
 
     Of several processes the main one has the trained weights afterwards; it hands them on when the next stage starts.
-
-    Returns
-    -------
-    The bytes of weights, gradients and moments that a process held; None where DeepSpeed has them in its own buffers.
     """
     choose_trainable(model, stage.recipe)
     if found_by_main(lambda: _is_finished(stage)):
         if processes().is_main_process:
             load_trainable(model, stage.folder / TRAINABLE_FILE)
-        return found_by_main(lambda: _read_result(stage).get("held_bytes"))
+        done = found_by_main(lambda: _read_result(stage))
+        return Measured(done.get("held_bytes"), done.get("data_wait_share"))
     if processes().is_main_process:
         _forget_other_content(stage)
     processes().wait_for_everyone()
     trained = _build_trained(stage, model)
-    held = _train(stage, trained)
+    measured = _train(stage, trained)
     _take_back(stage, trained, model)
     if processes().is_main_process:
-        _finish(stage, model, held)
+        _finish(stage, model, measured)
     processes().wait_for_everyone()
-    return held
+    return measured
 
 
 def _build_trained(stage: Stage, model: Any) -> Any:
@@ -102,6 +112,8 @@ def _build_trained(stage: Stage, model: Any) -> Any:
             use_fast_layers(trained.model.language_model)
         speed_linear_layers(trained)
     lower_frozen_layers(trained, parameter_dtype(recipe.precision))
+    if has_fused_loss(recipe):
+        fuse_head(trained)
     return trained
 
 
@@ -145,7 +157,7 @@ def micro_batch_size(stage: Stage) -> int:
     return stage.recipe.batch_size // _batches(stage).parts
 
 
-def _train(stage: Stage, model: Any) -> int | None:
+def _train(stage: Stage, model: Any) -> Measured:
     world_size, batches = processes().num_processes, _batches(stage)
     sizes = [sum(len(stage.data.packed[index].ids) for index in step) for step in stage.data.order]
     trainer = BackboneTrainer(
@@ -159,11 +171,14 @@ def _train(stage: Stage, model: Any) -> int | None:
     trainer.remove_callback(PrinterCallback)  # metrics.jsonl and progress.json say it all
     resume = found_by_main(lambda: last_sealed(stage.folder))
     model.train()
+    start = time.perf_counter()
     try:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     except NotFiniteError as error:
         raise ConfigError(_explain(stage, error)) from None
-    return None if sharding().startswith("zero") else held_bytes(model, trainer.optimizer)
+    waited = batches.waited_seconds / (time.perf_counter() - start)
+    held = None if sharding().startswith("zero") else held_bytes(model, trainer.optimizer)
+    return Measured(held, round(waited, 4))
 
 
 def _explain(stage: Stage, error: NotFiniteError) -> str:
@@ -258,13 +273,13 @@ def _forget_other_content(stage: Stage) -> None:
     atomic_write_text(marker, stage.fingerprint)
 
 
-def _finish(stage: Stage, model: Any, held: int | None) -> None:
+def _finish(stage: Stage, model: Any, measured: Measured) -> None:
     """Keep what the stage trained, then drop its Trainer checkpoints."""
     choose_trainable(model, stage.recipe)
     with staged_path(stage.folder / TRAINABLE_FILE) as staged:
         save_file(trainable_state(model), staged)
     digest = file_sha256(stage.folder / TRAINABLE_FILE)
-    result = {"fingerprint": stage.fingerprint, "held_bytes": held, "sha256": digest}
+    result = {"fingerprint": stage.fingerprint, **asdict(measured), "sha256": digest}
     atomic_write_text(stage.folder / "stage.json", json.dumps(result))
     for folder in stage.folder.glob("checkpoint-*"):
         shutil.rmtree(folder)

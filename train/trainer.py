@@ -14,6 +14,7 @@ from transformers import Trainer
 from transformers.trainer import SCHEDULER_NAME
 
 from vlm_backbones.errors import ConfigError
+from vlm_backbones.train.loss import FusedHead
 from vlm_backbones.train.processes import processes, sharding
 from vlm_backbones.train.trainer_checkpoints import load_shards, save_shards, seal
 from vlm_backbones.train.weights import load_trainable, trainable_state
@@ -38,6 +39,7 @@ class BackboneTrainer(Trainer):
     def __init__(self, *args: Any, projector_learning_rate: float | None = None, **kwargs: Any) -> None:
         layers = _decoder_layers(kwargs["model"])
         self._layers, self._layer_count = sorted({type(layer).__name__ for layer in layers}), len(layers)
+        self._fused_head = next((part for part in kwargs["model"].modules() if isinstance(part, FusedHead)), None)
         super().__init__(*args, **kwargs)
         self.loss_is_scaled_for_ga = True
         self._projector_learning_rate = projector_learning_rate
@@ -91,6 +93,8 @@ class BackboneTrainer(Trainer):
         """Return the weighted mean of the supervised tokens' cross-entropy over the step."""
         calls = inputs["layout"].calls
         calls.count = 0
+        if self._fused_head is not None:
+            self._fused_head.targets = inputs["labels"]
         outputs = model(
             input_ids=inputs["input_ids"],
             position_ids=inputs["position_ids"],
@@ -101,9 +105,13 @@ class BackboneTrainer(Trainer):
             use_cache=False,
         )
         self._check_layout(calls.count)
-        logits = outputs.logits[0].float()  # (supervised, vocabulary)
-        losses = nn.functional.cross_entropy(logits, inputs["labels"], reduction="none")
-        loss = (losses * inputs["weights"]).sum() / (num_items_in_batch or inputs["weight_sum"])
+        if self._fused_head is not None:
+            total = outputs.logits.float()
+        else:
+            logits = outputs.logits[0].float()  # (supervised, vocabulary)
+            losses = nn.functional.cross_entropy(logits, inputs["labels"], reduction="none")
+            total = (losses * inputs["weights"]).sum()
+        loss = total / (num_items_in_batch or inputs["weight_sum"])
         if not torch.isfinite(loss):
             raise NotFiniteError(f"the loss is {loss.item()}", self.state.global_step + 1, inputs["examples"])
         loss = loss * self.accelerator.num_processes  # gradients are averaged over devices

@@ -3,8 +3,9 @@
 Operations, per example of T tokens (image tokens and text) through an LLM of N parameters in its layers, of which each
 costs a multiplication and an addition a token (Kaplan et al. 2020): 2 N T forward; as much again for the gradients of
 the activations, which reach the projector through the whole LLM; as much again for the gradients of the weights where
-the LLM is trained in full; and another forward where activations are recomputed. Attention adds 2 T^2 d a layer forward
-(causal: half of 4 T^2 d). The vision tower adds a forward per picture, and the output head its supervised tokens.
+the LLM is trained in full; and another forward where activations are recomputed, or may be. Attention adds 2 T^2 d a
+layer forward (causal: half of 4 T^2 d). The vision tower adds a forward per picture, and the output head its supervised
+tokens.
 
 Hours = operations / (GPUs x peak x utilisation). The utilisations are fitted to the hours that LLaVA-1.5 and ViP-LLaVA
 publish for eight A100 (docs/reproducing.md); their eight runs come out within 20 %.
@@ -173,7 +174,7 @@ def estimate_stage(
     supervised = data.text_tokens / 2 if recipe.chat_format != "plain" else data.text_tokens
     full = "llm" in recipe.trainable and recipe.lora is None
     forward = 2 * shapes.linear * tokens + 2 * tokens**2 * shapes.hidden * shapes.layers
-    passes = 2 + full + recipe.gradient_checkpointing
+    passes = 2 + full + _recomputes(recipe)
     head = 2 * shapes.vocabulary * shapes.hidden * supervised * (2 + full)
     example = forward * passes + head + 2 * shapes.tower * (tower.image_tokens + 1) * data.with_image
     adapters = recipe.lora.r * shapes.lora_sizes if recipe.lora is not None else 0
@@ -214,12 +215,17 @@ def _activations(recipe: StageRecipe, shapes: Shapes, tokens: int, supervised: f
         edges=tokens * shapes.hidden * 4 * shapes.layers,
         # eight states of the hidden size (norms, query to output, sums) and three of the MLP's
         inside=tokens * (8 * shapes.hidden + 3 * shapes.intermediate) * _width(recipe),
-        kept_layers=1 if recipe.gradient_checkpointing else shapes.layers,
+        kept_layers=1 if _recomputes(recipe) else shapes.layers,
         logits=supervised * shapes.vocabulary * 4 * 3,
         rows=recipe.micro_batch_size or max(1, min(recipe.batch_size, _FLAT_TOKENS // tokens)),
         batch_size=recipe.batch_size,
         width=_width(recipe),
     )
+
+
+def _recomputes(recipe: StageRecipe) -> bool:
+    """Whether activations are recomputed; where the recipe leaves it open, they are as soon as memory is short."""
+    return recipe.gradient_checkpointing is not False
 
 
 def _width(recipe: StageRecipe) -> int:

@@ -88,6 +88,7 @@ _FACTS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "the order of the examples differs": _of_stages("order_sha256"),
     "the examples an optimizer step (the effective batch) differ": _of_stages("batch_size"),
     "the optimizer steps differ": _of_stages("steps"),
+    "the loss is computed by liger-kernel in some runs only": _of_stages("fused_loss"),
     "the examples seen differ": _of_stages("examples_seen"),
     "pictures are not prepared alike": _of_stages("image_processor"),
     "the vision towers differ": lambda record: record.get("facts", {}).get("vision_tower"),

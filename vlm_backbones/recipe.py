@@ -58,8 +58,9 @@ class StageRecipe(Strict):
     lora: Lora | None = None
     quantization: Literal["nf4"] | None = None
     """Holds the frozen LLM in 4 bits under its adapters (QLoRA: NF4, double quantisation, bf16 products)."""
-    gradient_checkpointing: bool = False
-    """Recompute each layer in the backward pass instead of keeping its activations."""
+    gradient_checkpointing: bool | None = None
+    """Recompute each layer in the backward pass instead of keeping its activations; left out, where memory is not
+    enough without. What is learned does not depend on it."""
     chat_format: str | None = None
     """Name of a template of this stage alone, as `plain` in LLaVA's pretraining; left out, the study's."""
     image_aspect_ratio: Literal["pad", "crop"] | None = None

@@ -12,7 +12,13 @@ import pytest
 import torch
 
 from vlm_backbones.data.conversations import load_examples
-from vlm_backbones.data.feature_cache import FeatureSpec, build_feature_cache, unique_images
+from vlm_backbones.data.feature_cache import (
+    FeatureSpec,
+    build_feature_cache,
+    feature_folder,
+    feature_statistics,
+    unique_images,
+)
 from vlm_backbones.data.order import GROUPED_BATCHES, build_order, count_steps, order_examples
 from vlm_backbones.errors import DataError
 from vlm_backbones.recipe import StageRecipe
@@ -107,6 +113,18 @@ def test_the_cache_holds_the_towers_states_and_their_statistics(parts: Path, spe
     flat = cache.gather(range(len(images))).flatten(0, 1)
     assert torch.allclose((flat - cache.mean).mean(0), torch.zeros(32), atol=1e-4)
     assert torch.allclose(flat.std(0, correction=0), cache.std, atol=1e-3)
+
+
+def test_the_statistics_without_a_cache_are_the_caches(parts: Path, spec: FeatureSpec, tmp_path: Path) -> None:
+    images = unique_images(load_examples([parts / "data"]))
+    cache = build_feature_cache(tmp_path / "cached", images, spec, budget_bytes=10**9)
+    assert cache is not None
+    place, calls = feature_folder(tmp_path / "streamed", images, spec), []
+    for _ in range(2):  # computed, then remembered
+        mean, std = feature_statistics(place, images, spec, lambda *now: calls.append(now))
+        assert torch.equal(mean, cache.mean)
+        assert torch.equal(std, cache.std)
+    assert calls == [(len(images), len(images))]
 
 
 def test_a_second_opening_computes_nothing_and_a_damaged_cache_is_named_and_rebuilt(

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from vlm_backbones.data.collation import answer_weights, build_layout, collate
 from vlm_backbones.data.conversations import Example, Turn, load_examples
 from vlm_backbones.data.packed_attention import use_packed_attention
 from vlm_backbones.data.packing import PackedExample, pack_examples
 from vlm_backbones.errors import DataError
+from vlm_backbones.train.fast_llama import use_fast_layers
 from vlm_backbones.vlm import compose
 
 
@@ -30,41 +32,85 @@ def pack(vlm: tuple[Any, Any], examples: list[Example], longest: int = 256) -> l
     )  # fmt: skip
 
 
+def packed_forward(model: Any, batch: dict[str, Any], pixels: torch.Tensor) -> torch.Tensor:
+    logits: torch.Tensor = model(
+        input_ids=batch["input_ids"], position_ids=batch["position_ids"], pixel_values=pixels,
+        layout=batch["layout"], logits_to_keep=batch["predict_at"], use_cache=False,
+    ).logits[0]  # fmt: skip
+    return logits
+
+
 def packed_logits(vlm: tuple[Any, Any], batch: dict[str, Any], pixels: torch.Tensor) -> torch.Tensor:
     model, _ = vlm
     use_packed_attention(model.model.language_model)
     with torch.inference_mode():
-        logits = model(
-            input_ids=batch["input_ids"], position_ids=batch["position_ids"], pixel_values=pixels,
-            layout=batch["layout"], logits_to_keep=batch["predict_at"], use_cache=False,
-        ).logits[0]  # fmt: skip
+        logits = packed_forward(model, batch, pixels)
     model.model.language_model.set_attn_implementation("sdpa")
     return logits
 
 
-def test_packed_turns_give_the_logits_of_single_turns_through_the_processor(vlm: Any, parts: Path) -> None:
+def turn_alone(vlm: tuple[Any, Any], example: Example, turn: Turn) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return logits and targets of a turn's supervised tokens, asked alone through the processor."""
     model, processor = vlm
+    image = [{"type": "image"}] if example.image else []
+    pictures = {"images": example.image.open()} if example.image else {}
+    messages = [
+        {"role": "user", "content": [*image, {"type": "text", "text": turn.question}]},
+        {"role": "assistant", "content": [{"type": "text", "text": turn.answer}]},
+    ]
+    prompt = processor.apply_chat_template(messages[:1], add_generation_prompt=True, tokenize=False)
+    full = processor.apply_chat_template(messages, tokenize=False)
+    before = processor(**pictures, text=prompt, add_special_tokens=False, return_tensors="pt")["input_ids"].shape[1]
+    inputs = processor(**pictures, text=full, add_special_tokens=False, return_tensors="pt")
+    return model(**inputs).logits[0, before - 1 : -1], inputs["input_ids"][0, before:]
+
+
+def test_packed_turns_give_the_logits_of_single_turns_through_the_processor(vlm: Any, parts: Path) -> None:
+    _, processor = vlm
     examples = load_examples([parts / "data"])
     chosen = [examples[0], examples[-1]]  # a scene of six turns and a map of seven
-    packed = pack(vlm, chosen)
     images = [example.image.open() for example in chosen if example.image]
     pixels = processor.image_processor(images=images, return_tensors="pt")["pixel_values"]
-    together = packed_logits(vlm, collate(packed, weighting="token"), pixels)
-    alone = []
-    for number, example in enumerate(chosen):
-        for turn in example.turns:
-            messages = [
-                {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": turn.question}]},
-                {"role": "assistant", "content": [{"type": "text", "text": turn.answer}]},
-            ]
-            prompt = processor.apply_chat_template(messages[:1], add_generation_prompt=True, tokenize=False)
-            full = processor.apply_chat_template(messages, tokenize=False)
-            before = processor(images=images[number], text=prompt, add_special_tokens=False, return_tensors="pt")
-            inputs = processor(images=images[number], text=full, add_special_tokens=False, return_tensors="pt")
-            with torch.inference_mode():
-                logits = model(**inputs).logits[0]
-            alone.append(logits[before["input_ids"].shape[1] - 1 : -1])
+    together = packed_logits(vlm, collate(pack(vlm, chosen), weighting="token"), pixels)
+    with torch.inference_mode():
+        alone = [turn_alone(vlm, example, turn)[0] for example in chosen for turn in example.turns]
     assert torch.allclose(together, torch.cat(alone), atol=1e-5)
+
+
+@pytest.mark.parametrize("fast", [False, True], ids=["transformers' layers", "fast layers"])
+def test_packed_turns_give_the_loss_and_the_gradients_of_single_turns(parts: Path, fast: bool) -> None:
+    """A step of scenes, a map and a row without picture: one packed pass against one pass a turn."""
+    model, processor = vlm = compose(parts / "backbone", parts / "tower")
+    examples = load_examples([parts / "data"])
+    text = Example("text", None, (Turn("Is a star round?", "no", "row 0"), Turn("How many?", "12", "row 0")))
+    chosen = [*examples[:2], text, examples[-1]]
+
+    turns = [turn_alone(vlm, example, turn) for example in chosen for turn in example.turns]
+    supervised = sum(len(targets) for _, targets in turns)
+    alone = sum(nn.functional.cross_entropy(*turn, reduction="sum") for turn in turns) / supervised
+    wanted = gradients(model, alone)
+
+    batch = collate(pack(vlm, chosen), weighting="token")
+    use_packed_attention(model.model.language_model)
+    assert not fast or use_fast_layers(model.model.language_model)
+    images = [example.image.open() for example in chosen if example.image]
+    pixels = processor.image_processor(images=images, return_tensors="pt")["pixel_values"]
+    together = nn.functional.cross_entropy(packed_forward(model, batch, pixels), batch["labels"])
+    found = gradients(model, together)
+
+    assert len(batch["labels"]) == supervised
+    assert abs(together.item() - alone.item()) < 1e-5
+    assert found.keys() == wanted.keys()
+    assert any(float(value.abs().max()) > 1e-2 for value in wanted.values())  # the bound below says something
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-5, msg=name)
+
+
+def gradients(model: Any, loss: Any) -> dict[str, torch.Tensor]:
+    """Return the gradient of every parameter that the loss reaches: tower, projector and LLM."""
+    model.zero_grad()
+    loss.backward()
+    return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
 
 
 def test_labels_are_exactly_the_answers_and_the_end_of_turn(vlm: Any, parts: Path) -> None:

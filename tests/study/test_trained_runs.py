@@ -118,6 +118,16 @@ def test_pictures_prepared_in_another_way(study_file: Path, out: Path, tmp_path:
     assert found.startswith("pictures are not prepared alike: backbone: align")
 
 
+def test_a_loss_of_other_kernels(study_file: Path, out: Path) -> None:
+    train(study_file, study_file.parent / "other", out)
+    path = out / "other" / "run.json"
+    record = json.loads(path.read_text())
+    record["stages"]["finetune"]["fused_loss"] = True  # there is no GPU here
+    path.write_text(json.dumps(record))
+    (found,) = problems(study_file, out)
+    assert found.startswith("the loss is computed by liger-kernel in some runs only: backbone: align False")
+
+
 def test_code_of_another_version(study_file: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = finetune.VERSION
     monkeypatch.setattr(finetune, "VERSION", before + 1)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +17,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from vlm_backbones.train import finetune
+from vlm_backbones.recipe import StageRecipe
+from vlm_backbones.train import finetune, memory
 from vlm_backbones.train.trainer import BackboneTrainer
 
 
@@ -44,31 +45,87 @@ def study(tiny_parts: ModuleType, parts: Path, tmp_path_factory: pytest.TempPath
     return path
 
 
-def test_out_of_memory_makes_smaller_parts_and_the_same_steps(
-    study: Path, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("given", [None, False], ids=["left open", "never recomputed"])
+def test_out_of_memory_recomputes_then_makes_smaller_parts_and_the_same_steps(
+    study: Path, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    given: bool | None,
+) -> None:  # fmt: skip
     """A device that takes no more than two examples a pass, from the fourth step on."""
+    text = yaml.safe_load(study.read_text())
+    for stage in text["recipe"].values():
+        stage["gradient_checkpointing"] = given
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(text))
     compute_loss = BackboneTrainer.compute_loss
 
-    def limited(self: BackboneTrainer, model: Any, inputs: dict[str, Any], *given: Any, **named: Any) -> Any:
+    def limited(self: BackboneTrainer, model: Any, inputs: dict[str, Any], *more: Any, **named: Any) -> Any:
         if self.state.global_step >= 3 and len(inputs["examples"]) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return compute_loss(self, model, inputs, *given, **named)
+        return compute_loss(self, model, inputs, *more, **named)
 
     monkeypatch.setattr(BackboneTrainer, "compute_loss", limited)
-    assert finetune.main(arguments(study, parts, tmp_path)) == 0
-    said = capsys.readouterr().out
-    for stage in ("align", "finetune"):
-        assert f"{stage}: out of memory with 4 examples a pass; 2 from the last saved step on" in said
+    assert finetune.main(arguments(tmp_path / "study.yaml", parts, tmp_path)) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if "out of memory" in line]
+    end = "from the last saved step on, steps as before"
+    assert said == [
+        f"{stage}: out of memory with 4 examples a pass; {instead} {end}"
+        for stage in ("align", "finetune")
+        for instead in (["2"] if given is False else ["activations are recomputed", "2"])
+    ]
     record = json.loads((tmp_path / "backbone" / "run.json").read_text())
     undisturbed = json.loads((study.parent / "out" / "backbone" / "run.json").read_text())
     for stage, facts in record["stages"].items():
-        same = {key: value for key, value in facts.items() if key != "micro_batch_size"}
+        saved = ("micro_batch_size", "gradient_checkpointing", "fingerprint")
+        same = {key: value for key, value in facts.items() if key not in saved}
         assert (facts["micro_batch_size"], facts["batch_size"]) == (2, 4)
+        assert facts["gradient_checkpointing"] is (given is None)
         assert same.items() <= undisturbed["stages"][stage].items()
     found, wanted = weights(tmp_path), weights(study.parent / "out")
     for name, value in wanted.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-4)
+
+
+def test_activations_are_recomputed_only_from_where_memory_is_short(
+    study: Path, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device that keeps the activations of the align stage and, from its fourth step on, not those of finetune."""
+    compute_loss = BackboneTrainer.compute_loss
+
+    def limited(self: BackboneTrainer, model: Any, inputs: dict[str, Any], *more: Any, **named: Any) -> Any:
+        trains_llm = any(weight.requires_grad for weight in model.model.language_model.parameters())
+        if trains_llm and self.state.global_step >= 3 and not self.args.gradient_checkpointing:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return compute_loss(self, model, inputs, *more, **named)
+
+    monkeypatch.setattr(BackboneTrainer, "compute_loss", limited)
+    assert finetune.main(arguments(study, parts, tmp_path)) == 0
+    stages = json.loads((tmp_path / "backbone" / "run.json").read_text())["stages"]
+    assert {name: facts["gradient_checkpointing"] for name, facts in stages.items()} == {
+        "align": False, "finetune": True,
+    }  # fmt: skip
+    assert {facts["micro_batch_size"] for facts in stages.values()} == {4}
+    undisturbed = json.loads((study.parent / "out" / "backbone" / "run.json").read_text())["stages"]
+    assert not any(facts["gradient_checkpointing"] for facts in undisturbed.values())
+    found, wanted = weights(tmp_path), weights(study.parent / "out")
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("given", "gpus", "wanted"), [
+    (None, 0, False), (None, 1, False), (None, 2, True), (False, 2, False), (True, 1, True),
+])  # fmt: skip
+def test_several_gpus_recompute_from_the_start_unless_the_recipe_says_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: bool | None, gpus: int, wanted: bool
+) -> None:
+    monkeypatch.setattr(memory, "processes", lambda: SimpleNamespace(num_processes=max(1, gpus)))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    recipe = StageRecipe(steps=1, batch_size=4, learning_rate=1e-3, gradient_checkpointing=given)
+    within = memory.within_memory(recipe, tmp_path, "align")
+    assert within.gradient_checkpointing is wanted
+    if not wanted and gpus < 2:
+        with pytest.raises(memory.LessMemory):
+            memory.use_less(tmp_path, "align", recipe, within, 4)
+        assert memory.within_memory(recipe, tmp_path, "align").gradient_checkpointing
+        assert memory.within_memory(recipe, tmp_path, "finetune") == within  # each stage its own
 
 
 def test_one_example_that_is_too_large_is_an_error(
@@ -80,8 +137,8 @@ def test_one_example_that_is_too_large_is_an_error(
     monkeypatch.setattr(BackboneTrainer, "compute_loss", never)
     assert finetune.main(arguments(study, parts, tmp_path)) == 2
     captured = capsys.readouterr()
-    assert captured.out.count("out of memory with") == 2  # of 4 and of 2 examples
-    assert "align: out of memory with one example a pass. Set gradient_checkpointing or lora" in captured.err
+    assert captured.out.count("out of memory with") == 3  # of 4 examples, of 4 recomputed and of 2
+    assert "align: out of memory with one example a pass. Set lora, or share" in captured.err
 
 
 def test_a_loss_that_runs_away_names_its_rows_and_the_last_good_checkpoint(

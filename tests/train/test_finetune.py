@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,7 +18,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from vlm_backbones.train import finetune
+from vlm_backbones.data.feature_probe import FeatureProbe
+from vlm_backbones.train import features, finetune
 from vlm_backbones.vlm import load
 
 
@@ -49,6 +51,8 @@ def test_a_run_holds_its_checkpoint_metrics_and_record_and_no_trainer_checkpoint
     assert record["state"] == "finished"
     assert record["stages"]["finetune"]["examples_seen"] == 40
     assert len(record["stages"]["finetune"]["order_sha256"]) == 64
+    assert record["data_wait_share"].keys() == record["seconds"].keys() == {"align", "finetune"}
+    assert all(0 <= share < 1 for share in record["data_wait_share"].values())
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     assert {row["stage"] for row in rows} == {"align", "finetune"}
     assert set(rows[0]) == {"stage", "step", "loss", "lr", "grad_norm", "tokens", "seconds"}
@@ -197,16 +201,42 @@ def test_weights_that_explode_are_never_saved_and_the_rows_of_the_step_are_named
     assert "at step 2" in record["error"]
 
 
-def test_images_beyond_the_cache_budget_stream_and_train_alike(
-    run_dir: Path, tiny_parts: ModuleType, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("VLM_BACKBONES_FEATURE_CACHE_GB", "0")
+@pytest.mark.parametrize(
+    ("budget", "probe", "choice"),
+    [
+        ("0", FeatureProbe(1.0, 0.0, True, 1), "not cached (larger than VLM_BACKBONES_FEATURE_CACHE_GB)"),
+        ("8", FeatureProbe(1.0, 2.0, True, 1), "not cached"),
+        (
+            "8",
+            FeatureProbe(1.0, 2.0, False, 1),
+            "cached (not by these times: computed in training they would have other last digits)",
+        ),
+    ],
+    ids=["beyond the budget", "faster to compute", "faster to compute with other bits"],
+)
+def test_features_that_are_cached_and_those_that_are_not_train_the_same_bits(
+    run_dir: Path, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    budget: str, probe: FeatureProbe, choice: str,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("VLM_BACKBONES_FEATURE_CACHE_GB", budget)
+    monkeypatch.setattr(features, "probe_features", lambda *given: probe)
     study = run_dir.parent.parent / "study.yaml"
     assert finetune.main(arguments(study, parts, tmp_path / "out")) == 0
-    assert not list((tmp_path / "out" / "features").glob("*/states.npy"))
-    streamed = json.loads((tmp_path / "out/backbone/metrics.jsonl").read_text().splitlines()[0])
-    cached = json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[0])
-    assert streamed["loss"] == pytest.approx(cached["loss"], rel=1e-3)
+    said = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("features: "))
+    # two stages of ten steps of four, whose every example has a picture
+    assert said.startswith("features: 1000.0 ms a picture to compute, ")
+    assert said.endswith(f"; 14 pictures, read 80 times: {choice}")
+    is_cached = choice.startswith("cached")
+    assert bool(list((tmp_path / "out" / "features").glob("*/states.npy"))) == is_cached
+    record, usual = (
+        json.loads((folder / "run.json").read_text())["features"] for folder in (tmp_path / "out/backbone", run_dir)
+    )
+    assert record["align"] == record["finetune"] == {"is_cached": is_cached, **asdict(probe)}
+    assert usual["align"]["is_cached"]
+    assert usual["align"]["is_same_alone"]
+    streamed = load_file(tmp_path / "out" / "backbone" / "checkpoint" / "model.safetensors")
+    straight = load_file(run_dir / "checkpoint" / "model.safetensors")
+    assert all(torch.equal(streamed[name], straight[name]) for name in straight)
 
 
 def test_a_cache_budget_that_is_no_number_is_named(

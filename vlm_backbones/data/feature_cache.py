@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,15 @@ from vlm_backbones.data.conversations import Example, ImageSource
 from vlm_backbones.errors import DataError
 from vlm_backbones.vision.preprocessing import preprocess_images
 
-__all__ = ["FeatureCache", "FeatureSpec", "build_feature_cache", "feature_statistics", "tower_fingerprint"]
+__all__ = [
+    "FeatureCache",
+    "FeatureSpec",
+    "build_feature_cache",
+    "feature_folder",
+    "feature_statistics",
+    "tower_fingerprint",
+    "unique_images",
+]
 
 _BATCH = 64
 _LEAST_STD = 1e-3
@@ -45,8 +54,9 @@ class FeatureSpec:
     layers: tuple[int, ...]
     select_strategy: str
 
+    @cached_property
     def fingerprint(self) -> str:
-        """Return the sha256 of tower, preprocessing, layers, strategy and stored type."""
+        """The sha256 of tower, preprocessing, layers, strategy and stored type."""
         facts = [tower_fingerprint(self.tower), self.image_processor.to_json_string(), self.layers]
         return hashlib.sha256(json.dumps([*facts, self.select_strategy, "float16"]).encode()).hexdigest()
 
@@ -88,6 +98,26 @@ def unique_images(examples: Iterable[Example]) -> dict[bytes, ImageSource]:
     return dict(sorted(images.items()))
 
 
+def feature_folder(folder: Path, images: dict[bytes, ImageSource], spec: FeatureSpec) -> Path:
+    """Return the place under `folder` of what is known of these pictures' features, made where it is missing.
+
+    Raises
+    ------
+    DataError
+        If the folder cannot be written.
+    """
+    place = folder / _name(images, spec)[:16]
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot write {place}: {error.strerror}. Choose another folder.") from error
+    return place
+
+
+def _name(images: dict[bytes, ImageSource], spec: FeatureSpec) -> str:
+    return hashlib.sha256(spec.fingerprint.encode() + b"".join(images)).hexdigest()
+
+
 def build_feature_cache(
     folder: Path,
     images: dict[bytes, ImageSource],
@@ -118,12 +148,7 @@ def build_feature_cache(
     """
     if not images:
         return None
-    name = hashlib.sha256(spec.fingerprint().encode() + b"".join(images)).hexdigest()
-    place = folder / name[:16]
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot write {place}: {error.strerror}. Choose another folder.") from error
+    name, place = _name(images, spec), feature_folder(folder, images, spec)
     with FileLock(place / "lock"):
         cache = _open(place, list(images), name)
         if cache is None:
@@ -166,20 +191,15 @@ def _compute(
     name: str,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    total, square, count = torch.zeros(shape[-1]).double(), torch.zeros(shape[-1]).double(), 0
+    moments = _Moments(shape[-1])
     with staged_path(place / "states.npy") as staged:
         states = _reserved(staged, shape)
-        for start in range(0, len(sources), _BATCH):
-            batch = spec.compute(sources[start : start + _BATCH]).half()
+        for start, batch in _half_states(sources, spec, progress):
             states[start : start + len(batch)] = batch.numpy()
-            flat = spec.selected(batch).double().flatten(0, 1)
-            total, square, count = total + flat.sum(0), square + flat.square().sum(0), count + len(flat)
-            if progress is not None:
-                progress(start + len(batch), len(sources))
+            moments.add(spec.selected(batch))
         states.flush()  # type: ignore[attr-defined]
         del states
-    mean = total / count
-    std = (square / count - mean.square()).clamp_min(0).sqrt().clamp_min(_LEAST_STD)
+    mean, std = moments.mean_and_std()
     with (place / "states.npy").open("rb") as stream:
         checksum = hashlib.file_digest(stream, "sha256").hexdigest()
     meta = {"name": name, "sha256": checksum, "mean": mean.tolist(), "std": std.tolist(), "shape": shape}
@@ -201,9 +221,56 @@ def _reserved(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.float16]:
     return states
 
 
-def feature_statistics(images: dict[bytes, ImageSource], spec: FeatureSpec) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (mean, std), each (width,), from the first 512 pictures, for sets that are not cached."""
-    sources = list(images.values())[:512]
-    batches = [spec.compute(sources[start : start + _BATCH]) for start in range(0, len(sources), _BATCH)]
-    flat = torch.cat([spec.selected(batch).flatten(0, 1) for batch in batches]).double()
-    return flat.mean(0).float(), flat.std(0, correction=0).clamp_min(_LEAST_STD).float()
+def feature_statistics(
+    place: Path,
+    images: dict[bytes, ImageSource],
+    spec: FeatureSpec,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (mean, std), each (width,), of pictures that are not cached: those that their cache would have.
+
+    Parameters
+    ----------
+    place
+        From `feature_folder`; a pass over all pictures is made once and remembered there.
+    """
+    path = place / "statistics.json"
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        return torch.tensor(known["mean"]), torch.tensor(known["std"])
+    except (OSError, ValueError, KeyError, TypeError):
+        moments = _Moments(int(spec.tower.config.hidden_size) * len(spec.layers))  # type: ignore[union-attr]
+    for _, batch in _half_states(list(images.values()), spec, progress):
+        moments.add(spec.selected(batch))
+    mean, std = moments.mean_and_std()
+    atomic_write_text(path, json.dumps({"mean": mean.tolist(), "std": std.tolist()}))
+    return mean.float(), std.float()
+
+
+def _half_states(
+    sources: Sequence[ImageSource], spec: FeatureSpec, progress: Callable[[int, int], None] | None
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield batches of float16 states, each with the number of its first picture."""
+    for start in range(0, len(sources), _BATCH):
+        batch = spec.compute(sources[start : start + _BATCH]).half()
+        yield start, batch
+        if progress is not None:
+            progress(start + len(batch), len(sources))
+
+
+class _Moments:
+    """Mean and deviation over all tokens of all pictures, in double."""
+
+    def __init__(self, width: int) -> None:
+        self._total, self._square, self._count = torch.zeros(width).double(), torch.zeros(width).double(), 0
+
+    def add(self, states: torch.Tensor) -> None:
+        """Count states, (images, tokens, width)."""
+        flat = states.double().flatten(0, 1)
+        self._total, self._square = self._total + flat.sum(0), self._square + flat.square().sum(0)
+        self._count += len(flat)
+
+    def mean_and_std(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return both, each (width,), double."""
+        mean = self._total / self._count
+        return mean, (self._square / self._count - mean.square()).clamp_min(0).sqrt().clamp_min(_LEAST_STD)

@@ -48,7 +48,7 @@ class PassthroughTower(_Standardizer):
 
 
 class StandardizedTower(_Standardizer):
-    """The frozen tower itself, for image sets that are larger than the cache."""
+    """The frozen tower itself, where states are not cached; through float16, as cached ones."""
 
     def __init__(self, tower: nn.Module, layers: tuple[int, ...], mean: torch.Tensor, std: torch.Tensor) -> None:
         super().__init__(layers, mean, std)
@@ -63,7 +63,7 @@ class StandardizedTower(_Standardizer):
         """Return the tower's states at the feature layers, standardised."""
         with torch.no_grad():
             states = self.tower(pixel_values, output_hidden_states=True).hidden_states
-        return self.present(torch.cat([states[layer] for layer in self.layers], dim=-1))
+        return self.present(torch.cat([states[layer] for layer in self.layers], dim=-1).half())
 
 
 def fold_standardization(model: LlavaForConditionalGeneration, mean: torch.Tensor, std: torch.Tensor) -> None:
