@@ -108,6 +108,38 @@ def test_answers_and_logprobs_equal_plain_transformers(checkpoint: Path, scene_r
             assert value == pytest.approx(logprob(model, inputs, ids), abs=1e-4)
 
 
+@pytest.mark.parametrize("own_pass", [False, True])
+def test_an_answer_that_begins_as_an_option_and_leaves_it_is_the_one_of_transformers(
+    checkpoint: Path, scene_rows: Any, monkeypatch: pytest.MonkeyPatch, own_pass: bool
+) -> None:
+    """As `A. cat` leaves the option `A`: after one of its tokens, after two, after three."""
+    if own_pass:
+        monkeypatch.setattr("vlm_backbones.model_wrappers._backbone.LEAN_PARAMETERS", 0)
+    rows = scene_rows.select(range(12))
+    settings = {"max_new_tokens": 12}
+    generated = generate(checkpoint, rows)
+    for shared in (1, 2, 3):
+        beginnings = [text[:shared] if text[:shared].isascii() and text.isprintable() else "Q" for text in generated]
+        assert len(beginnings) - beginnings.count("Q") >= 4
+        asked = rows.remove_columns("options").add_column("options", [[text, f"{text}~zz"] for text in beginnings])
+        for batch_size in (1, 16):
+            found = ask(build(checkpoint, asked, batch_size), asked, settings=settings | {"score_options": "options"})
+            assert [text for text, _ in found] == generated
+
+
+def generate(checkpoint: Path, rows: Any) -> list[str]:
+    """Return the greedy answers of transformers' own `generate`, one by one."""
+    model = LlavaForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    processor = AutoProcessor.from_pretrained(checkpoint, backend="pil")
+    texts = []
+    for row in rows:
+        prompt = f"<s>USER: <image>\n{doc_to_text(row)} ASSISTANT: "
+        inputs = processor(images=row["image"], text=prompt, add_special_tokens=False, return_tensors="pt")
+        answer = model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+        texts.append(processor.tokenizer.decode(answer, skip_special_tokens=True).strip())
+    return texts
+
+
 @torch.inference_mode()
 def logprob(model: Any, inputs: Any, answer: torch.Tensor) -> float:
     """Return the summed log-probability of the answer's tokens by one plain forward pass."""
