@@ -90,7 +90,8 @@ class Answerers:
         self, jobs: Sequence[Job], options: Callable[[Document], Sequence[str]], work: _Work[Found]
     ) -> Iterator[list[tuple[int | None, Any]]]:
         """Yield, in a process of its own, what is found by the request's number; last, what else the parent is told."""
-        torch.set_num_threads(max(1, self.threads // self.room.sharers))
+        # The parent's other threads are not there in a fork: a product that waits for them would wait for ever.
+        torch.set_num_threads(1)
         waiting: list[tuple[int | None, Any]] = []
         for job, found in self._alone(jobs, options, work):
             waiting.append((job.index, found))
