@@ -22,7 +22,7 @@ from vlm_backbones.model_wrappers._requests import Job
 from vlm_backbones.model_wrappers._room import Room
 from vlm_backbones.model_wrappers._state_recorder import StateRecorder, Told
 from vlm_backbones.model_wrappers._stops import StopStrings
-from vlm_backbones.model_wrappers._vision import IMAGES_A_PASS, ImageEncoder
+from vlm_backbones.model_wrappers._vision import ImageEncoder
 
 __all__ = ["Answerer"]
 
@@ -145,8 +145,8 @@ class Answerer:
         """Return the features of a batch's images; where some are missing, later ones are computed along."""
         images = images_of(batch)
         if self.encoder.lacks(images):
-            for row in queue.at_hand(IMAGES_A_PASS):
-                if len(images) < IMAGES_A_PASS:
+            for row in queue.at_hand(self.room.images):
+                if len(images) < self.room.images:
                     images |= images_of([row])
         return self.encoder.encode(images)
 

@@ -71,8 +71,9 @@ class Answerers:
             if place is not None:
                 yield job_of[place], found
             else:
-                near_ties, fitted = found
+                near_ties, fitted, images = found
                 self.near_ties += near_ties
+                self.room.images = min(self.room.images, images)
                 self.room.fitted = min((rows for rows in (self.room.fitted, fitted) if rows), default=None)
 
     @property
@@ -98,7 +99,7 @@ class Answerers:
             if len(waiting) == SENT_AT_ONCE:
                 yield waiting
                 waiting = []
-        yield [*waiting, (None, (self._answerer.near_ties, self.room.fitted))]
+        yield [*waiting, (None, (self._answerer.near_ties, self.room.fitted, self.room.images))]
 
 
 def _deal(dealt: Sequence[Sequence[Job]], count: int) -> list[list[Job]]:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from vlm_backbones.errors import ConfigError
 from vlm_backbones.model_wrappers._engine import Engine
 from vlm_backbones.model_wrappers._room import is_out_of_memory
+from vlm_backbones.model_wrappers._vision import ImageEncoder
 from vlm_backbones.tasks.common import doc_to_visual
 from vlm_backbones.tasks.vqa_scene.utils import doc_to_text
 
@@ -101,6 +103,48 @@ def test_running_out_while_answers_are_written_begins_them_again(
     found = answers(model, scene_rows, ask)
     assert [text for text, _ in found] == [text for text, _ in expected]
     assert len(steps) > 4
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_vision_tower_takes_half_the_pictures_and_that_is_remembered(
+    checkpoint: Path, scene_rows: Any, ask: Any, build: Any, capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, threads: Callable[[int], None], count: int,
+) -> None:  # fmt: skip
+    rows = scene_rows.select(range(0, 24, 2))  # a picture each
+    threads(1)
+    expected = answers(build(checkpoint, rows, 1), rows, ask)
+    threads(count)
+    compute = ImageEncoder._compute
+
+    def narrow(encoder: ImageEncoder, images: list[Any]) -> Any:
+        if len(images) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return compute(encoder, images)
+
+    monkeypatch.setattr(ImageEncoder, "_compute", narrow)
+    model = build(checkpoint, rows, 2)  # so few requests fit; what is looked ahead for is more
+    found = answers(model, rows, ask)
+    assert [text for text, _ in found] == [text for text, _ in expected]
+    assert (model.batch_sizes["rows"], model.room.images) == (2, 1)
+    assert "out of memory with" in capfd.readouterr().out
+    answers(model, rows, ask)
+    assert "out of memory" not in capfd.readouterr().out
+
+
+def test_a_picture_that_fits_with_fewer_requests_is_read_then(
+    checkpoint: Path, scene_rows: Any, ask: Any, build: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build(checkpoint, scene_rows, 4)
+    compute = ImageEncoder._compute
+
+    def narrow(encoder: ImageEncoder, images: list[Any]) -> Any:
+        if model.room.rows > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return compute(encoder, images)
+
+    monkeypatch.setattr(ImageEncoder, "_compute", narrow)
+    answers(model, scene_rows.select(range(6)), ask)
+    assert (model.room.rows, model.room.images) == (2, 1)
 
 
 def test_one_request_that_does_not_fit_is_refused(checkpoint: Path, scene_rows: Any, ask: Any, build: Any) -> None:
