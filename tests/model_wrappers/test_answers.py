@@ -211,6 +211,20 @@ def test_loglikelihood_is_the_sum_without_end_of_turn(checkpoint: Path, scene_ro
         assert greedy is True
 
 
+def test_a_continuation_of_no_tokens_has_probability_1(checkpoint: Path, scene_rows: Any) -> None:
+    """The sum over no tokens is 0, and nothing contradicts the greedy answer; its neighbours keep their scores."""
+    model = build(checkpoint, scene_rows)
+
+    def scores(*texts: str) -> list[tuple[float, bool]]:
+        return model.loglikelihood([instance("?", text, doc_to_visual, 0, "loglikelihood") for text in texts])
+
+    red, blue = scores("red", "blue")
+    assert scores("", " ") == [(0.0, True), (0.0, True)]
+    found = scores("red", "", "blue", "")
+    assert [greedy for _, greedy in found] == [red[1], True, blue[1], True]
+    assert [value for value, _ in found] == pytest.approx([red[0], 0.0, blue[0], 0.0], abs=1e-5)
+
+
 def test_bad_requests_raise_and_name_the_row(checkpoint: Path, scene_rows: Any) -> None:
     model = build(checkpoint, scene_rows)
     with pytest.raises(DataError, match=r"row 3.*image"):
