@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -194,6 +195,19 @@ def test_text_only_and_two_images(checkpoint: Path, scene_rows: Any) -> None:
     # One token a byte, one for the start, and five and a line break an image.
     assert pair[1]["input_tokens"] == len("USER: Which is turned? ASSISTANT: ") + 1 + 2 * (5 + 1)
     assert placed[1]["reasoning_tokens"]["image_key"] is not None
+
+
+def test_a_prompt_may_end_in_a_picture_that_others_share(
+    checkpoint: Path, scene_rows: Any, tmp_path: Path, threads: Callable[[int], None]
+) -> None:
+    threads(1)
+    place = Path(shutil.copytree(checkpoint, tmp_path / "checkpoint"))
+    parts = "{% for c in m['content'] %}{{ '<image>' if c['type'] == 'image' else c['text'] }}{% endfor %}"
+    template = f"{{% for m in messages %}}{parts}{{% endfor %}}"
+    (place / "chat_template.jinja").write_text(template, encoding="utf-8")
+    requests = [instance("Colour? <image>", {"max_new_tokens": 6}, doc_to_visual, row // 4) for row in range(8)]
+    together, alone = (build(place, scene_rows, size).generate_until(requests) for size in (8, 1))
+    assert_same(alone, together)
 
 
 def test_loglikelihood_is_the_sum_without_end_of_turn(checkpoint: Path, scene_rows: Any) -> None:
