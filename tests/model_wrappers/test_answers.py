@@ -12,7 +12,7 @@ import torch
 from lmms_eval.api.instance import Instance
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from vlm_backbones.errors import ConfigError, DataError
+from vlm_backbones.errors import CheckpointError, ConfigError, DataError
 from vlm_backbones.model_wrappers._flight import Flight
 from vlm_backbones.model_wrappers.backbone_vlm import BackboneVLM
 from vlm_backbones.tasks.common import doc_to_visual
@@ -251,6 +251,17 @@ def test_bad_requests_raise_and_name_the_row(checkpoint: Path, scene_rows: Any) 
         model.generate_until([instance("?", {"score_options": "choices"}, doc_to_visual, 1)])
     with pytest.raises(ConfigError, match="one round"):
         model.generate_until_multi_round([])
+
+
+def test_weights_that_give_no_numbers_are_refused_by_name(checkpoint: Path, scene_rows: Any) -> None:
+    model = build(checkpoint, scene_rows)
+    assert model.engine is not None
+    model.engine.model.lm_head.weight.data[5] = float("nan")
+    message = rf"row 0: {checkpoint}: the weights give no numbers \(NaN\) in torch.float32.*make the checkpoint again"
+    with pytest.raises(CheckpointError, match=message):
+        model.generate_until([instance("?", {"max_new_tokens": 3}, doc_to_visual, 0)])
+    with pytest.raises(CheckpointError, match=message):
+        model.loglikelihood([instance("?", "red", doc_to_visual, 0, "loglikelihood")])
 
 
 def broken_visual(row: Any) -> Any:
