@@ -176,6 +176,24 @@ def test_settings_of_lmms_eval_are_not_changed(checkpoint: Path, scene_rows: Any
     assert request.args[1] == SETTINGS
 
 
+def test_settings_that_are_not_greedy_are_named_once(
+    checkpoint: Path, scene_rows: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(**settings: Any) -> str:
+        requests = [instance("?", {"max_new_tokens": 1, **settings}, doc_to_visual, row) for row in (0, 1)]
+        model.generate_until(requests)
+        return "".join(line for line in capsys.readouterr().out.splitlines() if "greedily" in line)
+
+    model = build(checkpoint, scene_rows)
+    assert said(temperature=0.0, do_sample=False, num_beams=1, top_p=1.0, repetition_penalty=None) == ""
+    assert said(temperature=0, do_sample=True) == ""  # lmms-eval's own models are greedy too
+    line = said(temperature=0.2, do_sample=True, num_beams=4)
+    assert line.startswith("backbone_vlm: task 'vqa_scene' asks for temperature: 0.2, do_sample: True, num_beams: 4;")
+    assert line.count("greedily") == 1
+    with pytest.raises(ConfigError, match=r"task 'vqa_scene' has max_new_tokens: 0; expected .* 1 or more"):
+        said(max_new_tokens=0)
+
+
 def test_text_only_and_two_images(checkpoint: Path, scene_rows: Any) -> None:
     def two(row: Any) -> list[Any]:
         return [row["image"], row["image"].rotate(90)]
