@@ -21,7 +21,7 @@ CACHE_SHARE = 0.6  # of the free memory; the rest is for what a pass holds betwe
 
 _MESSAGES = (
     "out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory", "ALLOC_FAILED",
-    "could not create a memory object", "could not execute a primitive",  # oneDNN
+    "could not create a memory object", "could not create a primitive", "could not execute a primitive",  # oneDNN
 )  # fmt: skip
 
 Result = TypeVar("Result")
