@@ -40,10 +40,10 @@ def request(number):
     return Instance(request_type="generate_until", idx=0, metadata=metadata, arguments=arguments)
 requests = [request(number) for number in range(64)]
 alone = [text for text, _ in model.generate_until(requests)]
-model.room.asked, model.room.pass_positions = 8, 10**9
-model.generate_until(requests)  # what eight at once take is allowed, and a thread's stack
+model.room.asked, model.room.pass_positions = 16, 10**9
+model.generate_until(requests)  # what sixteen at once take is allowed, and a thread's stack
 peak_kb = int(re.search(r"VmPeak:\\s*(\\d+) kB", open("/proc/self/status").read())[1])
-resource.setrlimit(resource.RLIMIT_AS, (peak_kb * 2**10 + 16 * 2**20,) * 2)
+resource.setrlimit(resource.RLIMIT_AS, (peak_kb * 2**10 + 24 * 2**20,) * 2)
 model.room.asked = 64
 texts = [text for text, _ in model.generate_until(requests)]
 print(json.dumps({"same": texts == alone, "rows": model.batch_sizes["rows"]}))
