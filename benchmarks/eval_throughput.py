@@ -5,7 +5,7 @@
 
 Both answer the same `vqa_scene` requests through `generate_until`, as lmms-eval calls them; ours scores the four
 options besides. With a checkpoint the questions are the task's own. Ours is also checked against its own batch 1, token
-for token; exit 1 where they differ in float32. The last line is JSON.
+for token; exit 1 where they differ in float32. How many texts differ from the peer's is told. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -33,10 +33,13 @@ def main() -> int:
     print(f"batch {given.batch_size} against batch 1: {differ} of {len(found)} answers differ", flush=True)
     loaded.engine.room.asked = None if given.batch_size == "auto" else int(given.batch_size)
     answer(ours)  # warm after the check
+    unlike = different_texts(found, answer(peer))
+    print(f"ours against the peer: {unlike} of {len(found)} texts differ", flush=True)
     seconds = _measure.compare({"ours": partial(answer, ours), "peer": partial(answer, peer)}, given.repeats)
     _measure.print_result(
         "eval_throughput", seconds, count=len(found), threads=given.threads, differ_from_batch_1=differ,
-        rows_at_once=loaded.engine.room.rows, **_peak.shares(loaded, found, seconds["ours"]),
+        texts_differ_from_peer=unlike, rows_at_once=loaded.engine.room.rows,
+        **_peak.shares(loaded, found, seconds["ours"]),
     )  # fmt: skip
     return 1 if differ and loaded.engine.model.dtype.itemsize == 4 else 0
 
@@ -59,6 +62,12 @@ def differences(first: list[Any], second: list[Any]) -> int:
         close = abs(a["logprob"] - b["logprob"]) < 1e-4
         count += not (text_a == text_b and a["token_count"] == b["token_count"] and close)
     return count
+
+
+def different_texts(ours: list[Any], stock: list[Any]) -> int:
+    """Return how many texts differ; the peer neither trims its answers nor cuts them at the task's stop string."""
+    texts = [answer if isinstance(answer, str) else answer[0] for answer in stock]
+    return sum(text != other.split("\n\n")[0].strip() for (text, _), other in zip(ours, texts, strict=True))
 
 
 if __name__ == "__main__":

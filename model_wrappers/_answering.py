@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -9,7 +10,7 @@ from functools import lru_cache, partial
 import numpy as np
 import torch
 
-from vlm_backbones.errors import DataError
+from vlm_backbones.errors import CheckpointError, DataError
 from vlm_backbones.model_wrappers._engine import Engine
 from vlm_backbones.model_wrappers._flight import Flight, Writing
 from vlm_backbones.model_wrappers._greedy import Rules, choose, follow_drafts
@@ -22,7 +23,7 @@ from vlm_backbones.model_wrappers._requests import Job
 from vlm_backbones.model_wrappers._room import Room
 from vlm_backbones.model_wrappers._state_recorder import StateRecorder, Told
 from vlm_backbones.model_wrappers._stops import StopStrings
-from vlm_backbones.model_wrappers._vision import IMAGES_A_PASS, ImageEncoder
+from vlm_backbones.model_wrappers._vision import ImageEncoder
 
 __all__ = ["Answerer"]
 
@@ -74,7 +75,9 @@ class Answerer:
             if started is None:
                 queue.put_back(batch)
                 continue
-            yield from ((row.document.job, scores) for row, scores in zip(batch, started, strict=True))
+            for row, scores in zip(batch, started, strict=True):
+                self._refuse_nan(row, [score.logprob for score in scores])
+                yield row.document.job, scores
 
     def _free(self, queue: Queue[Prepared]) -> int:
         """Return how many rows may start now: none before so many are free that reading their prompts pays."""
@@ -145,8 +148,8 @@ class Answerer:
         """Return the features of a batch's images; where some are missing, later ones are computed along."""
         images = images_of(batch)
         if self.encoder.lacks(images):
-            for row in queue.at_hand(IMAGES_A_PASS):
-                if len(images) < IMAGES_A_PASS:
+            for row in queue.at_hand(self.room.images):
+                if len(images) < self.room.images:
                     images |= images_of([row])
         return self.encoder.encode(images)
 
@@ -176,6 +179,7 @@ class Answerer:
     def _record(self, ended: Writing[_Started]) -> Record:
         started, answer = ended.owner, ended.answer
         document, names = started.row.document, started.row.options
+        self._refuse_nan(started.row, [answer.logprob, *(score.logprob for score in started.scores)])
         return Record(
             text=self.stops(document.job.until).text(answer.token_ids),
             input_tokens=len(started.prompt.token_ids),
@@ -187,6 +191,16 @@ class Answerer:
             image_key=document.image_key,
             checkpoint=self.engine.fingerprint,
             condition=document.condition,
+        )
+
+    def _refuse_nan(self, row: Prepared, logprobs: Sequence[float]) -> None:
+        if not any(map(math.isnan, logprobs)):
+            return
+        job = row.document.job
+        raise CheckpointError(
+            f"task {job.task!r}, row {job.doc_id}: {self.engine.tokenizer.name_or_path}: the weights give no numbers "
+            f"(NaN) in {self.engine.model.dtype}. If that is float16, evaluate with dtype=bfloat16 or float32; else "
+            "the training went wrong or the file is damaged: make the checkpoint again."
         )
 
     def _keep_states(self, ended: list[Writing[_Started]]) -> list[Writing[_Started]]:

@@ -93,12 +93,19 @@ def follow_drafts(best: Best, row: int, rules: Rules, drafts: Sequence[Sequence[
         What follows the prompt, then what follows each token that the drafts have fed.
     drafts
         The row's options, whose tokens but the last were fed behind the prompt.
+
+    Returns
+    -------
+    An answer that goes on holds its first token alone: the options' keys and values are not in the prompt's cache, so
+    one that leaves the options is written again from there.
     """
-    answer, place = Generated(), 0
+    first, answer, place = Generated(), Generated(), 0
+    if not first.extend(best.tokens[row][0], best.logprobs[row][0], rules):
+        return first, False
     while answer.extend(best.tokens[row][place], best.logprobs[row][place], rules):
         place = _place_after(drafts, answer.token_ids)
         if place == 0:
-            return answer, True
+            return first, True
     return answer, False
 
 

@@ -13,12 +13,15 @@ from vlm_backbones.model_wrappers._prefill import Branches, Prefix
 
 __all__ = ["OptionScore", "Options", "option_branches", "score_options"]
 
-Options = Sequence[Sequence[Sequence[int]]]  # (rows)(options)(tokens), one token or more an option
+Options = Sequence[Sequence[Sequence[int]]]  # (rows)(options)(tokens)
 
 
 @dataclass(frozen=True)
 class OptionScore:
-    """Summed log-probability of one option's tokens, and whether greedy decoding would have given them."""
+    """Summed log-probability of one option's tokens, and whether greedy decoding would have given them.
+
+    Of no tokens: 0.0 and true.
+    """
 
     logprob: float
     greedy: bool
@@ -33,26 +36,28 @@ class _RowLayout:
     sees: np.ndarray  # (width, width)
     tokens: np.ndarray  # (tokens,): of all options, one after the other
     places: np.ndarray  # (tokens,): 0 where the prompt predicts the token, 1 + k where branch token k does
-    starts: np.ndarray  # (options,): where each option's tokens begin
+    owners: np.ndarray  # (tokens,): the option that each belongs to
+    count: int  # of the options
 
 
 @lru_cache(maxsize=4096)
 def _row_layout(options: tuple[tuple[int, ...], ...]) -> _RowLayout:
     """Lay out the options of one row; the same few sets of options come again and again."""
-    fed = [len(option) - 1 for option in options]
+    fed = [max(0, len(option) - 1) for option in options]
     width, begin = sum(fed), np.cumsum([0, *fed])
     sees = np.zeros((width, width), dtype=bool)
     places: list[int] = []
-    for start, count in zip(begin[:-1], fed, strict=True):
+    for start, count, option in zip(begin[:-1], fed, options, strict=True):
         sees[start : start + count, start : start + count] = np.tri(count, dtype=bool)
-        places += [0, *range(1 + start, 1 + start + count)]
+        places += [0, *range(1 + start, 1 + start + count)] if option else []
     return _RowLayout(
         ids=np.array([token for option in options for token in option[:-1]], dtype=np.int64),
         offsets=np.array([offset for count in fed for offset in range(count)], dtype=np.int64),
         sees=sees,
         tokens=np.array([token for option in options for token in option], dtype=np.int64),
         places=np.array(places, dtype=np.int64),
-        starts=np.cumsum([0, *(len(option) for option in options)])[:-1],
+        owners=np.array([place for place, option in enumerate(options) for _ in option], dtype=np.int64),
+        count=len(options),
     )
 
 
@@ -85,9 +90,7 @@ def option_branches(options: Options, device: torch.device) -> Branches | None:
 def score_options(prefix: Prefix, options: Options) -> list[list[OptionScore]]:
     """Read each option's score from the logits of its prompt and its branch."""
     layouts = _layouts(options)
-    rows = np.concatenate([np.full(len(layout.tokens), index) for index, layout in enumerate(layouts)])
-    if not len(rows):
-        return [[] for _ in layouts]
+    rows = np.repeat(np.arange(len(layouts)), [len(layout.tokens) for layout in layouts])
     places, tokens = (
         torch.from_numpy(np.concatenate([getattr(layout, name) for layout in layouts])).to(prefix.logits.device)
         for name in ("places", "tokens")
@@ -98,13 +101,8 @@ def score_options(prefix: Prefix, options: Options) -> list[list[OptionScore]]:
     scores, first = [], 0
     for layout in layouts:
         last = first + len(layout.tokens)
-        sums = _over_options(np.add, chosen[first:last], layout)
-        all_greedy = _over_options(np.logical_and, greedy[first:last], layout)
-        scores.append([OptionScore(float(a), bool(b)) for a, b in zip(sums, all_greedy, strict=True)])
+        sums = np.bincount(layout.owners, chosen[first:last], layout.count)
+        others = np.bincount(layout.owners, ~greedy[first:last], layout.count)
+        scores.append([OptionScore(float(a), not b) for a, b in zip(sums, others, strict=True)])
         first = last
     return scores
-
-
-def _over_options(combine: np.ufunc, values: np.ndarray, layout: _RowLayout) -> np.ndarray:
-    """Reduce values of a row's tokens to one an option."""
-    return combine.reduceat(values, layout.starts) if len(values) else values

@@ -117,15 +117,15 @@ def _shared_heads(prompts: Sequence[Prompt], image_token_id: int) -> tuple[list[
     places: dict[tuple[tuple[int, ...], tuple[str, ...]], int] = {}
     head_of_row, cuts = [], []
     for prompt in prompts:
-        last = max((place for place, token in enumerate(prompt.token_ids) if token == image_token_id), default=-1)
-        # A row's last token always stays behind: its logits begin the answer.
-        cut = min(last + 1, len(prompt.token_ids) - 1)
+        cut = 1 + max((place for place, token in enumerate(prompt.token_ids) if token == image_token_id), default=-1)
         key = (tuple(prompt.token_ids[:cut]), tuple(prompt.image_keys))
         head_of_row.append(places.setdefault(key, len(places)))
         cuts.append(cut)
     heads = [Prompt(ids, keys) for ids, keys in places]
-    # Nothing is shared where a row has no image: an empty beginning cannot be run.
-    return (heads if all(head.token_ids for head in heads) else list(prompts)), head_of_row, cuts
+    # Nothing is shared where a row has no image, for an empty beginning cannot be run, or ends in one: the last token
+    # stays behind, since its logits begin the answer.
+    shares = all(0 < cut < len(prompt.token_ids) for cut, prompt in zip(cuts, prompts, strict=True))
+    return (heads if shares else list(prompts)), head_of_row, cuts
 
 
 def left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

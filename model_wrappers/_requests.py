@@ -10,16 +10,18 @@ from typing import Any
 
 from PIL import Image, ImageFile
 
-from vlm_backbones.errors import DataError
+from vlm_backbones.errors import ConfigError, DataError
 from vlm_backbones.model_wrappers._conditions import paraphrased, perturbed, swap_partners
 from vlm_backbones.model_wrappers._dataset_rows import DatasetRows
 from vlm_backbones.model_wrappers._media import MediaFolder
 from vlm_backbones.model_wrappers._record import doc_key, image_key
 from vlm_backbones.pictures import to_rgb
 
-__all__ = ["Document", "DocumentReader", "Job", "windows"]
+__all__ = ["Document", "DocumentReader", "Job", "check_settings", "windows"]
 
 DEFAULT_NEW_TOKENS = 1024
+# What lmms-eval's own models read besides, and the values that leave an answer greedy.
+GREEDY_SETTINGS = {"temperature": 0, "do_sample": False, "num_beams": 1, "repetition_penalty": 1}
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,28 @@ class Job:
 def _settings(text: str) -> dict[str, Any]:
     """Return settings from their JSON; read only, since the rows of a task share them."""
     return dict(json.loads(text))
+
+
+def check_settings(jobs: Sequence[Job]) -> list[str]:
+    """Return what the user must know of the tasks' generation settings: a line a task that asks for no greedy answers.
+
+    Raises
+    ------
+    ConfigError
+        If a task leaves an answer no token.
+    """
+    told = []
+    for job in {(job.task, job.settings): job for job in jobs}.values():
+        tokens = job.setting("max_new_tokens", DEFAULT_NEW_TOKENS)
+        if not isinstance(tokens, int | float) or tokens < 1:
+            raise ConfigError(f"task {job.task!r} has max_new_tokens: {tokens}; expected a whole number of 1 or more.")
+        others = {name: job.setting(name, greedy) for name, greedy in GREEDY_SETTINGS.items()}
+        if job.setting("temperature") == 0:
+            others["do_sample"] = False  # lmms-eval samples by the temperature
+        asked = [f"{name}: {value}" for name, value in others.items() if value != GREEDY_SETTINGS[name]]
+        if asked:
+            told.append(f"task {job.task!r} asks for {', '.join(asked)}; backbone_vlm answers greedily all the same.")
+    return told
 
 
 def windows(jobs: Sequence[Job], size: int) -> Iterator[list[Job]]:

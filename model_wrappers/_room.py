@@ -16,11 +16,12 @@ __all__ = ["Room", "is_out_of_memory", "measure_room"]
 # More positions in one pass are no faster: the products fill the cores, or the card, from here on.
 PASS_POSITIONS = {"cpu": 8_192, "cuda": 32_768}
 ROWS = {"cpu": 64, "cuda": 256}
+IMAGES_A_PASS = 16  # of the vision tower: more are no faster
 CACHE_SHARE = 0.6  # of the free memory; the rest is for what a pass holds between its layers
 
 _MESSAGES = (
     "out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory", "ALLOC_FAILED",
-    "could not create a memory object", "could not execute a primitive",  # oneDNN
+    "could not create a memory object", "could not create a primitive", "could not execute a primitive",  # oneDNN
 )  # fmt: skip
 
 Result = TypeVar("Result")
@@ -44,6 +45,8 @@ class Room:
         Requests that fit after memory ran out; None where it never did.
     sharers
         Answerers that work at once, each with `rows`.
+    images
+        Pictures of one pass of the vision tower; fewer after memory ran out there.
     """
 
     auto_rows: int
@@ -52,6 +55,7 @@ class Room:
     asked: int | None = None
     fitted: int | None = None
     sharers: int = 1
+    images: int = IMAGES_A_PASS
 
     @property
     def rows(self) -> int:
@@ -76,14 +80,33 @@ class Room:
             if not is_out_of_memory(error):
                 raise
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        # Out of the handler the failed work's tensors are free.
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        _free_failed_work()
         if rows <= 1:
             raise ConfigError(f"one request alone does not fit into memory ({reason}). Use a smaller dtype or device=.")
         self.fitted = min(self.rows, rows // 2)
         print(f"backbone_vlm: out of memory with {rows} requests at once; goes on with {self.rows}.", flush=True)
         return None
+
+    def try_with_images(self, images: int, work: Callable[[], Result]) -> Result | None:
+        """Return what a pass over so many pictures returns; None where memory ran out: from then on half are tried.
+
+        Where one picture alone does not fit, the error stays: fewer requests at once may leave more memory.
+        """
+        try:
+            return work()
+        except Exception as error:
+            if images <= 1 or not is_out_of_memory(error):
+                raise
+        _free_failed_work()
+        self.images = images // 2
+        print(f"backbone_vlm: out of memory with {images} pictures at once; goes on with {self.images}.", flush=True)
+        return None
+
+
+def _free_failed_work() -> None:
+    """Give back what the failed work held: free once its handler has been left."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

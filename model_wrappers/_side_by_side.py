@@ -71,8 +71,9 @@ class Answerers:
             if place is not None:
                 yield job_of[place], found
             else:
-                near_ties, fitted = found
+                near_ties, fitted, images = found
                 self.near_ties += near_ties
+                self.room.images = min(self.room.images, images)
                 self.room.fitted = min((rows for rows in (self.room.fitted, fitted) if rows), default=None)
 
     @property
@@ -90,14 +91,15 @@ class Answerers:
         self, jobs: Sequence[Job], options: Callable[[Document], Sequence[str]], work: _Work[Found]
     ) -> Iterator[list[tuple[int | None, Any]]]:
         """Yield, in a process of its own, what is found by the request's number; last, what else the parent is told."""
-        torch.set_num_threads(max(1, self.threads // self.room.sharers))
+        # The parent's other threads are not there in a fork: a product that waits for them would wait for ever.
+        torch.set_num_threads(1)
         waiting: list[tuple[int | None, Any]] = []
         for job, found in self._alone(jobs, options, work):
             waiting.append((job.index, found))
             if len(waiting) == SENT_AT_ONCE:
                 yield waiting
                 waiting = []
-        yield [*waiting, (None, (self._answerer.near_ties, self.room.fitted))]
+        yield [*waiting, (None, (self._answerer.near_ties, self.room.fitted, self.room.images))]
 
 
 def _deal(dealt: Sequence[Sequence[Job]], count: int) -> list[list[Job]]:

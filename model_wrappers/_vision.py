@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,10 +12,9 @@ from PIL.Image import Image
 
 from vlm_backbones.model_wrappers._engine import Engine
 
-__all__ = ["IMAGES_A_PASS", "ImageEncoder"]
+__all__ = ["ImageEncoder"]
 
 CACHE_BYTES = 512 * 2**20
-IMAGES_A_PASS = 16
 
 
 class ImageEncoder:
@@ -40,9 +40,12 @@ class ImageEncoder:
         """Return key -> features for one batch of images; features: (image_tokens, hidden)."""
         missing = [key for key in images if key not in self._features]
         fresh: dict[str, torch.Tensor] = {}
-        for start in range(0, len(missing), IMAGES_A_PASS):
-            keys = missing[start : start + IMAGES_A_PASS]
-            fresh |= zip(keys, self._compute([images[key] for key in keys]), strict=True)
+        room = self.engine.room
+        while len(fresh) < len(missing):
+            keys = missing[len(fresh) : len(fresh) + room.images]
+            computed = room.try_with_images(len(keys), partial(self._compute, [images[key] for key in keys]))
+            if computed is not None:
+                fresh |= zip(keys, computed, strict=True)
         found = {key: fresh[key] if key in fresh else self._features[key] for key in images}
         for key, features in found.items():
             self._keep(key, features)

@@ -21,7 +21,7 @@ from vlm_backbones.model_wrappers import _response_cache, _results
 from vlm_backbones.model_wrappers._conditions import check_condition
 from vlm_backbones.model_wrappers._engine import Engine, checkpoint_dir, load_engine, pick_device
 from vlm_backbones.model_wrappers._media import MediaFolder
-from vlm_backbones.model_wrappers._requests import DocumentReader, Job
+from vlm_backbones.model_wrappers._requests import DocumentReader, Job, check_settings
 from vlm_backbones.model_wrappers._side_by_side import Answerers
 from vlm_backbones.model_wrappers._state_recorder import StateRecorder
 from vlm_backbones.model_wrappers._states import RANDOM_WEIGHTS, StatePlan
@@ -141,6 +141,8 @@ class BackboneVLM(lmms):  # type: ignore[misc]
     def generate_until(self, requests: Sequence[Instance]) -> list[Any]:
         """Answer greedily; each response is (text, token counts with our extras)."""
         jobs = [Job.from_arguments(index, request.args) for index, request in enumerate(requests)]
+        for line in check_settings(jobs):
+            print(f"backbone_vlm: {line}", flush=True)
         responses: list[Any] = [None] * len(jobs)
         answerer = self._answerer(jobs)
         with self._bar(len(jobs)) as bar:

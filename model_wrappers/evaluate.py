@@ -22,7 +22,7 @@ from vlm_backbones.errors import VlmBackbonesError
 __all__ = ["VERSION", "main"]
 
 # Raised when the logs' content changes.
-VERSION = 4
+VERSION = 5
 
 
 def main(argv: Sequence[str] | None = None) -> int:

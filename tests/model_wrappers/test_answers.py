@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from lmms_eval.api.instance import Instance
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from vlm_backbones.errors import ConfigError, DataError
+from vlm_backbones.errors import CheckpointError, ConfigError, DataError
 from vlm_backbones.model_wrappers._flight import Flight
 from vlm_backbones.model_wrappers.backbone_vlm import BackboneVLM
 from vlm_backbones.tasks.common import doc_to_visual
@@ -108,6 +109,38 @@ def test_answers_and_logprobs_equal_plain_transformers(checkpoint: Path, scene_r
             assert value == pytest.approx(logprob(model, inputs, ids), abs=1e-4)
 
 
+@pytest.mark.parametrize("own_pass", [False, True])
+def test_an_answer_that_begins_as_an_option_and_leaves_it_is_the_one_of_transformers(
+    checkpoint: Path, scene_rows: Any, monkeypatch: pytest.MonkeyPatch, own_pass: bool
+) -> None:
+    """As `A. cat` leaves the option `A`: after one of its tokens, after two, after three."""
+    if own_pass:
+        monkeypatch.setattr("vlm_backbones.model_wrappers._backbone.LEAN_PARAMETERS", 0)
+    rows = scene_rows.select(range(12))
+    settings = {"max_new_tokens": 12}
+    generated = generate(checkpoint, rows)
+    for shared in (1, 2, 3):
+        beginnings = [text[:shared] if text[:shared].isascii() and text.isprintable() else "Q" for text in generated]
+        assert len(beginnings) - beginnings.count("Q") >= 4
+        asked = rows.remove_columns("options").add_column("options", [[text, f"{text}~zz"] for text in beginnings])
+        for batch_size in (1, 16):
+            found = ask(build(checkpoint, asked, batch_size), asked, settings=settings | {"score_options": "options"})
+            assert [text for text, _ in found] == generated
+
+
+def generate(checkpoint: Path, rows: Any) -> list[str]:
+    """Return the greedy answers of transformers' own `generate`, one by one."""
+    model = LlavaForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    processor = AutoProcessor.from_pretrained(checkpoint, backend="pil")
+    texts = []
+    for row in rows:
+        prompt = f"<s>USER: <image>\n{doc_to_text(row)} ASSISTANT: "
+        inputs = processor(images=row["image"], text=prompt, add_special_tokens=False, return_tensors="pt")
+        answer = model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+        texts.append(processor.tokenizer.decode(answer, skip_special_tokens=True).strip())
+    return texts
+
+
 @torch.inference_mode()
 def logprob(model: Any, inputs: Any, answer: torch.Tensor) -> float:
     """Return the summed log-probability of the answer's tokens by one plain forward pass."""
@@ -143,6 +176,24 @@ def test_settings_of_lmms_eval_are_not_changed(checkpoint: Path, scene_rows: Any
     assert request.args[1] == SETTINGS
 
 
+def test_settings_that_are_not_greedy_are_named_once(
+    checkpoint: Path, scene_rows: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(**settings: Any) -> str:
+        requests = [instance("?", {"max_new_tokens": 1, **settings}, doc_to_visual, row) for row in (0, 1)]
+        model.generate_until(requests)
+        return "".join(line for line in capsys.readouterr().out.splitlines() if "greedily" in line)
+
+    model = build(checkpoint, scene_rows)
+    assert said(temperature=0.0, do_sample=False, num_beams=1, top_p=1.0, repetition_penalty=None) == ""
+    assert said(temperature=0, do_sample=True) == ""  # lmms-eval's own models are greedy too
+    line = said(temperature=0.2, do_sample=True, num_beams=4)
+    assert line.startswith("backbone_vlm: task 'vqa_scene' asks for temperature: 0.2, do_sample: True, num_beams: 4;")
+    assert line.count("greedily") == 1
+    with pytest.raises(ConfigError, match=r"task 'vqa_scene' has max_new_tokens: 0; expected .* 1 or more"):
+        said(max_new_tokens=0)
+
+
 def test_text_only_and_two_images(checkpoint: Path, scene_rows: Any) -> None:
     def two(row: Any) -> list[Any]:
         return [row["image"], row["image"].rotate(90)]
@@ -164,6 +215,19 @@ def test_text_only_and_two_images(checkpoint: Path, scene_rows: Any) -> None:
     assert placed[1]["reasoning_tokens"]["image_key"] is not None
 
 
+def test_a_prompt_may_end_in_a_picture_that_others_share(
+    checkpoint: Path, scene_rows: Any, tmp_path: Path, threads: Callable[[int], None]
+) -> None:
+    threads(1)
+    place = Path(shutil.copytree(checkpoint, tmp_path / "checkpoint"))
+    parts = "{% for c in m['content'] %}{{ '<image>' if c['type'] == 'image' else c['text'] }}{% endfor %}"
+    template = f"{{% for m in messages %}}{parts}{{% endfor %}}"
+    (place / "chat_template.jinja").write_text(template, encoding="utf-8")
+    requests = [instance("Colour? <image>", {"max_new_tokens": 6}, doc_to_visual, row // 4) for row in range(8)]
+    together, alone = (build(place, scene_rows, size).generate_until(requests) for size in (8, 1))
+    assert_same(alone, together)
+
+
 def test_loglikelihood_is_the_sum_without_end_of_turn(checkpoint: Path, scene_rows: Any) -> None:
     model = build(checkpoint, scene_rows)
     context = doc_to_text(scene_rows[1])
@@ -179,6 +243,20 @@ def test_loglikelihood_is_the_sum_without_end_of_turn(checkpoint: Path, scene_ro
         assert greedy is True
 
 
+def test_a_continuation_of_no_tokens_has_probability_1(checkpoint: Path, scene_rows: Any) -> None:
+    """The sum over no tokens is 0, and nothing contradicts the greedy answer; its neighbours keep their scores."""
+    model = build(checkpoint, scene_rows)
+
+    def scores(*texts: str) -> list[tuple[float, bool]]:
+        return model.loglikelihood([instance("?", text, doc_to_visual, 0, "loglikelihood") for text in texts])
+
+    red, blue = scores("red", "blue")
+    assert scores("", " ") == [(0.0, True), (0.0, True)]
+    found = scores("red", "", "blue", "")
+    assert [greedy for _, greedy in found] == [red[1], True, blue[1], True]
+    assert [value for value, _ in found] == pytest.approx([red[0], 0.0, blue[0], 0.0], abs=1e-5)
+
+
 def test_bad_requests_raise_and_name_the_row(checkpoint: Path, scene_rows: Any) -> None:
     model = build(checkpoint, scene_rows)
     with pytest.raises(DataError, match=r"row 3.*image"):
@@ -191,6 +269,17 @@ def test_bad_requests_raise_and_name_the_row(checkpoint: Path, scene_rows: Any) 
         model.generate_until([instance("?", {"score_options": "choices"}, doc_to_visual, 1)])
     with pytest.raises(ConfigError, match="one round"):
         model.generate_until_multi_round([])
+
+
+def test_weights_that_give_no_numbers_are_refused_by_name(checkpoint: Path, scene_rows: Any) -> None:
+    model = build(checkpoint, scene_rows)
+    assert model.engine is not None
+    model.engine.model.lm_head.weight.data[5] = float("nan")
+    message = rf"row 0: {checkpoint}: the weights give no numbers \(NaN\) in torch.float32.*make the checkpoint again"
+    with pytest.raises(CheckpointError, match=message):
+        model.generate_until([instance("?", {"max_new_tokens": 3}, doc_to_visual, 0)])
+    with pytest.raises(CheckpointError, match=message):
+        model.loglikelihood([instance("?", "red", doc_to_visual, 0, "loglikelihood")])
 
 
 def broken_visual(row: Any) -> Any:

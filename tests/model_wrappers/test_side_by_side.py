@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +20,28 @@ from vlm_backbones.model_wrappers._forked import merged
 from vlm_backbones.model_wrappers._side_by_side import _deal
 from vlm_backbones.tasks.common import doc_to_visual
 from vlm_backbones.tasks.vqa_scene.utils import doc_to_text
+
+AFTER_A_PARALLEL_PRODUCT = """
+import sys
+import torch
+from datasets import load_from_disk
+from lmms_eval.api.instance import Instance
+from vlm_backbones.model_wrappers.backbone_vlm import BackboneVLM
+from vlm_backbones.tasks.common import doc_to_visual
+torch.set_num_threads(4)
+table = torch.randn(1500, 1500)
+torch.nn.functional.silu(table @ table)  # the parent's threads have worked
+model = BackboneVLM(pretrained=sys.argv[1], batch_size="auto", device="cpu")
+model.task_dict = {"vqa_scene": {"test": load_from_disk(sys.argv[2])["test"]}}
+requests = [
+    Instance(
+        request_type="generate_until", idx=0, metadata={"task": "vqa_scene", "doc_id": row, "repeats": 1},
+        arguments=("How many? " * 40, {"max_new_tokens": 4}, doc_to_visual, row, "vqa_scene", "test"),
+    )
+    for row in range(8)
+]
+print(len(model.generate_until(requests)), model.room.sharers)
+"""
 
 
 def endless() -> Iterator[list[int]]:
@@ -93,6 +117,16 @@ def test_more_threads_give_the_same_answers_and_are_given_back(
         assert (text, one["doc_key"]) == (other, two["doc_key"])
         assert one["logprob"] == pytest.approx(two["logprob"], abs=1e-4)
         assert one["option_logprobs"] == pytest.approx(two["option_logprobs"], abs=1e-4)
+
+
+@pytest.mark.usefixtures("environment")
+def test_fewer_processes_than_threads_answer_after_the_threads_have_worked(checkpoint: Path, data: Path) -> None:
+    """A fork has none of its parent's threads and waits for ever where it uses more than one."""
+    command = [sys.executable, "-c", AFTER_A_PARALLEL_PRODUCT, str(checkpoint), str(data / "vqa_scene")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "4"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-2:] == ["8", "2"]
 
 
 def test_a_bad_row_is_named_by_whoever_meets_it(
