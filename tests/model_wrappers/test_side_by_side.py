@@ -58,7 +58,13 @@ def test_every_item_is_dealt_once() -> None:
     assert _deal(windows[1:2], 3) == [[5]]
 
 
-def test_streams_are_merged_and_the_first_error_ends_them() -> None:
+@pytest.fixture
+def before() -> list[Any]:
+    """The processes that other tests have started and keep."""
+    return list(multiprocessing.active_children())
+
+
+def test_streams_are_merged_and_the_first_error_ends_them(before: list[Any]) -> None:
     assert sorted(merged([iter([[0, 1], [2]]), iter([[3], [], [4, 5]])])) == list(range(6))
 
     def broken() -> Iterator[list[int]]:
@@ -68,7 +74,7 @@ def test_streams_are_merged_and_the_first_error_ends_them() -> None:
     with pytest.raises(DataError, match="row 3") as found:
         list(merged([endless(), broken()]))
     assert "in broken" in found.value.__notes__[0]
-    assert not multiprocessing.active_children()
+    assert multiprocessing.active_children() == before
 
 
 def test_an_error_that_cannot_travel_is_told_in_words() -> None:
@@ -84,21 +90,21 @@ def test_an_error_that_cannot_travel_is_told_in_words() -> None:
         list(merged([broken()]))
 
 
-def test_a_killed_process_is_an_error() -> None:
+def test_a_killed_process_is_an_error(before: list[Any]) -> None:
     def killed() -> Iterator[list[int]]:
         yield [1]
         os.kill(os.getpid(), signal.SIGKILL)
 
     with pytest.raises(RuntimeError, match=r"ended from outside \(SIGKILL\)"):
         list(merged([endless(), killed()]))
-    assert not multiprocessing.active_children()
+    assert multiprocessing.active_children() == before
 
 
-def test_what_is_no_longer_wanted_ends() -> None:
+def test_what_is_no_longer_wanted_ends(before: list[Any]) -> None:
     stream = merged([endless(), endless()])
     assert next(stream) == 0
     stream.close()  # type: ignore[attr-defined]
-    assert not multiprocessing.active_children()
+    assert multiprocessing.active_children() == before
 
 
 def test_more_threads_give_the_same_answers_and_are_given_back(
