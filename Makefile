@@ -33,11 +33,11 @@ mutation: .venv/.installed-dev  ## do the tests notice a small wrong change? a s
 test-tokenizers: .venv/.installed-dev  ## chat formats on LLaMA's real vocabularies; needs node and npm
 	$(BIN)/python -m pytest -rs tests/optional/real_vocabularies.py
 
-bench: .venv/.installed-bench  ## against the peers, about 15 minutes on two cores; writes the table of benchmarks/RESULTS.md
+bench: .venv/.installed-bench  ## against the peers, about 10 minutes on two cores; writes the table of benchmarks/RESULTS.md
 	@mkdir -p build; rm -f build/bench.jsonl
-	@set -o pipefail; for call in eval_throughput.py "eval_options.py --samples 100" \
-	    "eval_options.py --shape pocket-576 --samples 12" eval_long.py "eval_long.py --mixed" eval_reuse.py \
-	    "eval_reuse.py --shape pocket-576 --samples 32" eval_startup.py agreement_speed.py cka_speed.py read_logs.py; do \
+	@set -o pipefail; for call in eval_throughput.py "eval_options.py --samples 400" \
+	    "eval_options.py --shape pocket-576 --samples 48" eval_long.py "eval_long.py --mixed" "eval_reuse.py --samples 1200" \
+	    "eval_reuse.py --shape pocket-576 --samples 64" eval_startup.py agreement_speed.py cka_speed.py read_logs.py; do \
 	  result=$$($(BIN)/python benchmarks/$$call 2> build/bench.log | tail -1) || { cat build/bench.log; exit 1; }; \
 	  echo "$$result"; printf '%s\t%s\n' "$$call" "$$result" >> build/bench.jsonl; done
 	@$(BIN)/python benchmarks/write_results.py build/bench.jsonl

@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vlm_backbones.analysis import pair_measures as pair
-from vlm_backbones.analysis.bootstrap import cluster_sums, cluster_weights
+from vlm_backbones.analysis.bootstrap import cluster_sums, pattern_bootstrap
 from vlm_backbones.analysis.interval_rows import SAMPLE_DRAWS
 
 Floats = NDArray[np.float64]
@@ -66,8 +66,7 @@ class AnswerAgreement:
 
     def drawn(self, rng: np.random.Generator) -> dict[str, Floats]:
         """The values of each bootstrap draw over clusters; kappa's by its influence function."""
-        weights, group = cluster_weights(self.cluster, SAMPLE_DRAWS, rng)
-        return self._measures(weights @ cluster_sums(self._columns, group))
+        return self._measures(pattern_bootstrap(cluster_sums(self._columns, self.cluster), SAMPLE_DRAWS, rng))
 
     @property
     def _answered(self) -> Bools:

@@ -49,6 +49,8 @@ def main() -> int:
         table = agreement(logs.samples, bootstrap=arguments.draws)
         scores(logs, bootstrap=arguments.draws)
         seconds["ours"].append(time.perf_counter() - start)
+        if table["phi_low"].is_nan().any():
+            raise SystemExit("a phi has no interval: ours did not do the work")
         print(f"repeat {repeat + 1}: ours {seconds['ours'][-1]:.2f} s, phi of the first two runs", end=" ")
         print(f"[{table['phi_low'][0]:.4f}, {table['phi_high'][0]:.4f}]", flush=True)
         if not arguments.no_peer:
@@ -78,7 +80,9 @@ def make_logs(correct: Floats) -> Logs:
     """Samples as `load_logs` finds them in logs of another model: questions and short answers, no keys."""
     parts = []
     for run, row in enumerate(correct):
-        part = pl.DataFrame({"score": row, "doc_id": [str(number) for number in range(row.size)]}).with_columns(
+        part = pl.DataFrame(
+            {"score": row, "correct": row == 1, "doc_id": [str(number) for number in range(row.size)]}
+        ).with_columns(
             pl.lit(f"run {run}").alias("run"),
             pl.lit("vqa").alias("task"),
             pl.lit("clean").alias("condition"),
