@@ -44,9 +44,13 @@ def render(results: Sequence[tuple[str, dict[str, Any]]]) -> str:
 
 def _row(command: str, result: dict[str, Any]) -> str:
     unit = result["unit"]
-    cells = [f"`{command}`", f"{result['ours']:,} {unit}", f"{result['peer']:,} {unit}", result["ratio"]]
+    cells = [f"`{command}`", *(f"{_shown(result[side])} {unit}" for side in ("ours", "peer")), result["ratio"]]
     cells += [result.get("ratio_cpu_seconds", ""), result["repeats"], result.get("load_average", "")]
     return f"| {' | '.join(map(str, cells))} |"
+
+
+def _shown(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 if __name__ == "__main__":
