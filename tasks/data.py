@@ -6,10 +6,14 @@ found at run time; lmms-eval then opens the folder with `load_from_disk`.
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import os
+import shutil
+import tempfile
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from vlm_backbones.cache import atomic_write_text, cache_dir
@@ -43,7 +47,7 @@ def dataset_dir(task: str) -> Path:
     ------
     DataError
         If the test split, every row of it, or a column that the task reads is missing; if a row cannot be asked or
-        scored; if the split needs a view in the user's cache, and that cannot be written.
+        scored; if the split needs a view, and nothing can be written.
     """
     root = data_root()
     check_test_split(task, root, decode=False)
@@ -52,21 +56,38 @@ def dataset_dir(task: str) -> Path:
 
 
 def _view(folder: Path) -> Path:
-    """Return a folder that links to splits saved alone and has the `dataset_dict.json` that they lack."""
-    view = cache_dir() / "views" / f"{folder.name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}"
-    splits = [split for split in _SPLITS if (folder / split / "state.json").is_file()]
-    listed, listing = view / "dataset_dict.json", json.dumps({"splits": splits})
+    """Return a folder that links to splits saved alone and has the `dataset_dict.json` that they lack.
+
+    It lies in the user's cache, or where that cannot be written (a read-only home) in a folder that ends with the
+    process.
+    """
+    name = f"{folder.name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}"
+    with suppress(OSError, DataError):
+        return _linked(cache_dir() / "views" / name, folder)
     try:
-        view.mkdir(parents=True, exist_ok=True)
-        for link in [view / split for split in splits if not (view / split).exists()]:
-            link.unlink(missing_ok=True)
-            with suppress(FileExistsError):  # another process of the same run was first
-                link.symlink_to(folder / link.name, target_is_directory=True)
+        return _linked(_scratch() / name, folder)
     except OSError as error:
         raise DataError(
-            f"cannot write {view}: {error.strerror or error}. {folder} holds no dataset_dict.json and is opened "
-            "through the cache: save it as a DatasetDict, or name a folder to write to by VLM_BACKBONES_CACHE."
+            f"cannot write a temporary file: {error.strerror or error}. {folder} holds no dataset_dict.json and is "
+            "opened through links: save it as a DatasetDict, or name a folder to write to by TMPDIR."
         ) from error
+
+
+def _linked(view: Path, folder: Path) -> Path:
+    splits = [split for split in _SPLITS if (folder / split / "state.json").is_file()]
+    listed, listing = view / "dataset_dict.json", json.dumps({"splits": splits})
+    view.mkdir(parents=True, exist_ok=True)
+    for link in [view / split for split in splits if not (view / split).exists()]:
+        link.unlink(missing_ok=True)
+        with suppress(FileExistsError):  # another process of the same run was first
+            link.symlink_to(folder / link.name, target_is_directory=True)
     if not listed.is_file() or listed.read_text(encoding="utf-8") != listing:
         atomic_write_text(listed, listing)
     return view
+
+
+@cache
+def _scratch() -> Path:
+    folder = tempfile.mkdtemp(prefix="vlm-backbones-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)

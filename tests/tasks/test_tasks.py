@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -117,10 +118,18 @@ def test_missing_and_empty_data_are_named(tmp_path: Path, monkeypatch: pytest.Mo
         _ = data.NO_TASK
 
 
-def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written_leaves_a_folder_of_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("VLM_BACKBONES_DATA", str(tmp_path / "data"))
     write_split(tmp_path / "data" / "vqa_scene" / "test", 3)
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("VLM_BACKBONES_CACHE", str(tmp_path / "file"))
-    with pytest.raises(DataError, match=r"cannot write .*file/views/.*save it as a DatasetDict.*VLM_BACKBONES_CACHE"):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    data._scratch.cache_clear()
+    assert Dataset.load_from_disk(f"{data.VQA_SCENE}/test").num_rows == 3
+    assert Path(data.VQA_SCENE).is_relative_to(data._scratch())
+    data._scratch.cache_clear()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "file"))
+    with pytest.raises(DataError, match=r"cannot write a temporary file: .*save it as a DatasetDict.*TMPDIR"):
         _ = data.VQA_SCENE
