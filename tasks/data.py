@@ -6,17 +6,13 @@ found at run time; lmms-eval then opens the folder with `load_from_disk`.
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 
-from vlm_backbones.cache import atomic_write_text, cache_dir
+from vlm_backbones.cache import atomic_write_text, cache_dir, scratch_dir
 from vlm_backbones.data.evaluation_data import EVALUATION_SPLIT, TASKS, check_test_split
 from vlm_backbones.errors import DataError
 
@@ -65,7 +61,7 @@ def _view(folder: Path) -> Path:
     with suppress(OSError, DataError):
         return _linked(cache_dir() / "views" / name, folder)
     try:
-        return _linked(_scratch() / name, folder)
+        return _linked(scratch_dir() / name, folder)
     except OSError as error:
         raise DataError(
             f"cannot write a temporary file: {error.strerror or error}. {folder} holds no dataset_dict.json and is "
@@ -84,10 +80,3 @@ def _linked(view: Path, folder: Path) -> Path:
     if not listed.is_file() or listed.read_text(encoding="utf-8") != listing:
         atomic_write_text(listed, listing)
     return view
-
-
-@cache
-def _scratch() -> Path:
-    folder = tempfile.mkdtemp(prefix="vlm-backbones-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)

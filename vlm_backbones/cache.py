@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import hashlib
 import json
@@ -27,6 +28,7 @@ __all__ = [
     "disk_is_full",
     "partial_name",
     "read_last_study",
+    "scratch_dir",
     "staged_path",
     "write_last_study",
 ]
@@ -113,6 +115,14 @@ def atomic_write_text(path: Path, text: str) -> None:
     """Write a text file by atomic rename."""
     with staged_path(path) as staged:
         staged.write_text(text, encoding="utf-8")
+
+
+@cache
+def scratch_dir() -> Path:
+    """Return a folder for what the caches would keep and cannot, removed when the process ends."""
+    folder = tempfile.mkdtemp(prefix="vlm-backbones-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def check_writable(folder: Path) -> None:

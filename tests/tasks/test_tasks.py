@@ -126,10 +126,10 @@ def test_a_cache_that_cannot_be_written_leaves_a_folder_of_the_process(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("VLM_BACKBONES_CACHE", str(tmp_path / "file"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    data._scratch.cache_clear()
+    data.scratch_dir.cache_clear()
     assert Dataset.load_from_disk(f"{data.VQA_SCENE}/test").num_rows == 3
-    assert Path(data.VQA_SCENE).is_relative_to(data._scratch())
-    data._scratch.cache_clear()
+    assert Path(data.VQA_SCENE).is_relative_to(data.scratch_dir())
+    data.scratch_dir.cache_clear()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "file"))
     with pytest.raises(DataError, match=r"cannot write a temporary file: .*save it as a DatasetDict.*TMPDIR"):
         _ = data.VQA_SCENE
