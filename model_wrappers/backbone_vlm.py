@@ -25,6 +25,7 @@ from vlm_backbones.model_wrappers._requests import DocumentReader, Job, check_se
 from vlm_backbones.model_wrappers._side_by_side import Answerers
 from vlm_backbones.model_wrappers._state_recorder import StateRecorder
 from vlm_backbones.model_wrappers._states import RANDOM_WEIGHTS, StatePlan
+from vlm_backbones.model_wrappers.evaluate import VERSION
 
 __all__ = ["BackboneVLM"]
 
@@ -119,6 +120,7 @@ class BackboneVLM(lmms):  # type: ignore[misc]
         self._rank = int(os.environ.get("RANK", "0"))
         self._world_size = int(os.environ.get("WORLD_SIZE", "1"))
         self.identity = {
+            "version": str(VERSION),
             "checkpoint": self.engine.fingerprint,
             "condition": self.condition,
             "dtype": str(dtype),

@@ -105,6 +105,8 @@ def test_response_cache_keys_on_checkpoint_and_condition(checkpoint: Path, tmp_p
     assert by_name == by_instance
     assert key(BackboneVLM(pretrained=str(checkpoint), device="cpu", batch_size=4)) == by_instance
     assert key(BackboneVLM(pretrained=str(checkpoint), device="cpu", condition="jpeg40")) != by_instance
-    clean.identity = {**clean.identity, "checkpoint": "another"}
-    assert key(clean) != by_instance
+    own = clean.identity
+    for changed in ("checkpoint", "version"):
+        clean.identity = {**own, changed: "another"}
+        assert key(clean) != by_instance
     assert key("another_model") != by_instance
