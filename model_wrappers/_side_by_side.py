@@ -83,6 +83,7 @@ class Answerers:
     def _alone(
         self, jobs: Sequence[Job], options: Callable[[Document], Sequence[str]], work: _Work[Found]
     ) -> Iterator[tuple[Job, Found]]:
+        self._answerer.near_ties = 0  # a fork would tell again what its parent had counted
         keeps = self.recorder.wants if self.recorder else lambda job: False
         preparer = Preparer(self.reader, self.prompter, options, keeps, self.encoder.tokens_an_image)
         return work(self._answerer, Queue(preparer.windows(jobs, self._window), _cost))

@@ -17,8 +17,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from vlm_backbones.cache import check_writable, scratch_dir
-from vlm_backbones.errors import DataError, VlmBackbonesError
+from vlm_backbones.errors import VlmBackbonesError
 
 __all__ = ["VERSION", "main"]
 
@@ -34,7 +33,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     # Tokenizer threads help nobody here, and warn when lmms-eval forks.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    _keep_datasets_cache_writable()
     from vlm_backbones.model_wrappers._evaluation import Evaluation
 
     try:
@@ -61,15 +59,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("error: lmms-eval failed; the conditions finished before are kept.", file=sys.stderr)
         return 1
     return 0
-
-
-def _keep_datasets_cache_writable() -> None:
-    """Give lmms-eval, which always makes a cache for datasets, another place than a read-only home."""
-    home = os.environ.get("HF_HOME", "~/.cache/huggingface")
-    try:
-        check_writable(Path(os.environ.get("HF_DATASETS_CACHE", f"{home}/datasets")).expanduser())
-    except DataError:
-        os.environ.setdefault("LMMS_EVAL_DATASETS_CACHE", str(scratch_dir() / "datasets"))
 
 
 def _parser() -> argparse.ArgumentParser:

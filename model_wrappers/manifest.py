@@ -14,7 +14,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from vlm_backbones.errors import user_error
+from vlm_backbones.cache import check_writable, scratch_dir
+from vlm_backbones.errors import DataError, user_error
 from vlm_backbones.trust import tell_of_task_folders
 
 __all__ = ["register", "task_paths"]
@@ -57,6 +58,7 @@ def _join_include_path() -> None:
     @functools.wraps(original)
     def initialize_tasks(self: Any, include_path: Any = None, include_defaults: bool = True) -> Any:
         _exit_on_our_errors()
+        _keep_datasets_cache_writable()
         given = [include_path] if isinstance(include_path, str) else list(include_path or [])
         tell_of_task_folders([*map(Path, given), *map(Path, task_paths()[1:])])
         return original(self, include_path=[*given, *task_paths()], include_defaults=include_defaults)
@@ -96,6 +98,15 @@ def _exit_on_our_errors() -> None:
     module = CommandLineEvaluator("evaluator")
     setattr(module, _MARK, True)
     vars(command_line)["evaluator"] = module
+
+
+def _keep_datasets_cache_writable() -> None:
+    """Give lmms-eval, which always makes a cache for datasets, another place than a read-only home."""
+    cache = os.environ.get("HF_DATASETS_CACHE") or f"{os.environ.get('HF_HOME', '~/.cache/huggingface')}/datasets"
+    try:
+        check_writable(Path(os.path.expandvars(cache)).expanduser())
+    except DataError:
+        os.environ.setdefault("LMMS_EVAL_DATASETS_CACHE", str(scratch_dir() / "datasets"))
 
 
 def _remember_index() -> None:

@@ -139,14 +139,8 @@ def _features_of(spec: FeatureSpec, out: Path, use: _Use) -> Features:
     may_choose = use.is_exact and probe.is_same_alone
     pays = probe.saves(pictures=len(use.images), views=use.views, needs_statistics=use.standardizes)
     is_wanted = pays or not may_choose
-    progress = Progress(out / "progress.json", "features")
-    cache = build_feature_cache(
-        out / "features",
-        use.images,
-        spec,
-        budget_bytes=budget if is_wanted else 0,
-        progress=progress.update,
-    )
+    progress = Progress(out / "progress.json", "features").update
+    cache = build_feature_cache(place, use.images, spec, budget_bytes=budget, progress=progress) if is_wanted else None
     if processes().is_main_process:
         why = "" if may_choose else " (not by these times: computed in training they would have other last digits)"
         if is_wanted and cache is None:
@@ -154,7 +148,7 @@ def _features_of(spec: FeatureSpec, out: Path, use: _Use) -> Features:
         print(f"{_measured(probe, use)}: {'not cached' if cache is None else 'cached'}{why}", flush=True)
     if cache is not None:
         return Features(spec, cache, *((cache.mean, cache.std) if use.standardizes else neutral), probe)
-    known = feature_statistics(place, use.images, spec, progress.update) if use.standardizes else neutral
+    known = feature_statistics(place, use.images, spec, progress) if use.standardizes else neutral
     return Features(spec, None, *known, probe)
 
 

@@ -160,10 +160,10 @@ def reaching_tests(data: coverage.CoverageData, path: Path, line: int) -> list[s
     lines = {
         number for node in around or functions for number in range(node.body[0].lineno, (node.end_lineno or 0) + 1)
     }
-    return sorted({file for number, files in test_files(data, path) if number in lines for file in files})
+    return sorted({file for number, files in files_by_line(data, path) if number in lines for file in files})
 
 
-def test_files(data: coverage.CoverageData, path: Path) -> list[tuple[int, set[str]]]:
+def files_by_line(data: coverage.CoverageData, path: Path) -> list[tuple[int, set[str]]]:
     """Return each line of a file with the test files that run it; importing it has no test."""
     contexts = data.contexts_by_lineno(str(path)).items()
     return [(line, {test.partition("::")[0] for test in tests if test}) for line, tests in contexts]
@@ -215,7 +215,7 @@ def try_stratum(name: str, size: int, seed: int, only: Sequence[int], *, is_meas
         measure(work, STRATA[name].tests)
     data = read_measured(work)
     breadth = Counter(
-        file for path in data.measured_files() for _, files in test_files(data, Path(path)) for file in files
+        file for path in data.measured_files() for _, files in files_by_line(data, Path(path)) for file in files
     )
     noticed = []
     paths = sorted(path for pattern in STRATA[name].sources for path in package.glob(pattern))

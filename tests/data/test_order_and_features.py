@@ -106,7 +106,7 @@ def spec(parts: Path) -> FeatureSpec:
 
 def test_the_cache_holds_the_towers_states_and_their_statistics(parts: Path, spec: FeatureSpec, tmp_path: Path) -> None:
     images = unique_images(load_examples([parts / "data"]))
-    cache = build_feature_cache(tmp_path, images, spec, budget_bytes=10**9)
+    cache = build_feature_cache(feature_folder(tmp_path, images, spec), images, spec, budget_bytes=10**9)
     assert cache is not None
     wanted = spec.compute(list(images.values()))  # (images, 17, 32)
     assert torch.allclose(cache.gather(range(len(images))), wanted, atol=2e-3)
@@ -117,7 +117,7 @@ def test_the_cache_holds_the_towers_states_and_their_statistics(parts: Path, spe
 
 def test_the_statistics_without_a_cache_are_the_caches(parts: Path, spec: FeatureSpec, tmp_path: Path) -> None:
     images = unique_images(load_examples([parts / "data"]))
-    cache = build_feature_cache(tmp_path / "cached", images, spec, budget_bytes=10**9)
+    cache = build_feature_cache(feature_folder(tmp_path / "cached", images, spec), images, spec, budget_bytes=10**9)
     assert cache is not None
     place, calls = feature_folder(tmp_path / "streamed", images, spec), []
     for _ in range(2):  # computed, then remembered
@@ -133,8 +133,10 @@ def test_a_second_opening_computes_nothing_and_a_damaged_cache_is_named_and_rebu
     images = unique_images(load_examples([parts / "data"]))
     calls: list[tuple[int, int]] = []
 
+    place = feature_folder(tmp_path, images, spec)
+
     def build() -> None:
-        assert build_feature_cache(tmp_path, images, spec, budget_bytes=10**9, progress=lambda *now: calls.append(now))
+        assert build_feature_cache(place, images, spec, budget_bytes=10**9, progress=lambda *now: calls.append(now))
 
     build()
     first = len(calls)
@@ -151,5 +153,5 @@ def test_a_second_opening_computes_nothing_and_a_damaged_cache_is_named_and_rebu
 
 def test_a_set_beyond_the_budget_is_not_cached(parts: Path, spec: FeatureSpec, tmp_path: Path) -> None:
     images = unique_images(load_examples([parts / "data"]))
-    assert build_feature_cache(tmp_path, images, spec, budget_bytes=1000) is None
+    assert build_feature_cache(feature_folder(tmp_path, images, spec), images, spec, budget_bytes=1000) is None
     assert not list(tmp_path.glob("*/states.npy"))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import yaml
@@ -13,6 +15,7 @@ from lmms_eval import models, utils
 from lmms_eval.caching.response_cache import ResponseCache
 from lmms_eval.tasks import TaskManager
 
+from vlm_backbones.cache import scratch_dir
 from vlm_backbones.model_wrappers import _task_index, manifest
 from vlm_backbones.model_wrappers.backbone_vlm import BackboneVLM
 
@@ -110,3 +113,14 @@ def test_response_cache_keys_on_checkpoint_and_condition(checkpoint: Path, tmp_p
         clean.identity = {**own, changed: "another"}
         assert key(clean) != by_instance
     assert key("another_model") != by_instance
+
+
+def test_lmms_eval_caches_datasets_elsewhere_where_the_home_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for home, is_moved in ((tmp_path, False), (tmp_path / "file", True)):
+        with mock.patch.dict(os.environ, HF_HOME=str(home)):
+            for name in ("HF_DATASETS_CACHE", "LMMS_EVAL_DATASETS_CACHE"):
+                os.environ.pop(name, None)
+            TaskManager("ERROR", include_defaults=False)
+            found = os.environ.get("LMMS_EVAL_DATASETS_CACHE")
+        assert found == (str(scratch_dir() / "datasets") if is_moved else None)

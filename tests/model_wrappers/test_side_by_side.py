@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
@@ -17,6 +18,7 @@ import torch
 
 from vlm_backbones.errors import DataError
 from vlm_backbones.model_wrappers._forked import merged
+from vlm_backbones.model_wrappers._requests import Job
 from vlm_backbones.model_wrappers._side_by_side import _deal
 from vlm_backbones.tasks.common import doc_to_visual
 from vlm_backbones.tasks.vqa_scene.utils import doc_to_text
@@ -133,6 +135,23 @@ def test_fewer_processes_than_threads_answer_after_the_threads_have_worked(check
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[-2:] == ["8", "2"]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_near_ties_are_counted_once_whoever_meets_them(
+    checkpoint: Path, scene_rows: Any, build: Any, ask: Any, threads: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch, count: int,
+) -> None:  # fmt: skip
+    """With a margin that every token is within, the ties are the tokens written, again for each round of questions."""
+    monkeypatch.setattr("vlm_backbones.model_wrappers._greedy.NEAR_TIE", math.inf)
+    threads(count)
+    model = build(checkpoint, scene_rows, 4)
+    requests = [ask(doc_to_text(row), {"max_new_tokens": 5}, doc_to_visual, at) for at, row in enumerate(scene_rows)]
+    jobs = [Job.from_arguments(index, request.args) for index, request in enumerate(requests)]
+    answerers = model._answerer(jobs)
+    for round_ in (1, 2):
+        written = [record.token_count for _, record in answerers.answers(jobs)]
+        assert answerers.near_ties == round_ * sum(written) > 0
 
 
 def test_a_bad_row_is_named_by_whoever_meets_it(

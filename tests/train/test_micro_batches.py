@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from vlm_backbones.data.packing import PackedExample
 from vlm_backbones.errors import DataError
 from vlm_backbones.recipe import StageRecipe
+from vlm_backbones.train import dataset
 from vlm_backbones.train.dataset import MicroBatches, StageData
 
 RECIPE = StageRecipe(steps=3, batch_size=4, micro_batch_size=1, learning_rate=1e-3)
@@ -90,12 +92,20 @@ def test_what_fails_is_raised_where_its_micro_batch_is_asked_for() -> None:
     assert batches[3]["examples"] == [0]
 
 
-def test_only_waiting_counts_as_waiting() -> None:
-    batches = build(Pictures(lambda handle: time.sleep(0.1)))
-    batches[0]
-    assert batches.waited_seconds >= 0.1
+def test_only_waiting_counts_as_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that moves by a second where a picture is read, so no other work is counted."""
+    seconds = [0.0]
+
+    def read(handle: int) -> None:
+        seconds[0] += 1
+
+    batches = build(Pictures(read))
+    monkeypatch.setattr(dataset, "time", SimpleNamespace(perf_counter=lambda: seconds[0]))
+    batches[8]
+    assert 1 <= batches.waited_seconds <= 4  # of the last four, which the thread goes on with
     before = batches.waited_seconds
     while not all(future.done() for future in batches._ahead.values()):
         time.sleep(0.01)  # the step's own work
-    batches[1]
-    assert batches.waited_seconds - before < 0.1
+    assert seconds == [4.0]
+    batches[9]
+    assert batches.waited_seconds == before

@@ -119,17 +119,19 @@ def _name(images: dict[bytes, ImageSource], spec: FeatureSpec) -> str:
 
 
 def build_feature_cache(
-    folder: Path,
+    place: Path,
     images: dict[bytes, ImageSource],
     spec: FeatureSpec,
     *,
     budget_bytes: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> FeatureCache | None:
-    """Return the cache of these pictures under `folder`, computing it where it is missing or damaged.
+    """Return the cache of these pictures, computing it where it is missing or damaged.
 
     Parameters
     ----------
+    place
+        From `feature_folder`.
     images
         From `unique_images`.
     budget_bytes
@@ -144,11 +146,11 @@ def build_feature_cache(
     Raises
     ------
     DataError
-        If a picture is missing or corrupt, or the folder cannot be written.
+        If a picture is missing or corrupt.
     """
     if not images:
         return None
-    name, place = _name(images, spec), feature_folder(folder, images, spec)
+    name = _name(images, spec)
     with FileLock(place / "lock"):
         cache = _open(place, list(images), name)
         if cache is None:
