@@ -115,9 +115,12 @@ def _inputs(study: Study, out: Path) -> list[object]:
     paths = [*study.data.training_files, *([study.data.eval] if study.data.eval else [])]
     if folder := os.environ.get("VLM_BACKBONES_DATA"):
         paths.append(Path(folder))
-    missing = [str(path) for path in paths if not path.exists()]
+    missing = dict.fromkeys(str(path) for path in paths if not path.exists())
     if missing:
-        raise DataError(f"study {study.name}: no such data: {', '.join(missing)}.")
+        raise DataError(
+            f"study {study.name}: no such data: {', '.join(missing)}. Put it there, or name its place under `data` of "
+            "the study (docs/study.md)."
+        )
     return [
         study.data.model_dump(mode="json"),
         files_fingerprint(paths),

@@ -84,7 +84,7 @@ def test_help_is_fast_and_loads_no_torch() -> None:
         (("data", "import", "earthquakes", "nowhere.csv", "out"), "no file nowhere.csv"),
         (("compose", "pocket-lama-3", "pocket-vision", "out"), "Did you mean 'pocket-llama-3'?"),
         (("compose", "pocket-llama-3", "pocket-vision", "out", "--chat-format", "x"), "unknown chat format 'x'"),
-        (("convert", "nowhere", "out"), "no config.json in nowhere"),
+        (("convert", "nowhere", "out"), "no folder nowhere: download the original checkpoint"),
         (("push", "nowhere", "someone/name"), "no folder nowhere"),
     ],
 )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from vlm_backbones.errors import ConfigError
+from vlm_backbones.errors import ConfigError, DataError
 from vlm_backbones.pipeline import plan_study
 from vlm_backbones.study import load_study
 from vlm_backbones.submission import job_states, settings_for, submit_study
@@ -118,6 +118,13 @@ def test_a_training_asks_for_its_gpus_and_every_other_job_for_one(tiny_study: Pa
 def _reap(jobs: Mapping[str, str]) -> None:
     """Collect the ended child: this test is its parent, a shell's user is not."""
     os.waitpid(int(jobs["study"]), 0)
+
+
+def test_data_that_is_missing_is_named_once_though_training_and_evaluation_need_it(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no such data: .* Put it there, or name its place") as caught:
+        plan_study(load_study("barn"), tmp_path / "out")
+    assert str(caught.value).count("playground/data/barn") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_cannot_be_submitted_says_why(tiny_study: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -61,6 +61,8 @@ def convert(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} exists and is no empty folder. Choose a new one.")
     check_writable(out)
+    if not checkpoint.is_dir():
+        raise ConfigError(f"no folder {checkpoint}: download the original checkpoint, then name its folder.")
     if not (checkpoint / "config.json").is_file():  # told before torch loads
         raise ConfigError(f"no config.json in {checkpoint}: give a checkpoint in the original LLaVA format.")
     from vlm_backbones import vlm
