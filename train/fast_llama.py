@@ -17,7 +17,7 @@ from torch import nn
 from vlm_backbones.data.collation import AttentionLayout
 from vlm_backbones.data.packed_attention import attend
 from vlm_backbones.vlm.llama_layers import is_plain_layer
-from vlm_backbones.vlm.products import linear, product, product_add
+from vlm_backbones.vlm.products import linear, product, product_add, weight_gradient
 
 _CHUNK = 512
 """Tokens a chunk: with widths of a few hundred, its intermediates fit a core's cache."""
@@ -116,7 +116,7 @@ class _NormProjectRotate(torch.autograd.Function):
         weight = torch.cat([query, key, value])
         grad_weights: tuple[Tensor | None, ...] = (None, None, None)
         if ctx.needs_input_grad[2]:
-            grad_weights = product(grad.T, normed.T).split([query.shape[0], keys, keys])
+            grad_weights = weight_gradient(grad, normed).split([query.shape[0], keys, keys])
         grad_x, grad_norm = _norm_backward(product(grad, weight.T), x, norm, inverse)
         return grad_x, grad_norm if ctx.needs_input_grad[1] else None, *grad_weights, None, None, None
 
@@ -129,33 +129,34 @@ class _GatedMlp(torch.autograd.Function):
         both = torch.cat([gate, up])
         width = gate.shape[0]
         inverse = torch.rsqrt(_mean_square(x) + epsilon)
-        outputs, gates_ups = [], []
+        outputs, kept = [], []
         for rows in _chunks(len(x)):
             normed = (x[rows] * inverse[rows]).mul_(norm)
-            gates_ups.append(product(normed, both))
-            gates, ups = gates_ups[-1].split(width, dim=1)
-            outputs.append(product_add(nn.functional.silu(gates).mul_(ups), down, x[rows]))
-        ctx.save_for_backward(x, norm, both, down, inverse, *gates_ups)
+            gates_up = product(normed, both)
+            gates, ups = gates_up.split(width, dim=1)
+            active = nn.functional.silu(gates)
+            outputs.append(product_add(active * ups, down, x[rows]))
+            kept += [gates_up, active]
+        ctx.save_for_backward(x, norm, both, down, inverse, *kept)
         return torch.cat(outputs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, norm, both, down, inverse, *gates_ups = ctx.saved_tensors
+        x, norm, both, down, inverse, *kept = ctx.saved_tensors
         grad, width = grads[0].contiguous(), down.shape[1]
         grad_both, grad_down, grad_norm = torch.zeros_like(both), torch.zeros_like(down), torch.zeros_like(norm)
         grad_x, trains = torch.empty_like(x), ctx.needs_input_grad[2]
-        for rows, gates_up in zip(_chunks(len(x)), gates_ups, strict=True):
+        for rows, gates_up, active in zip(_chunks(len(x)), kept[::2], kept[1::2], strict=True):
             gates, ups = gates_up.split(width, dim=1)
-            active = nn.functional.silu(gates)
             grad_hidden = product(grad[rows], down.T)
             grad_gates_ups = torch.empty_like(gates_up)
             torch.mul(grad_hidden, active, out=grad_gates_ups[:, width:])
             if trains:
-                grad_down += product(grad[rows].T, active.mul_(ups).T)
+                grad_down += weight_gradient(grad[rows], active * ups)
             grad_gates_ups[:, :width] = torch.ops.aten.silu_backward(grad_hidden.mul_(ups), gates)
             if trains:
                 normed = (x[rows] * inverse[rows]).mul_(norm)
-                grad_both += product(grad_gates_ups.T, normed.T)
+                grad_both += weight_gradient(grad_gates_ups, normed)
             part, part_norm = _norm_backward(product(grad_gates_ups, both.T), x[rows], norm, inverse[rows])
             torch.add(part, grad[rows], out=grad_x[rows])
             grad_norm += part_norm

@@ -14,7 +14,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-__all__ = ["linear", "product", "product_add", "speed_linear_layers"]
+__all__ = ["linear", "product", "product_add", "speed_linear_layers", "weight_gradient"]
 
 FEWEST_ROWS = 16  # of fewer, torch's own product is as fast
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
@@ -58,6 +58,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return found
 
 
+def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
+    """Return grad.T @ x, (outputs, inputs), of grad (tokens, outputs) and x (tokens, inputs)."""
+    if grad.shape[1] > x.shape[1]:  # the product copies what stands left: let that be the narrower
+        return product(x.T, grad.T).T
+    return product(grad.T, x.T)
+
+
 def speed_linear_layers(module: nn.Module) -> None:
     """Let the plain linear layers inside a module use `linear`."""
     for layer in module.modules():
@@ -82,7 +89,7 @@ class _Linear(torch.autograd.Function):
         flat = grad.reshape(-1, grad.shape[-1])
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         grad_x = product(flat, weight.T).view(x.shape) if needs_x else None
-        grad_weight = product(flat.T, x.reshape(-1, x.shape[-1]).T) if needs_weight else None
+        grad_weight = weight_gradient(flat, x.reshape(-1, x.shape[-1])) if needs_weight else None
         return grad_x, grad_weight, flat.sum(0) if needs_bias else None
 
 
