@@ -125,8 +125,9 @@ def test_a_conversation_is_checked_as_one_and_is_no_caption(tiny_study: Path, tm
     certificate = check_study(study, tmp_path / "out")
     assert certificate["confounds"] == []
     (shown,) = certificate["supervised_text"]["tiny-1"]["finetune"]
-    assert "\u27e6red</s>\u27e7" in shown
-    assert "\u27e6no</s>\u27e7" in shown
+    assert shown == (
+        "<s>[Q] <image>\\nWhat colour is it? [A]\\n\u27e6red</s>\u27e7[Q] Is it blue? [A]\\n\u27e6no</s>\u27e7"
+    )
     with pytest.raises(DataError, match="row 0: 2 turns, but the chat_format plain of align takes one picture"):
         check_study(load_study(tiny_study, [*changes, "recipe.align.chat_format=plain"]), tmp_path / "plain")
 
@@ -167,6 +168,12 @@ def test_each_part_of_the_check_is_said_before_it_begins(tiny_study: Path, tmp_p
         "opening the pictures of all examples (finetune 48), and the test splits",
         f"rendering every label for {', '.join(study.backbones)}",
     ]
+
+
+def test_a_question_that_leaves_no_room_for_its_answer_is_a_bad_row(tiny_study: Path, tmp_path: Path) -> None:
+    short = ["recipe.align=null", "recipe.finetune.max_length_tokens=42"]
+    with pytest.raises(DataError, match=r"^\d+ bad rows:\n.* row 0: the question takes 42 tokens and leaves no room"):
+        check_study(load_study(tiny_study, short), tmp_path)
 
 
 def test_a_list_of_rows_that_belongs_to_other_data_is_refused(tiny_study: Path, tmp_path: Path) -> None:

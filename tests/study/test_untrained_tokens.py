@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -65,9 +66,27 @@ def test_each_kind_of_row_is_told(tmp_path: Path, table: NDArray[np.float32], na
     assert reasons(row, {TRAINED}) == reasons(row, set()) == {}
 
 
+@pytest.mark.parametrize("is_indexed", [True, False])
+def test_rows_are_read_where_the_hubs_cache_keeps_them(
+    tmp_path: Path, table: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch, is_indexed: bool
+) -> None:
+    snapshot = tmp_path / "models--lab--llm" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (tmp_path / "models--lab--llm" / "refs").mkdir()
+    (tmp_path / "models--lab--llm" / "refs" / "main").write_text("abc")
+    write_weights(snapshot, table)
+    if is_indexed:
+        weights = {"lm_head.weight": "model-1.safetensors", "model.embed_tokens.weight": "model-2.safetensors"}
+        (snapshot / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weights}))
+    else:
+        (snapshot / "model-2.safetensors").rename(snapshot / "model.safetensors")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert reasons(Backbone(id="b", family="llama", hub_repo="lab/llm"), USED) == SAID
+
+
 def test_a_draw_has_the_mean_the_spread_and_the_tails_of_one(tmp_path: Path, table: NDArray[np.float32]) -> None:
     draw = table[DRAWN].copy()
-    for other in (draw + STD, 1.4 * draw, 0.6 * draw, STD * np.sign(draw)):
+    for other in (draw + STD, 1.15 * draw, 0.85 * draw, STD * np.sign(draw)):
         table[DRAWN] = other
         assert f"<{DRAWN}>" not in reasons(write_weights(tmp_path, table), USED)
 
