@@ -17,7 +17,8 @@ __all__ = ["Room", "is_out_of_memory", "measure_room"]
 PASS_POSITIONS = {"cpu": 8_192, "cuda": 32_768}
 ROWS = {"cpu": 64, "cuda": 256}
 IMAGES_A_PASS = 16  # of the vision tower: more are no faster
-CACHE_SHARE = 0.6  # of the free memory; the rest is for what a pass holds between its layers
+CACHE_SHARE = 0.6  # of the free memory; what neither share takes is for what a pass holds between its layers
+FEATURE_SHARE = 0.1
 
 _MESSAGES = (
     "out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory", "ALLOC_FAILED",
@@ -39,6 +40,8 @@ class Room:
         Prompt tokens of one forward pass, padding and image tokens included.
     cache_positions
         Tokens whose keys and values are held, those of answers that may still come included.
+    feature_bytes
+        Features of pictures that are kept for later questions about them.
     asked
         Requests asked for.
     fitted
@@ -52,6 +55,7 @@ class Room:
     auto_rows: int
     pass_positions: int
     cache_positions: int
+    feature_bytes: int
     asked: int | None = None
     fitted: int | None = None
     sharers: int = 1
@@ -119,8 +123,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 def measure_room(model: Any, device: torch.device) -> Room:
     """Return the room that a loaded model leaves on its device."""
     kind = "cuda" if device.type == "cuda" else "cpu"
-    positions = int(CACHE_SHARE * _free_bytes(device) / _bytes_a_position(model))
-    return Room(ROWS[kind], PASS_POSITIONS[kind], positions)
+    free = _free_bytes(device)
+    positions = int(CACHE_SHARE * free / _bytes_a_position(model))
+    return Room(ROWS[kind], PASS_POSITIONS[kind], positions, int(FEATURE_SHARE * free))
 
 
 def _free_bytes(device: torch.device) -> int:

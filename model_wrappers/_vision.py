@@ -14,8 +14,6 @@ from vlm_backbones.model_wrappers._engine import Engine
 
 __all__ = ["ImageEncoder"]
 
-CACHE_BYTES = 512 * 2**20
-
 
 class ImageEncoder:
     """Runs the vision tower and the projector, and keeps the latest features within a budget of memory."""
@@ -69,6 +67,7 @@ class ImageEncoder:
             self._bytes += features.nbytes
         self._features[key] = features
         self._features.move_to_end(key)
-        while self._bytes > CACHE_BYTES and len(self._features) > 1:
+        budget = self.engine.room.feature_bytes // self.engine.room.sharers
+        while self._bytes > budget and len(self._features) > 1:
             _, dropped = self._features.popitem(last=False)
             self._bytes -= dropped.nbytes

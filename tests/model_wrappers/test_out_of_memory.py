@@ -149,6 +149,26 @@ def test_a_picture_that_fits_with_fewer_requests_is_read_then(
     assert (model.room.rows, model.room.images) == (2, 1)
 
 
+def test_features_are_kept_for_later_questions_within_their_share_of_the_memory(
+    checkpoint: Path, scene_rows: Any, build: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, computed = build(checkpoint, scene_rows, 4).engine, list[int]()
+    compute = ImageEncoder._compute
+    monkeypatch.setattr(
+        ImageEncoder, "_compute", lambda self, images: computed.append(len(images)) or compute(self, images)
+    )
+    pictures = {str(row): scene_rows[row]["image"] for row in range(0, 6, 2)}
+    one = next(iter(ImageEncoder(engine).encode({"0": pictures["0"]}).values())).nbytes
+    for kept, sharers, wanted in ((3, 1, [3]), (6, 2, [3]), (2, 1, [3, 1, 1, 1]), (0, 1, [3, 1, 1, 1])):
+        computed.clear()
+        engine.room.feature_bytes, engine.room.sharers = kept * one, sharers
+        encoder = ImageEncoder(engine)
+        encoder.encode(pictures)  # the first is the oldest
+        for key, picture in pictures.items():
+            encoder.encode({key: picture})
+        assert computed == wanted
+
+
 def test_one_request_that_does_not_fit_is_refused(checkpoint: Path, scene_rows: Any, ask: Any, build: Any) -> None:
     model = build(checkpoint, scene_rows, 4)
     object.__setattr__(model.engine, "backbone", Narrow(model.engine, 0, MemoryError()))
