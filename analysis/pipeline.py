@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vlm_backbones._locks import hold
 from vlm_backbones.analysis.samples import load_logs
 from vlm_backbones.errors import LogError
 
@@ -45,6 +46,8 @@ def analyze(
     ------
     LogError
         If a path holds no samples, a row is malformed, or two runs saw different data.
+    ConfigError
+        If another analysis writes to `out`.
     """
     if bootstrap < 1:
         raise LogError(f"bootstrap is {bootstrap}; at least 1 draw is needed, 10000 is the default.")
@@ -74,20 +77,21 @@ def analyze(
         bootstrap=bootstrap,
         seed=seed,
     )
-    write_tables(tables, out / "tables")
-    tell("drawing the report")
-    return write_report(
-        logs,
-        tables,
-        list(logs.runs),
-        tasks,
-        out,
-        title=str(study.get("name") or "Backbone comparison"),
-        study_dir=study_dir,
-        deviations=_deviations(study),
-        inline_images=inline_images,
-        seed=seed,
-    )
+    with hold(out / "tables"):  # the folder itself is locked by the study that this may be a stage of
+        write_tables(tables, out / "tables")
+        tell("drawing the report")
+        return write_report(
+            logs,
+            tables,
+            list(logs.runs),
+            tasks,
+            out,
+            title=str(study.get("name") or "Backbone comparison"),
+            study_dir=study_dir,
+            deviations=_deviations(study),
+            inline_images=inline_images,
+            seed=seed,
+        )
 
 
 def _read_study(study_dir: Path | None) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
 import time
 from argparse import Namespace
@@ -18,6 +19,7 @@ from lmms_eval.loggers.evaluation_tracker import EvaluationTracker
 from lmms_eval.tasks import TaskManager, get_task_dict
 from lmms_eval.utils import get_datetime_str
 
+from vlm_backbones._locks import DYING_SECONDS, hold
 from vlm_backbones._outputs import missing_samples
 from vlm_backbones._seals import file_sha256, read_seal
 from vlm_backbones.cache import atomic_write_text
@@ -61,6 +63,13 @@ class Evaluation:
         ConfigError, CheckpointError, DataError
             What the user can mend; anything else is a failure of the evaluation.
         """
+        if int(os.environ.get("RANK", "0")):
+            self._run()
+            return
+        with hold(self.out, wait_seconds=DYING_SECONDS):
+            self._run()
+
+    def _run(self) -> None:
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         conditions = [check_condition(condition) for condition in self.conditions]

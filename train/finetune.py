@@ -19,6 +19,7 @@ from transformers import set_seed
 
 from vlm_backbones._hub import part_files
 from vlm_backbones._launch import accelerate_config
+from vlm_backbones._locks import DYING_SECONDS, hold
 from vlm_backbones._outputs import missing_outputs
 from vlm_backbones._stage import die_with
 from vlm_backbones._sweep import read_choice
@@ -102,14 +103,21 @@ def train(study: Study, run: Run, out: Path) -> Path:
     Raises
     ------
     ConfigError
-        If the folder holds finished training of another VERSION, the processes share something else than the study
-        says, or the loss is not finite.
+        If another process works in the folder, it holds finished training of another VERSION, the processes share
+        something else than the study says, or the loss is not finite.
     DataError
         If a training row cannot be used.
     CheckpointError
         If a pretrained part cannot be loaded.
     """
     _refuse_other_sharding(study)
+    if int(os.environ.get("RANK", "0")):
+        return _train_run(study, run, out)
+    with hold(out / run.name, wait_seconds=DYING_SECONDS):
+        return _train_run(study, run, out)
+
+
+def _train_run(study: Study, run: Run, out: Path) -> Path:
     run_dir, backbone, seed = out / run.name, run.backbone, run.seed
     rate = read_choice(out, backbone) if run.is_best else run.learning_rate
     recipe = study.recipe_for(backbone, rate)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from vlm_backbones._display import read_progress
+from vlm_backbones._locks import is_held
 from vlm_backbones._stage_kinds import Stage
-from vlm_backbones.pipeline import LOCK, study_status
+from vlm_backbones.pipeline import study_status
 from vlm_backbones.study import Study
 from vlm_backbones.submission import job_states
 
@@ -66,11 +66,4 @@ def _running_since(out: Path) -> float | None:
 
     It holds a lock, and has written study.yaml before its first stage.
     """
-    try:
-        with (out / LOCK).open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return None
-    except BlockingIOError:
-        return (out / "study.yaml").stat().st_mtime
-    return None
+    return (out / "study.yaml").stat().st_mtime if is_held(out) else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 __all__ = [
-    "LOCK",
     "Stage",
     "default_out",
     "own_out",
@@ -19,22 +18,18 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from vlm_backbones._fingerprints import write_record
 from vlm_backbones._launch import Nodes
+from vlm_backbones._locks import hold
 from vlm_backbones._names import shipped_studies
 from vlm_backbones._plan import plan_study, stages_left
 from vlm_backbones._scheduler import Display, Job, run_jobs
 from vlm_backbones._stage_kinds import Stage
 from vlm_backbones._trained_runs import check_trained_runs
 from vlm_backbones.cache import atomic_write_text, read_last_study, write_last_study
-from vlm_backbones.errors import ConfigError, DataError, writing_remedy
+from vlm_backbones.errors import ConfigError, DataError
 from vlm_backbones.run import Run
 from vlm_backbones.study import Study, load_study
-
-LOCK = ".lock"
-"""Of a study's folder: held by the process that runs the study."""
 
 
 def default_out(study: Study) -> Path:
@@ -79,15 +74,7 @@ def run_study(study: Study, out: Path, display: Display) -> Path:
         When a stage fails; finished stages are kept.
     """
     out = out.expanduser().resolve()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / LOCK, timeout=0)
-        lock.acquire()
-    except Timeout as error:
-        raise ConfigError(f"another process is working in {out}. Wait for it, or choose another --out.") from error
-    except OSError as error:
-        raise DataError(f"cannot write {out}: {error.strerror or error}. {writing_remedy(error)}") from error
-    with lock:
+    with hold(out):
         atomic_write_text(out / "study.yaml", study.model_dump_yaml())
         _run_stages(study, out, plan_study(study, out), display)
         _remember(study, out)

@@ -31,6 +31,7 @@ def train(
     import os
 
     from vlm_backbones._launch import launch_command
+    from vlm_backbones._locks import is_held
     from vlm_backbones._reporters import check_reporters
     from vlm_backbones.cache import atomic_write_text
     from vlm_backbones.pipeline import own_out
@@ -41,6 +42,8 @@ def train(
         raise ConfigError(f"{backbone!r} is not in study {config.name}.{nearest(backbone, config.backbones)}")
     check_reporters(config.report_to)
     folder = own_out(config, out)
+    if is_held(folder):
+        raise ConfigError(f"another process runs the study in {folder}. Wait for it, or choose another --out.")
     atomic_write_text(folder / "study.yaml", config.model_dump_yaml())
     arguments = ["--study", str(folder / "study.yaml"), "--backbone", backbone, "--seed", str(seed)]
     arguments += ["--out", str(folder)]
