@@ -35,7 +35,12 @@ def compare(given: Any) -> None:
         setting = prepare(given, Path(folder))
         refuse_other_tokens(setting)
         sides = {"ours": train_ours, "peer": train_trl}
-        recipes = {side: fitting(side, train, setting) for side, train in sides.items()}
+        recipes, trained = {}, {}
+        for side, train in sides.items():
+            recipes[side] = fitting(side, train, setting)
+            trained[side] = clock.trained_parameters
+        if trained["ours"] != trained["peer"]:
+            raise SystemExit(f"the sides train other parameters: {trained}")
         seconds: dict[str, list[_measure.Seconds]] = {side: [] for side in sides}
         memory = dict.fromkeys(sides, 0.0)
         for repeat in range(given.repeats):
@@ -43,7 +48,7 @@ def compare(given: Any) -> None:
                 memory[side] = max(memory[side], largest_gib(train, setting, recipes[side]))
                 seconds[side].append(clock.measured)
                 print(f"repeat {repeat + 1}: {side} {clock.measured.wall:.3f} s in its steps", flush=True)
-    report(given, setting, recipes, seconds, memory)
+    report(given, setting, recipes, seconds, memory, clock.trained_parameters)
 
 
 class StepClock(TrainerCallback):
@@ -53,6 +58,11 @@ class StepClock(TrainerCallback):
     """
 
     measured = _measure.Seconds(0.0, 0.0)
+    trained_parameters = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Count what is trained."""
+        self.trained_parameters = sum(part.numel() for part in model.parameters() if part.requires_grad)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begin after the first step, look after each."""
@@ -266,7 +276,12 @@ class Work:
 
 
 def report(
-    given: Any, setting: Setting, recipes: dict[str, Any], seconds: dict[str, Any], memory: dict[str, float]
+    given: Any,
+    setting: Setting,
+    recipes: dict[str, Any],
+    seconds: dict[str, Any],
+    memory: dict[str, float],
+    trained_parameters: int,
 ) -> None:
     """Print the line of JSON."""
     from vlm_backbones.train.loss import has_fused_loss
@@ -286,8 +301,8 @@ def report(
         published_hours_on_8_a100=PUBLISHED_HOURS, steps=recipe.steps - 1, batch_size=recipe.batch_size,
         micro_batch_size={side: own.micro_batch_size for side, own in recipes.items()},
         gradient_checkpointing={side: bool(own.gradient_checkpointing) for side, own in recipes.items()},
-        fused_loss=has_fused_loss(recipe), an_example={name: round(value, 2) for name, value in asdict(work).items()},
-        trl=version("trl"),
+        fused_loss=has_fused_loss(recipe), an_example={name: round(getattr(work, name), 2) for name in ("tokens", "supervised", "images")},
+        trained_parameters=trained_parameters, trl=version("trl"),
     )  # fmt: skip
 
 
