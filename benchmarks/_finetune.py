@@ -17,6 +17,7 @@ import _measure
 import _mix
 import _models
 import _peak
+import _trl
 import torch
 from transformers import TrainerCallback
 from transformers.trainer import DEFAULT_CALLBACKS
@@ -33,8 +34,8 @@ def compare(given: Any) -> None:
     DEFAULT_CALLBACKS.append(clock)
     with tempfile.TemporaryDirectory() as folder:
         setting = prepare(given, Path(folder))
-        refuse_other_tokens(setting)
-        sides = {"ours": train_ours, "peer": train_trl}
+        _trl.refuse_other_tokens(setting)
+        sides = {"ours": train_ours, "peer": _trl.train}
         recipes, trained = {}, {}
         for side, train in sides.items():
             recipes[side] = fitting(side, train, setting)
@@ -113,7 +114,7 @@ def prepare(given: Any, folder: Path) -> Setting:
     width = tower.config.hidden_size
     features = Features(spec, None, torch.zeros(width), torch.ones(width))
     data = build_stage_data(examples, features, recipe, model, processor)
-    rows = trl_rows([examples[index] for step in data.order for index in step])
+    rows = _trl.rows([examples[index] for step in data.order for index in step])
     return Setting(model, processor, recipe, data, features, rows, folder, min(4, given.threads))
 
 
@@ -180,83 +181,6 @@ def train_ours(setting: Setting, recipe: Any) -> None:
         run_stage(stage, setting.model)
 
 
-def train_trl(setting: Setting, recipe: Any) -> None:
-    """Train with TRL's SFTTrainer, which pads; loader processes prepare its pictures, as LLaVA's scripts have it."""
-    from trl import SFTConfig, SFTTrainer
-
-    with tempfile.TemporaryDirectory(dir=setting.folder) as run:
-        settings = SFTConfig(
-            output_dir=run, max_steps=recipe.steps, per_device_train_batch_size=recipe.micro_batch_size,
-            gradient_accumulation_steps=recipe.batch_size // recipe.micro_batch_size, optim="adamw_torch_fused",
-            learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay, lr_scheduler_type=recipe.schedule,
-            max_length=recipe.max_length_tokens, assistant_only_loss=True, bf16=recipe.precision == "bf16",
-            gradient_checkpointing=bool(recipe.gradient_checkpointing), train_sampling_strategy="sequential",
-            dataloader_num_workers=setting.loader_workers, use_cpu=not torch.cuda.is_available(), report_to="none",
-            disable_tqdm=True, seed=0,
-        )  # fmt: skip
-        SFTTrainer(
-            model=trl_model(setting, recipe), args=settings, train_dataset=setting.rows,
-            processing_class=setting.processor,
-        ).train()  # fmt: skip
-
-
-def trl_model(setting: Setting, recipe: Any) -> Any:
-    """Return the same weights with the same parts trained; what is frozen in the type of the products, as ours."""
-    from vlm_backbones.train.dataset import parameter_dtype
-    from vlm_backbones.train.lora import add_lora
-    from vlm_backbones.train.stage import choose_trainable
-    from vlm_backbones.train.weights import working_copy
-
-    choose_trainable(setting.model, recipe)
-    model = working_copy(setting.model)
-    if recipe.lora is not None:
-        model = add_lora(model, recipe.lora)
-        model.get_base_model().model.multi_modal_projector.requires_grad_(True)
-    for parameter in model.parameters():
-        if not parameter.requires_grad:
-            parameter.data = parameter.data.to(parameter_dtype(recipe.precision))
-    return model
-
-
-def trl_rows(examples: Sequence[Any]) -> Any:
-    """Return conversations as TRL takes them: messages and pictures."""
-    from datasets import Dataset, Features, Image, List, Value
-
-    rows = [
-        {
-            "messages": [
-                {"role": role, "content": text}
-                for turn in example.turns
-                for role, text in (("user", turn.question), ("assistant", turn.answer))
-            ],
-            "images": [{"bytes": example.image.read()}] if example.image else [],
-        }
-        for example in examples
-    ]
-    messages = List({"role": Value("string"), "content": Value("string")})
-    return Dataset.from_list(rows, features=Features({"messages": messages, "images": List(Image())}))
-
-
-def refuse_other_tokens(setting: Setting) -> None:
-    """Stop unless TRL's collator gives every example the tokens, and the supervised ones, that we train on."""
-    from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
-
-    size = setting.recipe.micro_batch_size
-    collator = DataCollatorForVisionLanguageModeling(
-        setting.processor, max_length=setting.recipe.max_length_tokens, assistant_only_loss=True
-    )
-    order = [index for step in setting.data.order for index in step]
-    for start in range(0, len(order), size):
-        batch = collator([setting.rows[place] for place in range(start, start + size)])
-        for row, index in enumerate(order[start : start + size]):
-            packed, labels = setting.data.packed[index], batch["labels"][row]
-            ids = batch["input_ids"][row][batch["attention_mask"][row].bool()]
-            places = (labels != -100).nonzero()[:, 0]
-            same = ids.tolist() == packed.ids.tolist() and labels[places].tolist() == packed.targets.tolist()
-            if not same or (places - 1).tolist() != packed.predict_at.tolist():
-                raise SystemExit(f"{setting.data.places[index]}: this TRL ({version('trl')}) trains on other tokens")
-
-
 @dataclass(frozen=True)
 class Work:
     """What some examples hold, and how they are trained on: what their operations depend on."""
@@ -301,7 +225,8 @@ def report(
         published_hours_on_8_a100=PUBLISHED_HOURS, steps=recipe.steps - 1, batch_size=recipe.batch_size,
         micro_batch_size={side: own.micro_batch_size for side, own in recipes.items()},
         gradient_checkpointing={side: bool(own.gradient_checkpointing) for side, own in recipes.items()},
-        fused_loss=has_fused_loss(recipe), an_example={name: round(getattr(work, name), 2) for name in ("tokens", "supervised", "images")},
+        fused_loss=has_fused_loss(recipe),
+        an_example={name: round(getattr(work, name), 2) for name in ("tokens", "supervised", "images")},
         trained_parameters=trained_parameters, trl=version("trl"),
     )  # fmt: skip
 

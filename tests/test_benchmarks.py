@@ -44,19 +44,19 @@ def test_the_mix_has_llavas_shares_and_the_length_that_studies_expect(script: An
 
 def test_trl_trains_on_the_same_tokens(script: Any, tmp_path: Path) -> None:
     pytest.importorskip("trl")
-    finetune = script("_finetune")
+    finetune, trl = script("_finetune"), script("_trl")
     given = argparse.Namespace(
         shape="pocket", device="cpu", tuning="lora", layers=1, precision=None, steps=3, batch_size=16,
         micro_batch_size=4, threads=1,
     )  # fmt: skip
     setting = finetune.prepare(given, tmp_path)
     assert {example.has_image for example in setting.data.packed.values()} == {True, False}
-    finetune.refuse_other_tokens(setting)
+    trl.refuse_other_tokens(setting)
     index = setting.data.order[0][0]
     packed = setting.data.packed[index]
     other = {**setting.data.packed, index: replace(packed, targets=packed.targets[:-1])}
     with pytest.raises(SystemExit, match="trains on other tokens"):
-        finetune.refuse_other_tokens(replace(setting, data=replace(setting.data, packed=other)))
+        trl.refuse_other_tokens(replace(setting, data=replace(setting.data, packed=other)))
 
 
 @pytest.mark.parametrize("is_full", [True, False])
