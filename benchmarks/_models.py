@@ -18,6 +18,7 @@ __all__ = [
     "own_pictures",
     "peer",
     "save",
+    "write",
 ]
 
 OPTIONS = ["red", "green", "blue", "black"]
@@ -146,7 +147,11 @@ def save(shape: str, folder: Path) -> Path:
     """Write a checkpoint of random weights."""
     import torch
 
-    model, processor = build(SHAPES[shape], torch.device("cpu"), torch.float32)
+    return write(*build(SHAPES[shape], torch.device("cpu"), torch.float32), folder)
+
+
+def write(model: Any, processor: Any, folder: Path) -> Path:
+    """Write what is in memory as a checkpoint."""
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder

@@ -9,7 +9,7 @@ from typing import Any
 import _measure
 import _models
 
-__all__ = ["shares"]
+__all__ = ["peak_share", "shares", "training_operations"]
 
 # Dense bf16 operations a second, from the vendor's data sheets.
 BF16_PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
@@ -29,12 +29,37 @@ def shares(loaded: _models.Loaded, answers: Sequence[Any], runs: Sequence[_measu
         return found
     import torch
 
-    name = torch.cuda.get_device_name()
-    peak = next((value for part, value in BF16_PEAK.items() if part in name), None)
     operations = 2.0 * (read + written) * _parameters(model.model.language_model)
     operations += 2.0 * images * each * _parameters(model.model.vision_tower)
     memory = round(torch.cuda.max_memory_allocated() / 2**30, 1)
-    return found | {"bf16_peak_share": peak and round(operations / seconds / peak, 3), "memory_gib": memory}
+    return found | {"bf16_peak_share": peak_share(operations / seconds), "memory_gib": memory}
+
+
+def peak_share(operations_per_s: float) -> float | None:
+    """Return the share of this card's dense bf16 peak; None without a card, or where its peak is not known."""
+    import torch
+
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    peak = next((value for part, value in BF16_PEAK.items() if part in name), None)
+    return peak and round(operations_per_s / peak, 3)
+
+
+def training_operations(
+    model: Any, *, tokens: float, supervised: float, images: float, is_full: bool, lora_rank: int = 0
+) -> float:
+    """Return the operations that training a LLaVA on so many tokens, of which some are supervised, needs.
+
+    A parameter costs 2 a token forward, 2 for the gradient of what it read, and 2 for its own where it is trained.
+    What a run does beyond is no use of the card: recomputed layers, padding. Attention's own products are left out too.
+    """
+    import torch
+
+    llm, image_tokens = 6.0 if is_full else 4.0, images * model.config.image_seq_length
+    found = llm * (tokens * _parameters(model.model.language_model) + supervised * _parameters(model.lm_head))
+    found += 6.0 * image_tokens * _parameters(model.model.multi_modal_projector)
+    found += 2.0 * image_tokens * _parameters(model.model.vision_tower)
+    linear = [part for part in model.model.language_model.modules() if isinstance(part, torch.nn.Linear)]
+    return found + 6.0 * tokens * lora_rank * sum(part.in_features + part.out_features for part in linear)
 
 
 def _parameters(module: Any) -> int:

@@ -1,17 +1,19 @@
-"""Long answers: 512 tokens a picture, eight at once, against `llava_hf`'s loop of batch 1.
+"""Long answers: 512 tokens a picture, eight at once, against `llava_hf`'s loop of batch 1 or against vLLM.
 
     python benchmarks/eval_long.py [--samples 8] [--new-tokens 512] [--repeats 5] [--threads 2]
-    python benchmarks/eval_long.py --device cuda --shape llava-1.5-7b --samples 16
+    python benchmarks/eval_long.py --device cuda --shape llava-1.5-7b --samples 16 [--peer vllm]
 
 Every question has a picture of its own, and no answer ends early: the end of turn is out of reach of these random
 weights. With --mixed the limits lie between an eighth and all of the tokens, so that rows end at different steps and
-new ones join. The last line is JSON.
+new ones join. The last line is JSON. vLLM reads the same weights from a folder, which is not timed, and gets the same
+prompt ids, pictures, limits and number of rows at once; it keeps nothing of a picture or prompt for the next repeat.
 """
 
 from __future__ import annotations
 
 import sys
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import _measure
@@ -24,8 +26,11 @@ def main() -> int:
     parser = _measure.arguments(__doc__, samples=8)
     parser.add_argument("--new-tokens", type=int, default=512)
     parser.add_argument("--mixed", action="store_true", help="limits from an eighth of --new-tokens to all of them")
+    parser.add_argument("--peer", choices=["llava_hf", "vllm"], default="llava_hf")
     parser.set_defaults(batch_size="8")
     given = parser.parse_args()
+    if given.peer == "vllm" and find_spec("vllm") is None:
+        raise SystemExit("--peer vllm needs a GPU and vLLM, which pins a torch of its own: pip install vllm")
     _measure.start(given.threads)
     samples, given.samples = given.samples, 4 * given.samples
     loaded = _models.load(given)
@@ -33,17 +38,25 @@ def main() -> int:
     loaded.engine.model.lm_head.weight.data[loaded.engine.tokenizer.eos_token_id] = 0
     limits = [given.new_tokens * (1 + index % 8) // 8 if given.mixed else given.new_tokens for index in range(samples)]
     answer = partial(answers, loaded=loaded, limits=limits)
-    ours, peer = _models.ours(loaded, given.batch_size), _models.peer(loaded)
+    ours = _models.ours(loaded, given.batch_size)
+    peer = _models.peer(loaded) if given.peer == "llava_hf" else load_vllm(loaded)
     found = answer(ours)
     same = sum(text == other for (text, _), other in zip(found, answer(peer), strict=True))
     print(f"{same} of {samples} answers are the peer's, letter for letter", flush=True)
     seconds = _measure.compare({"ours": partial(answer, ours), "peer": partial(answer, peer)}, given.repeats)
     _measure.print_result(
         "eval_long_mixed" if given.mixed else "eval_long", seconds, count=samples, threads=given.threads,
-        tokens=sum(limits), same_as_peer=same, rows_at_once=loaded.engine.room.rows,
+        tokens=sum(limits), against=given.peer, same_as_peer=same, rows_at_once=loaded.engine.room.rows,
         **_peak.shares(loaded, found, seconds["ours"]),
     )  # fmt: skip
     return 0
+
+
+def load_vllm(loaded: _models.Loaded) -> Any:
+    """Return vLLM around the same weights; it can be imported where it is installed only."""
+    import _vllm
+
+    return _vllm.Peer(loaded)
 
 
 def answers(model: Any, *, loaded: _models.Loaded, limits: list[int]) -> list[Any]:
