@@ -6,10 +6,11 @@
 
 Same model, examples, batch size and learning rate; `--steps` are divided among the stages as the study divides its own.
 The Trainer gets what a user would write first: pictures and text through the processor, one conversation a picture,
-padded, labels on the answers, its default order. Both sides are charged with composing the model; ours also with
-tokenising and with its share of the feature cache, which the study computes once for all its backbones and steps. Runs
-alternate; rates are of the median times. The last line is JSON; its `data_wait_share` is the median share of ours' step
-loops that waited for a micro-batch, by stage.
+padded, labels on the answers, its default order, one backbone after the other with all threads; ours trains the
+backbones side by side with a thread each, as the study does. Both sides are charged with composing the model; ours also
+with tokenising and with its share of the feature cache, which the study computes once for all its backbones and steps.
+Runs alternate, in processes that have imported everything; rates are of the median times. The last line is JSON; its
+`data_wait_share` is the median share of ours' step loops that waited for a micro-batch, by stage.
 
 `--peer trl` trains LLaVA's finetune stage, as the recipes `llava-1.5-lora` (`--tuning lora`) and `llava-1.5` (`full`)
 have it, over random weights of `--shape`, with TRL's SFTTrainer as the peer. Conversations are made up, as long as
@@ -24,13 +25,16 @@ examples at our operations a second, beside LLaVA's published ones.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,24 +67,43 @@ def main() -> int:
         import _finetune
 
         _finetune.compare(given)
-        return 0
+    else:
+        compare_study(given)
+    return 0
+
+
+def compare_study(given: argparse.Namespace) -> None:
+    """Train the study's backbones as the study does, and as the peer does."""
+    stages = None if given.peer == "trainer" else ["align"]
     with tempfile.TemporaryDirectory() as folder:
-        setting = prepare(given.study, folder, given.steps, None if given.peer == "trainer" else ["align"])
-        backbones = setting.study.backbones
-        train_peer = train_plainly if given.peer == "trainer" else train_uncached
-        runs = {
-            "ours": lambda: [train_ours(setting, backbone) for backbone in backbones],
-            "peer": lambda: [train_peer(setting, backbone) for backbone in backbones],
-        }
-        seconds = _measure.compare(runs, given.repeats)
+        setting = prepare(given.study, folder, given.steps, stages)
+        backbones, trained = setting.study.backbones, []
+        asked = (given.study, folder, given.steps, stages)
+        side_by_side = Workers(len(backbones), 1, asked)
+        one_by_one = Workers(1, given.threads, asked) if given.peer == "trainer" else side_by_side
+        seconds = _measure.compare(
+            {
+                "ours": lambda: trained.append(side_by_side.train("ours", backbones)),
+                "peer": lambda: trained.append(one_by_one.train(given.peer, backbones)),
+            },
+            given.repeats,
+        )
+    ours, peer = trained[::2], trained[1::2]
     share = setting.cache_seconds_per_step * sum(recipe.steps for recipe in setting.recipes.values()) * len(backbones)
-    seconds["ours"] = [_measure.Seconds(run.wall + share, run.cpu + share) for run in seconds["ours"]]
+    seconds = {
+        side: [
+            _measure.Seconds(run.wall + cost, cpu + cost) for run, (cpu, _) in zip(seconds[side], found, strict=True)
+        ]
+        for side, found, cost in (("ours", ours, share), ("peer", peer, 0.0))
+    }
     count = sum(recipe.steps * recipe.batch_size for recipe in setting.recipes.values()) * len(backbones)
-    waits = {stage: round(statistics.median(shares), 4) for stage, shares in setting.data_wait_shares.items()}
+    waits = {
+        stage: round(statistics.median(shares[stage] for _, found in ours for shares in found), 4)
+        for stage in setting.recipes
+    }
     _measure.print_result(
         f"train_speed_{given.peer}", seconds, count=count, threads=given.threads, data_wait_share=waits
     )
-    return 0
 
 
 @dataclass(frozen=True)
@@ -93,8 +116,38 @@ class Setting:
     features: Mapping[str, Any]
     cache_seconds_per_step: float
     folder: Path
-    data_wait_shares: dict[str, list[float]] = field(default_factory=dict)
-    """By stage, of each of our trainings with the features of `features`."""
+
+
+class Workers:
+    """Processes that have imported and read everything, and wait for backbones to train."""
+
+    setting: Setting
+    """Of the process itself."""
+
+    def __init__(self, count: int, threads: int, asked: tuple[Any, ...]) -> None:
+        spawn = multiprocessing.get_context("spawn")  # torch's gradients do not survive a fork
+        self.pool = ProcessPoolExecutor(
+            count, spawn, initializer=_begin, initargs=(spawn.Barrier(count), threads, asked)
+        )
+        list(self.pool.map(abs, range(count)))
+
+    def train(self, how: str, backbones: Sequence[str]) -> tuple[float, list[dict[str, float]]]:
+        """Return the cores' seconds of all trainings, and each training's share of waiting by stage."""
+        found = list(self.pool.map(partial(_train, how), backbones))
+        return sum(seconds for seconds, _ in found), [shares for _, shares in found]
+
+
+def _begin(all_ready: Any, threads: int, asked: tuple[Any, ...]) -> None:
+    _measure.start(threads)
+    Workers.setting = prepare(*asked)
+    all_ready.wait()
+
+
+def _train(how: str, backbone: str) -> tuple[float, dict[str, float]]:
+    train = {"ours": train_ours, "uncached": train_uncached, "trainer": train_plainly}[how]
+    begun = time.process_time()
+    shares = train(Workers.setting, backbone)
+    return time.process_time() - begun, shares
 
 
 def prepare(name: str, folder: str, steps: int, stages: Sequence[str] | None) -> Setting:
@@ -127,29 +180,30 @@ def composed(setting: Setting, backbone: str) -> tuple[Any, Any]:
     return compose(backbone, setting.study.vision_tower, chat_format=setting.study.chat_format_for(backbone))
 
 
-def train_ours(setting: Setting, backbone: str, features: Mapping[str, Any] | None = None) -> None:
-    """Tokenise and train as the study does."""
+def train_ours(setting: Setting, backbone: str, features: Mapping[str, Any] | None = None) -> dict[str, float]:
+    """Tokenise and train as the study does; return the share of each stage's time that waited for a micro-batch."""
     from vlm_backbones.train.dataset import build_stage_data
     from vlm_backbones.train.stage import Stage, run_stage
 
     model, processor = composed(setting, backbone)
+    shares = dict[str, float]()
     for stage, recipe in setting.recipes.items():
         own = (features or setting.features)[stage]
         with tempfile.TemporaryDirectory(dir=setting.folder) as run:
             data = build_stage_data(setting.examples[stage], own, recipe, model, processor)
             measured = run_stage(Stage(stage, recipe, data, own, Path(run), "benchmark", 0, []), model)
-            if features is None:
-                setting.data_wait_shares.setdefault(stage, []).append(measured.data_wait_share)
+            shares[stage] = measured.data_wait_share or 0.0
+    return shares
 
 
-def train_uncached(setting: Setting, backbone: str) -> None:
+def train_uncached(setting: Setting, backbone: str) -> dict[str, float]:
     """Train as ours, with every picture decoded and read by the tower at every step."""
     features = {stage: replace(own, cache=None) for stage, own in setting.features.items()}
-    train_ours(setting, backbone, features)
+    return train_ours(setting, backbone, features)
 
 
-def train_plainly(setting: Setting, backbone: str) -> None:
-    """Train with transformers' Trainer and its defaults."""
+def train_plainly(setting: Setting, backbone: str) -> dict[str, float]:
+    """Train with transformers' Trainer and its defaults, which measure no waiting."""
     from transformers import Trainer, TrainingArguments
 
     from vlm_backbones.train.stage import choose_trainable
@@ -165,6 +219,7 @@ def train_plainly(setting: Setting, backbone: str) -> None:
             )  # fmt: skip
             data = setting.examples[stage]
             Trainer(model=model, args=given, train_dataset=data, data_collator=Collator(processor)).train()
+    return {}
 
 
 class Collator:
