@@ -22,6 +22,8 @@ _BATCH_BYTES = 16 * 2**20
 _STARTS = b'{"'
 _LONGEST_BYTES = 64 * 2**20
 """Of a row: a compressed file of a megabyte can hold one of gigabytes."""
+_MOST_BLANK_BYTES = 2**20
+"""In blank lines, of which a compressed file of a megabyte can hold a thousand million."""
 
 
 def read_batches(path: Path, notes: list[str]) -> Iterator[list[dict[str, Any]]]:
@@ -76,7 +78,7 @@ def _parse_one_by_one(path: Path, lines: Mapping[int, bytes], cut: list[int]) ->
 
 def _numbered_lines(path: Path, notes: list[str]) -> Iterator[dict[int, bytes]]:
     """Yield row number (from 1) -> line, of up to 4,096 rows or 16 MB at a time, blank lines left out."""
-    row, size, lines = 0, 0, {}
+    row, size, blank, lines = 0, 0, 0, {}
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             for row, line in enumerate(iter(lambda: file.readline(_LONGEST_BYTES), b""), start=1):
@@ -87,6 +89,10 @@ def _numbered_lines(path: Path, notes: list[str]) -> Iterator[dict[int, bytes]]:
                 if not line.isspace():
                     lines[row] = line
                     size += len(line)
+                else:
+                    blank += len(line)
+                    if blank > _MOST_BLANK_BYTES:
+                        raise LogError(f"{path} row {row}: more than a megabyte of blank lines. Remove them.")
                 if len(lines) == _BATCH or size > _BATCH_BYTES:
                     yield lines
                     size, lines = 0, {}

@@ -66,6 +66,18 @@ def test_transparent_parts_lie_on_white(mode: str) -> None:
     assert rgb[0, 3].tolist() == [0, 0, 0]
 
 
+def test_large_pictures_of_odd_kinds_are_converted_in_parts() -> None:
+    """Longer than a part, with another value in each row."""
+    rows = np.arange(1_300, dtype=np.uint16)[:, None] * np.ones((1, 700), dtype=np.uint16)
+    deep, wanted = rows * 50, np.round(rows * 50 / 257)
+    swapped = Image.frombytes("I;16B", (700, 1_300), deep.astype(">u2").tobytes())
+    for picture in (Image.fromarray(deep), Image.fromarray(deep.astype(np.int32)), swapped):
+        assert np.array_equal(np.asarray(to_rgb(picture))[..., 1], wanted)
+    faint = np.full((1_300, 700, 4), 0, dtype=np.uint8)
+    faint[..., 3] = rows % 256
+    assert np.array_equal(np.asarray(to_rgb(Image.fromarray(faint)))[..., 0], 255 - rows % 256)
+
+
 def test_a_palette_with_a_transparent_colour_lies_on_white() -> None:
     rgb = np.asarray(open_rgb(palette_with_transparency()))
     assert rgb[0, 0].tolist() == [255, 255, 255]

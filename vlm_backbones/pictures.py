@@ -22,6 +22,8 @@ FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "JPEG2000"
 
 _ORIENTATION = 0x0112  # EXIF
 _SIXTEEN_BIT = 65_535
+_ROWS_AT_ONCE = 512
+"""Of pixels: a large picture's intermediate values would take several times its own memory."""
 
 
 def open_rgb(data: bytes | Path, *, upright: bool = True) -> Image.Image:
@@ -91,8 +93,7 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I"):
         return _from_16_bit(picture)
     if picture.has_transparency_data:
-        canvas = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(canvas, picture.convert("RGBA")).convert("RGB")
+        return _on_white(picture)
     if picture.mode == "F":
         raise DataError("the image holds floating-point numbers, no colours: save it with 8 bits a channel.")
     try:
@@ -113,11 +114,30 @@ def _check_size(picture: Image.Image) -> None:
         raise DataError(f"the image is {width}x{height} pixels: shrink it to {MAX_SIDE_PX} a side.")
 
 
+def _on_white(picture: Image.Image) -> Image.Image:
+    found = Image.new("RGB", picture.size)
+    for box in _strips(picture):
+        part = picture.crop(box).convert("RGBA")
+        found.paste(Image.alpha_composite(Image.new("RGBA", part.size, "white"), part).convert("RGB"), box)
+    return found
+
+
 def _from_16_bit(picture: Image.Image) -> Image.Image:
-    values = np.asarray(picture).astype(np.int64)
-    if values.min() < 0 or values.max() > _SIXTEEN_BIT:
-        raise DataError(
-            f"the image holds whole numbers from {values.min()} to {values.max()}, no colours: save it with 8 bits."
-        )
-    grey = (values * 255 + _SIXTEEN_BIT // 2) // _SIXTEEN_BIT
-    return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if picture.mode != "I;16":  # other orders of bytes have no extrema
+        picture = picture.convert("I")
+    low, high = picture.getextrema()
+    if low < 0 or high > _SIXTEEN_BIT:
+        raise DataError(f"the image holds whole numbers from {low} to {high}, no colours: save it with 8 bits.")
+    found = Image.new("RGB", picture.size)
+    for box in _strips(picture):
+        values = np.asarray(picture.crop(box)).astype(np.int64)
+        grey = (values * 255 + _SIXTEEN_BIT // 2) // _SIXTEEN_BIT
+        found.paste(Image.fromarray(grey.astype(np.uint8)).convert("RGB"), box)
+    return found
+
+
+def _strips(picture: Image.Image) -> Iterator[tuple[int, int, int, int]]:
+    """Yield the picture's rows, some hundreds at a time, as boxes."""
+    width, height = picture.size
+    for top in range(0, height, _ROWS_AT_ONCE):
+        yield 0, top, width, min(height, top + _ROWS_AT_ONCE)

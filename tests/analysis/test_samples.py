@@ -79,6 +79,19 @@ def test_a_cut_last_line_is_reported_and_the_rest_used(tmp_path: Path, make: Sim
     assert "row 2" in logs.notes[0]
 
 
+def test_a_log_that_is_blank_lines_by_the_million_is_refused(tmp_path: Path, make: SimpleNamespace) -> None:
+    row = json.dumps(make.row(0, "red", "red", 1.0))
+    for blanks, is_read in ((2**20, True), (2**20 + 1, False)):
+        path = tmp_path / str(blanks) / "20260101_120000_samples_t.jsonl.gz"
+        path.parent.mkdir()
+        path.write_bytes(gzip.compress(b"\n" * blanks + row.encode()))
+        if is_read:
+            assert read_samples([path]).height == 1
+        else:
+            with pytest.raises(LogError, match="row 1048577: more than a megabyte of blank lines"):
+                read_samples([path])
+
+
 def test_gzip_cut_short_keeps_its_rows(tmp_path: Path, make: SimpleNamespace) -> None:
     text = "".join(json.dumps(make.row(i, "a", str(i * 7919), 1.0)) + "\n" for i in range(5000))
     path = tmp_path / "m" / "20260101_000000_samples_vqa.jsonl.gz"
