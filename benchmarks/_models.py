@@ -72,7 +72,7 @@ class Loaded:
     rows: Any  # a DatasetDict with the split test
 
 
-def load(given: Any, *, dtype: str | None = None) -> Loaded:
+def load(given: Any, *, dtype: str | None = None, compiled: bool = False) -> Loaded:
     """Return the checkpoint, or random weights of the shape, and as many questions as were asked for."""
     import torch
 
@@ -80,12 +80,14 @@ def load(given: Any, *, dtype: str | None = None) -> Loaded:
 
     device = torch.device(given.device)
     if given.checkpoint:
-        engine = load_engine(checkpoint_dir(given.checkpoint), device=device, dtype=dtype)
+        engine = load_engine(checkpoint_dir(given.checkpoint), device=device, dtype=dtype, compiled=compiled)
         return Loaded(engine, task_rows(given.samples))
     shape = SHAPES[given.shape]
     wanted = getattr(torch, dtype) if dtype else torch.float32 if device.type == "cpu" else torch.bfloat16
     model, processor = build(shape, device, wanted)
-    return Loaded(build_engine(model, processor, device), make_rows(given.samples, shape.image_side_px))
+    return Loaded(
+        build_engine(model, processor, device, compiled=compiled), make_rows(given.samples, shape.image_side_px)
+    )
 
 
 def build(shape: Shape, device: Any, dtype: Any) -> tuple[Any, Any]:
@@ -130,16 +132,20 @@ def build(shape: Shape, device: Any, dtype: Any) -> tuple[Any, Any]:
     return model.requires_grad_(False), processor
 
 
-def build_engine(model: Any, processor: Any, device: Any) -> Any:
+def build_engine(model: Any, processor: Any, device: Any, *, compiled: bool = False) -> Any:
     """Return our engine around a model in memory."""
     from vlm_backbones.model_wrappers._backbone import build_backbone
+    from vlm_backbones.model_wrappers._compiled import CompiledStep
     from vlm_backbones.model_wrappers._engine import Engine
     from vlm_backbones.model_wrappers._room import measure_room
 
     return Engine(
-        model=model, processor=processor, backbone=build_backbone(model.model.language_model), fingerprint="random",
-        device=device, end_ids=frozenset({processor.tokenizer.eos_token_id}),
-        max_tokens=model.config.text_config.max_position_embeddings, room=measure_room(model, device),
+        model=model, processor=processor, fingerprint="random", device=device,
+        backbone=build_backbone(model.model.language_model, compiled=compiled),
+        end_ids=frozenset({processor.tokenizer.eos_token_id}),
+        max_tokens=model.config.text_config.max_position_embeddings,
+        room=measure_room(model, device, compiled=compiled),
+        compiled=CompiledStep(Engine.next_tokens) if compiled else None,
     )  # fmt: skip
 
 

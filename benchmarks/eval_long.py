@@ -1,12 +1,13 @@
 """Long answers: 512 tokens a picture, eight at once, against `llava_hf`'s loop of batch 1 or against vLLM.
 
     python benchmarks/eval_long.py [--samples 8] [--new-tokens 512] [--repeats 5] [--threads 2]
-    python benchmarks/eval_long.py --device cuda --shape llava-1.5-7b --samples 16 [--peer vllm]
+    python benchmarks/eval_long.py --device cuda --shape llava-1.5-7b --samples 16 [--compile] [--peer vllm]
 
 Every question has a picture of its own, and no answer ends early: the end of turn is out of reach of these random
 weights. With --mixed the limits lie between an eighth and all of the tokens, so that rows end at different steps and
-new ones join. The last line is JSON. vLLM reads the same weights from a folder, which is not timed, and gets the same
-prompt ids, pictures, limits and number of rows at once; it keeps nothing of a picture or prompt for the next repeat.
+new ones join. With --compile our steps are compiled, which takes place before anything is timed. vLLM reads the same
+weights from a folder, which is not timed, and gets the same prompt ids, pictures, limits and number of rows at once; it
+keeps nothing of a picture or prompt for the next repeat. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -27,13 +28,14 @@ def main() -> int:
     parser.add_argument("--new-tokens", type=int, default=512)
     parser.add_argument("--mixed", action="store_true", help="limits from an eighth of --new-tokens to all of them")
     parser.add_argument("--peer", choices=["llava_hf", "vllm"], default="llava_hf")
+    parser.add_argument("--compile", action="store_true", help="ours with the model argument compile=true")
     parser.set_defaults(batch_size="8")
     given = parser.parse_args()
     if given.peer == "vllm" and find_spec("vllm") is None:
         raise SystemExit("--peer vllm needs a GPU and vLLM, which pins a torch of its own: pip install vllm")
     _measure.start(given.threads)
     samples, given.samples = given.samples, 4 * given.samples
-    loaded = _models.load(given)
+    loaded = _models.load(given, compiled=given.compile)
     loaded = _models.Loaded(loaded.engine, _models.own_pictures(loaded.rows, samples))
     loaded.engine.model.lm_head.weight.data[loaded.engine.tokenizer.eos_token_id] = 0
     limits = [given.new_tokens * (1 + index % 8) // 8 if given.mixed else given.new_tokens for index in range(samples)]
@@ -47,6 +49,7 @@ def main() -> int:
     _measure.print_result(
         "eval_long_mixed" if given.mixed else "eval_long", seconds, count=samples, threads=given.threads,
         tokens=sum(limits), against=given.peer, same_as_peer=same, rows_at_once=loaded.engine.room.rows,
+        compiled=given.compile,
         **_peak.shares(loaded, found, seconds["ours"]),
     )  # fmt: skip
     return 0

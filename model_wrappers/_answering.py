@@ -88,7 +88,10 @@ class Answerer:
         if not following:
             return 0
         new_tokens = following[0].document.job.new_tokens
-        longest = max([_span(following[0]), *(_span(writing.owner.row) for writing in self._flight.writing)])
+        rows = [following[0], *(writing.owner.row for writing in self._flight.writing)]
+        longest = max(map(_span, rows))
+        if self.room.compiled:  # room for the longest answer behind the longest prompt is taken at once
+            longest = max(row.cost for row in rows) + max(row.document.job.new_tokens for row in rows)
         free = self.room.rows_of(longest) - len(self._flight)
         if not len(self._flight):
             return max(1, free)
@@ -102,6 +105,8 @@ class Answerer:
         ended = self.room.try_with(len(batch) + len(self._flight), partial(self._read, batch, queue))
         if ended is None:
             queue.put_back(batch)
+            if self.engine.compiled is not None:  # whose rows may have been on the move
+                self._begin_again(queue)
         return ended or []
 
     def _read(self, batch: Sequence[Prepared], queue: Queue[Prepared]) -> list[Writing[_Started]]:
@@ -125,9 +130,14 @@ class Answerer:
         """Write one token a row; where memory runs out, the rows begin again later, fewer at once."""
         ended = self.room.try_with(len(self._flight), self._flight.step)
         if ended is None:
-            queue.put_back([writing.owner.row for writing in self._flight.writing])
-            self._flight = Flight(self.engine)
+            self._begin_again(queue)
         return ended or []
+
+    def _begin_again(self, queue: Queue[Prepared]) -> None:
+        queue.put_back([writing.owner.row for writing in self._flight.writing])
+        self._flight = Flight(self.engine)
+        if self.engine.compiled is not None:
+            self.engine.compiled.free()
 
     def _scored(self, batch: Sequence[Prepared], queue: Queue[Prepared]) -> list[list[OptionScore]]:
         _, _, scores = self._prefill(batch, queue, ends=False)

@@ -46,11 +46,11 @@ class Backbone(Protocol):
         ...
 
 
-def build_backbone(language_model: Any) -> Backbone:
-    """Return the pass that suits a backbone."""
+def build_backbone(language_model: Any, *, compiled: bool = False) -> Backbone:
+    """Return the pass that suits a backbone; transformers' own where steps are compiled, as it is made for that."""
     layers = list(language_model.layers) if hasattr(language_model, "layers") else []
     small = sum(parameter.numel() for parameter in language_model.parameters()) <= LEAN_PARAMETERS
-    if layers and small and all(is_plain_layer(layer) for layer in layers):
+    if layers and small and not compiled and all(is_plain_layer(layer) for layer in layers):
         return LeanLlama(language_model)
     return _OwnPass(language_model)
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
-__all__ = ["build_cache", "join_caches"]
+__all__ = ["Part", "aligned_layers", "build_cache", "join_caches"]
 
 GROWTH_POSITIONS = 64
+
+Part = tuple[Any, torch.Tensor, slice]
 
 
 class _GrowingLayer(DynamicLayer):  # type: ignore[misc]
@@ -63,39 +65,42 @@ def build_cache() -> Any:
     return Cache(layer_class_to_replicate=_GrowingLayer)
 
 
-def join_caches(parts: Sequence[tuple[Any, torch.Tensor, int]], length: int) -> Any:
-    """Return one cache of chosen rows of several, aligned at their last positions.
-
-    Parameters
-    ----------
-    parts
-        (cache, rows, first): the rows that are kept, and the first position that any of them uses.
-    length
-        Positions that the new cache holds: of the part with the most.
-    """
+def join_caches(parts: Sequence[Part], length: int) -> Any:
+    """Return one cache of chosen rows of several, aligned at their last positions; see `aligned_layers`."""
     joined = build_cache()
-    for layers in zip(*(cache.layers for cache, _, _ in parts), strict=True):
-        chosen = [(layer, rows, first) for layer, (_, rows, first) in zip(layers, parts, strict=True)]
+    for states in aligned_layers(parts, length):
         layer = _GrowingLayer()
-        layer.adopt(
-            [
-                _aligned([(getattr(old, name), rows, first) for old, rows, first in chosen], length)
-                for name in ("keys", "values")
-            ],
-            length,
-        )
+        layer.adopt(states, length)
         joined.layers.append(layer)
     return joined
 
 
-def _aligned(parts: Sequence[tuple[torch.Tensor, torch.Tensor, int]], length: int) -> torch.Tensor:
+def aligned_layers(parts: Sequence[Part], length: int) -> Iterator[list[torch.Tensor]]:
+    """Yield each layer's keys and values of chosen rows of several caches, in tensors with room to grow.
+
+    Parameters
+    ----------
+    parts
+        (cache, rows, span): the rows that are kept, and the positions from the first that any of them uses to the last.
+    length
+        Positions that the new cache holds: of the part with the most.
+    """
+    for layers in zip(*(cache.layers for cache, _, _ in parts), strict=True):
+        chosen = [(layer, rows, span) for layer, (_, rows, span) in zip(layers, parts, strict=True)]
+        yield [
+            _aligned([(getattr(old, name), rows, span) for old, rows, span in chosen], length)
+            for name in ("keys", "values")
+        ]
+
+
+def _aligned(parts: Sequence[tuple[torch.Tensor, torch.Tensor, slice]], length: int) -> torch.Tensor:
     """Return the chosen rows of (rows, heads, positions, size) tensors in one, with room to grow."""
     _, heads, _, size = parts[0][0].shape
     total, start = sum(len(rows) for _, rows, _ in parts), 0
     room = parts[0][0].new_empty(total, heads, length + GROWTH_POSITIONS, size)
-    for held, rows, first in parts:
-        used, end = held.shape[2] - first, start + len(rows)
-        room[start:end, :, length - used : length] = held[rows, :, first:]
+    for held, rows, span in parts:
+        used, end = span.stop - span.start, start + len(rows)
+        room[start:end, :, length - used : length] = held[rows, :, span]
         # Hidden places take part in the attention's products with weight zero: they must be finite.
         room[start:end, :, : length - used] = 0
         start = end

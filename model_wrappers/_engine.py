@@ -15,6 +15,8 @@ from vlm_backbones._seals import check_seal
 from vlm_backbones.cache import read_last_study
 from vlm_backbones.errors import CheckpointError, ConfigError
 from vlm_backbones.model_wrappers._backbone import Backbone, LeanLlama, build_backbone
+from vlm_backbones.model_wrappers._compiled import CompiledStep
+from vlm_backbones.model_wrappers._greedy import ranked
 from vlm_backbones.model_wrappers._room import Room, measure_room
 
 __all__ = ["Engine", "checkpoint_dir", "load_engine", "pick_device"]
@@ -39,6 +41,8 @@ class Engine:
         Longest sequence that the backbone takes; None where its configuration does not say.
     room
         What fits the device beside the model.
+    compiled
+        The compiled form of `next_tokens`; None where it is not compiled.
     """
 
     model: Any
@@ -49,6 +53,7 @@ class Engine:
     end_ids: frozenset[int]
     max_tokens: int | None
     room: Room
+    compiled: CompiledStep | None = None
 
     @property
     def tokenizer(self) -> Any:
@@ -67,6 +72,22 @@ class Engine:
         """Return float32 logits of hidden states, so that log-probabilities keep their digits in any dtype."""
         logits: torch.Tensor = self.model.lm_head(hidden)
         return logits.float()
+
+    def next_tokens(
+        self, tokens: torch.Tensor, positions: torch.Tensor, visible: torch.Tensor, cache: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Feed one token a row behind the cache; return the best next ones and their log-probabilities as `ranked`.
+
+        Parameters
+        ----------
+        tokens, positions
+            (rows,): the tokens, and where they stand.
+        visible
+            (rows, positions of the cache with the new one), bool.
+        """
+        embeddings = self.model.get_input_embeddings()(tokens[:, None])
+        hidden = self.backbone(embeddings, visible[:, None], positions[:, None], cache, 1)
+        return ranked(self.logits(hidden))
 
 
 def checkpoint_dir(pretrained: str | None) -> Path:
@@ -111,7 +132,7 @@ def pick_device(device: str | None) -> torch.device:
     return torch.device(device)
 
 
-def load_engine(folder: Path, *, device: torch.device, dtype: str | None = None) -> Engine:
+def load_engine(folder: Path, *, device: torch.device, dtype: str | None = None, compiled: bool = False) -> Engine:
     """Load a checkpoint for evaluation; float32 on the CPU and the stored dtype elsewhere unless `dtype` says.
 
     Raises
@@ -132,12 +153,13 @@ def load_engine(folder: Path, *, device: torch.device, dtype: str | None = None)
     return Engine(
         model=model,
         processor=processor,
-        backbone=build_backbone(model.model.language_model),
+        backbone=build_backbone(model.model.language_model, compiled=compiled),
         fingerprint=checkpoint_fingerprint(folder),
         device=device,
         end_ids=_end_ids(model, processor),
         max_tokens=getattr(model.config.text_config, "max_position_embeddings", None),
-        room=measure_room(model, device),
+        room=measure_room(model, device, compiled=compiled),
+        compiled=CompiledStep(Engine.next_tokens) if compiled else None,
     )
 
 

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import torch
+from torch.nn import functional
 
 from vlm_backbones.model_wrappers._cache import build_cache, join_caches
 from vlm_backbones.model_wrappers._engine import Engine
-from vlm_backbones.model_wrappers._greedy import Generated, Rules, choose
+from vlm_backbones.model_wrappers._greedy import Generated, Rules
 from vlm_backbones.model_wrappers._prefill import Prefix
+from vlm_backbones.model_wrappers._room import fixed_shape
 
 __all__ = ["Flight", "Writing"]
 
@@ -31,7 +33,7 @@ class Flight(Generic[Named]):
     """The rows that are written together, aligned at their newest tokens.
 
     A row that has ended stays as ballast until rows are joined or half of them are ballast: moving the others costs
-    more than a few steps of one row.
+    more than a few steps of one row. A compiled step has ballast up to its shape's rows from the start.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -51,6 +53,7 @@ class Flight(Generic[Named]):
         """The rows that go on."""
         return [row for row in self._rows if row is not None]
 
+    @torch.inference_mode()  # as in a step: to a compiled one, tensors made elsewhere are of another kind
     def join(self, prefix: Prefix, places: Sequence[int], rows: Sequence[Writing[Named]]) -> None:
         """Take over the rows at these places of a prefix; each row's answer holds one token, which is not fed yet."""
         kept = [place for place, row in enumerate(self._rows) if row is not None]
@@ -65,21 +68,30 @@ class Flight(Generic[Named]):
 
     def _align(self, tables: Sequence[tuple[torch.Tensor, ...]], caches: Sequence[tuple[object, torch.Tensor]],
                rows: list[Writing[Named]]) -> None:  # fmt: skip
-        """Build the tables of all rows, then take them: a failure on the way leaves the flight as it was."""
-        firsts = [int(table.any(0).int().argmax()) for table, _, _ in tables]
-        length = max(table.shape[1] - first for (table, _, _), first in zip(tables, firsts, strict=True))
+        """Build the tables of all rows, then take them: a failure on the way leaves the flight as it was.
+
+        A compiled step's cache is moved within its own memory: there, a failure leaves nothing.
+        """
+        spans = [slice(int(table.any(0).int().argmax()), table.shape[1]) for table, _, _ in tables]
+        length = max(span.stop - span.start for span in spans)
+        compiled, count = self.engine.compiled, len(rows)
         room = length + max(row.rules.limit - row.answer.token_count for row in rows)
-        visible = torch.zeros(len(rows), room, dtype=torch.bool, device=self.engine.device)
+        if compiled is not None:
+            count, room = fixed_shape(count, room)
+        visible = torch.zeros(count, room, dtype=torch.bool, device=self.engine.device)
         start = 0
-        for (table, _, _), first in zip(tables, firsts, strict=True):
-            used = table.shape[1] - first
-            visible[start : start + len(table), length - used : length] = table[:, first:]
+        for (table, _, _), span in zip(tables, spans, strict=True):
+            used = span.stop - span.start
+            visible[start : start + len(table), length - used : length] = table[:, span]
             start += len(table)
-        parts = [(cache, chosen, first) for (cache, chosen), first in zip(caches, firsts, strict=True)]
-        self._cache = join_caches(parts, length)
-        self._visible, self._length, self._rows = visible, length, list(rows)
-        self._tokens = torch.cat([tokens for _, tokens, _ in tables])
-        self._positions = torch.cat([positions for _, _, positions in tables])
+        parts = [(cache, chosen, span) for (cache, chosen), span in zip(caches, spans, strict=True)]
+        if compiled is None:
+            self._cache = join_caches(parts, length)
+        else:
+            self._cache = compiled.join_caches(parts, length, (count, room))
+        ballast, (_, tokens, positions) = count - len(rows), zip(*tables, strict=True)
+        self._visible, self._length, self._rows = visible, length, [*rows, *[None] * ballast]
+        self._tokens, self._positions = (functional.pad(torch.cat(each), (0, ballast)) for each in (tokens, positions))
 
     @torch.inference_mode()
     def step(self) -> list[Writing[Named]]:
@@ -87,21 +99,23 @@ class Flight(Generic[Named]):
         self._drop_ballast()
         self._visible[:, self._length] = True
         self._length += 1
-        embeddings = self.engine.model.get_input_embeddings()(self._tokens[:, None])
-        visible = self._visible[:, None, : self._length]
-        hidden = self.engine.backbone(embeddings, visible, self._positions[:, None], self._cache, 1)
-        best = choose(self.engine.logits(hidden))
+        tokens, logprobs = self._next_tokens()
         ended = []
-        for place, row in enumerate(self._rows):
-            token, logprobs = best.tokens[place][0], best.logprobs[place][0]
-            if row is not None and not row.answer.extend(token, logprobs, row.rules):
+        for place, (row, token, pair) in enumerate(zip(self._rows, tokens.tolist(), logprobs.tolist(), strict=True)):
+            if row is not None and not row.answer.extend(token[0], pair[0], row.rules):
                 ended.append(row)
                 self._rows[place] = None
-        self._tokens = best.on_device[:, 0]
+        self._tokens.copy_(tokens[:, 0])
         # Ballast stays where it ended: a learned table of positions has no more places than the model's length.
         goes_on = torch.tensor([row is not None for row in self._rows], device=self.engine.device)
-        self._positions = self._positions + goes_on
+        self._positions += goes_on
         return ended
+
+    def _next_tokens(self) -> tuple[torch.Tensor, torch.Tensor]:
+        engine, compiled = self.engine, self.engine.compiled
+        if compiled is not None:
+            return compiled(engine, self._tokens, self._positions, self._visible, self._cache)
+        return engine.next_tokens(self._tokens, self._positions, self._visible[:, : self._length], self._cache)
 
     def _drop_ballast(self) -> None:
         kept = [place for place, row in enumerate(self._rows) if row is not None]

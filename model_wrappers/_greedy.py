@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-__all__ = ["Best", "Generated", "Rules", "choose", "follow_drafts"]
+__all__ = ["Best", "Generated", "Rules", "choose", "follow_drafts", "ranked"]
 
 # Two best logits closer than this may change places with the batch's shape.
 NEAR_TIE = 1e-4
@@ -67,21 +67,22 @@ class Best:
         (rows)(places).
     logprobs
         (rows)(places)(2): of the best token and of the runner-up.
-    on_device
-        (rows, places): the tokens once more.
     """
 
     tokens: list[list[int]]
     logprobs: list[list[list[float]]]
-    on_device: torch.Tensor
 
 
 def choose(logits: torch.Tensor) -> Best:
     """Return the best tokens by float32 logits, (rows, places, vocabulary)."""
+    tokens, logprobs = ranked(logits)
+    return Best(tokens.tolist(), logprobs.tolist())
+
+
+def ranked(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the best tokens, (rows, places), and the log-probabilities of these and the runners-up, (..., 2)."""
     best = logits.topk(2)  # (rows, places, 2)
-    logprobs = best.values - logits.logsumexp(-1, keepdim=True)
-    tokens = best.indices[..., 0]
-    return Best(tokens.tolist(), logprobs.tolist(), tokens)
+    return best.indices[..., 0], best.values - logits.logsumexp(-1, keepdim=True)
 
 
 def follow_drafts(best: Best, row: int, rules: Rules, drafts: Sequence[Sequence[int]]) -> tuple[Generated, bool]:

@@ -11,7 +11,7 @@ import torch
 
 from vlm_backbones.errors import ConfigError
 
-__all__ = ["Room", "is_out_of_memory", "measure_room"]
+__all__ = ["Room", "fixed_shape", "is_out_of_memory", "measure_room"]
 
 # More positions in one pass are no faster: the products fill the cores, or the card, from here on.
 PASS_POSITIONS = {"cpu": 8_192, "cuda": 32_768}
@@ -19,6 +19,7 @@ ROWS = {"cpu": 64, "cuda": 256}
 IMAGES_A_PASS = 16  # of the vision tower: more are no faster
 CACHE_SHARE = 0.6  # of the free memory; what neither share takes is for what a pass holds between its layers
 FEATURE_SHARE = 0.1
+FIXED_POSITIONS = 256  # a compiled step's cache has a multiple of these
 
 _MESSAGES = (
     "out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory", "ALLOC_FAILED",
@@ -50,6 +51,8 @@ class Room:
         Answerers that work at once, each with `rows`.
     images
         Pictures of one pass of the vision tower; fewer after memory ran out there.
+    compiled
+        Whether answers are written in caches of fixed shape, which hold more rows and positions than are in use.
     """
 
     auto_rows: int
@@ -60,6 +63,7 @@ class Room:
     fitted: int | None = None
     sharers: int = 1
     images: int = IMAGES_A_PASS
+    compiled: bool = False
 
     @property
     def rows(self) -> int:
@@ -68,7 +72,10 @@ class Room:
 
     def rows_of(self, positions: int) -> int:
         """Return how many requests of so many positions each of the sharers may hold."""
-        return min(self.rows, self.cache_positions // self.sharers // positions)
+        if not self.compiled:
+            return min(self.rows, self.cache_positions // self.sharers // positions)
+        fitting = self.cache_positions // fixed_shape(1, positions)[1]
+        return min(self.rows, 1 << fitting.bit_length() >> 1)  # the power of two that fits, or none
 
     def try_with(self, rows: int, work: Callable[[], Result]) -> Result | None:
         """Return what the work returns; None where memory ran out: from then on half of these rows are tried.
@@ -107,6 +114,11 @@ class Room:
         return None
 
 
+def fixed_shape(rows: int, positions: int) -> tuple[int, int]:
+    """Return the shape of a compiled step's cache for so many: there are few, for each is compiled by itself."""
+    return 1 << (rows - 1).bit_length(), -(-positions // FIXED_POSITIONS) * FIXED_POSITIONS
+
+
 def _free_failed_work() -> None:
     """Give back what the failed work held: free once its handler has been left."""
     if torch.cuda.is_available():
@@ -120,12 +132,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(message in str(error) for message in _MESSAGES)
 
 
-def measure_room(model: Any, device: torch.device) -> Room:
+def measure_room(model: Any, device: torch.device, *, compiled: bool = False) -> Room:
     """Return the room that a loaded model leaves on its device."""
     kind = "cuda" if device.type == "cuda" else "cpu"
     free = _free_bytes(device)
     positions = int(CACHE_SHARE * free / _bytes_a_position(model))
-    return Room(ROWS[kind], PASS_POSITIONS[kind], positions, int(FEATURE_SHARE * free))
+    return Room(ROWS[kind], PASS_POSITIONS[kind], positions, int(FEATURE_SHARE * free), compiled=compiled)
 
 
 def _free_bytes(device: torch.device) -> int:

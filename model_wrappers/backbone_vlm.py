@@ -30,7 +30,7 @@ from vlm_backbones.model_wrappers.evaluate import VERSION
 __all__ = ["BackboneVLM"]
 
 _ARGUMENTS = (
-    "pretrained", "batch_size", "device", "dtype", "condition", "media_dir",
+    "pretrained", "batch_size", "device", "dtype", "compile", "condition", "media_dir",
     "states", "layers", "states_dir", "states_subset", "random_weights",
 )  # fmt: skip
 _IGNORED_ARGUMENTS = ("max_batch_size",)
@@ -53,6 +53,9 @@ class BackboneVLM(lmms):  # type: ignore[misc]
         "cuda", "cuda:1", "cpu"; default: this process's GPU where there is one.
     dtype
         "float32", "bfloat16", "float16"; default: float32 on the CPU, the stored one elsewhere.
+    compile
+        Write answers by a step that torch compiles and, on a GPU, replays as a CUDA graph: for long answers of a large
+        model. Each shape takes a minute or so at first. Its gain on a GPU has not been measured, so it is off.
     condition
         clean, jpeg40, noise05, shift4, paraphrase or swap.
     media_dir
@@ -71,7 +74,7 @@ class BackboneVLM(lmms):  # type: ignore[misc]
     Raises
     ------
     ConfigError
-        If an argument is unknown, or no checkpoint is named and none was made yet.
+        If an argument is unknown or has no such value, or no checkpoint is named and none was made yet.
     """
 
     is_simple = True
@@ -86,6 +89,7 @@ class BackboneVLM(lmms):  # type: ignore[misc]
         batch_size: int | str = 1,
         device: str | None = None,
         dtype: str | None = None,
+        compile: bool | str = False,
         condition: str = "clean",
         media_dir: str | None = None,
         states: str | None = None,
@@ -112,7 +116,10 @@ class BackboneVLM(lmms):  # type: ignore[misc]
         self.media = None if media_dir is None else MediaFolder(Path(str(media_dir)).expanduser())
         shared = type(self).shared_engine
         self.engine: Engine | None = shared or load_engine(
-            checkpoint_dir(None if pretrained is None else str(pretrained)), device=pick_device(device), dtype=dtype
+            checkpoint_dir(None if pretrained is None else str(pretrained)),
+            device=pick_device(device),
+            dtype=dtype,
+            compiled=_is_true("compile", compile),
         )
         self.device = self.engine.device
         self.room = self.engine.room
@@ -124,6 +131,7 @@ class BackboneVLM(lmms):  # type: ignore[misc]
             "checkpoint": self.engine.fingerprint,
             "condition": self.condition,
             "dtype": str(dtype),
+            "compile": str(self.engine.compiled is not None),
             "states": str(states or "none"),
         }
         type(self).latest_identity = self.identity
@@ -220,6 +228,12 @@ def _batch_size(value: int | str) -> int | str:
         return _positive("batch_size", value)
     except ConfigError as error:
         raise ConfigError(f"{error} Or auto: as many as the memory takes.") from None
+
+
+def _is_true(name: str, value: bool | str) -> bool:
+    if str(value).lower() not in ("true", "false"):
+        raise ConfigError(f"{name} {value!r} is neither true nor false.")
+    return str(value).lower() == "true"
 
 
 def _positive(name: str, value: int | str) -> int:

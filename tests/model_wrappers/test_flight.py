@@ -66,7 +66,7 @@ def test_joined_caches_are_aligned_at_the_end_and_grow_in_place() -> None:
     first.update(long, 2 * long, 0)
     second.update(short, 2 * short, 0)
     # Row 1 of the first, whose first two places are padding, and rows 2 and 0 of the second.
-    joined = join_caches([(first, torch.tensor([1]), 2), (second, torch.tensor([2, 0]), 0)], 3)
+    joined = join_caches([(first, torch.tensor([1]), slice(2, 5)), (second, torch.tensor([2, 0]), slice(0, 3))], 3)
     expected = torch.stack([long[1, :, 2:], short[2], short[0]])
     torch.testing.assert_close(joined.layers[0].keys, expected)
     torch.testing.assert_close(joined.layers[0].values, 2 * expected)

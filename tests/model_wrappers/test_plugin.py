@@ -107,7 +107,8 @@ def test_response_cache_keys_on_checkpoint_and_condition(checkpoint: Path, tmp_p
     by_name, by_instance = key("backbone_vlm"), key(clean)
     assert by_name == by_instance
     assert key(BackboneVLM(pretrained=str(checkpoint), device="cpu", batch_size=4)) == by_instance
-    assert key(BackboneVLM(pretrained=str(checkpoint), device="cpu", condition="jpeg40")) != by_instance
+    for given in ({"condition": "jpeg40"}, {"compile": True}):
+        assert key(BackboneVLM(pretrained=str(checkpoint), device="cpu", **given)) != by_instance
     own = clean.identity
     for changed in ("checkpoint", "version"):
         clean.identity = {**own, changed: "another"}
