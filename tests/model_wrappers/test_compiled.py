@@ -169,7 +169,7 @@ def test_caches_of_all_shapes_share_one_memory_and_move_within_it() -> None:
 def test_the_room_counts_the_whole_shape() -> None:
     assert [fixed_shape(rows, 1) for rows in (1, 2, 3, 8, 9)] == [(1, 256), (2, 256), (4, 256), (8, 256), (16, 256)]
     assert [fixed_shape(1, positions)[1] for positions in (256, 257)] == [256, 512]
-    room = Room(64, 8_192, cache_positions=5_000)
+    room = Room(64, 8_192, cache_positions=5_000, feature_bytes=0)
     assert room.rows_of(300) == 16
     room.compiled = True
     assert room.rows_of(300) == 8  # nine rows of 512 positions would fit, sixteen would not
