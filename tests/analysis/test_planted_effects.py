@@ -7,7 +7,6 @@ is P(right | shared) moved by a logit, Brier score and overconfidence have exact
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,9 +17,8 @@ from scipy.stats import multivariate_normal
 
 from vlm_backbones.analysis import agreement
 from vlm_backbones.analysis.log_files import RunInfo
-from vlm_backbones.analysis.many_measures import holm
 from vlm_backbones.analysis.samples import SAMPLE_SCHEMA, Logs
-from vlm_backbones.analysis.table_calibration import calibration_pairs
+from vlm_backbones.analysis.table_calibration import calibrate, calibration_pairs
 from vlm_backbones.analysis.table_scores import scores
 
 RUNS = ("old", "new")
@@ -63,8 +61,8 @@ class Planted:
             c = expit(logit(q) + shift)
             brier.append(float(weights @ (q * (1 - c) ** 2 + (1 - q) * c**2)))
             over.append(float(weights @ (c - q)))
-        return {"score": p[1], "diff": p[1] - p[0], "phi": float(phi), "brier": brier[1] - brier[0],
-                "overconfidence": over[1] - over[0]}  # fmt: skip
+        return {"score": p[1], "diff": p[1] - p[0], "phi": float(phi), "brier": brier[1], "overconfidence": over[1],
+                "brier diff": brier[1] - brier[0], "overconfidence diff": over[1] - over[0]}  # fmt: skip
 
     @staticmethod
     def _chance(shared: np.ndarray, accuracy: float) -> np.ndarray:
@@ -91,8 +89,25 @@ def intervals(samples: pl.DataFrame) -> dict[str, tuple[float, float]]:
     pair = agreement(samples, bootstrap=2_000).row(0, named=True)
     found = {"score": (score["ci_low"], score["ci_high"])}
     found |= {name: (pair[f"{name}_low"], pair[f"{name}_high"]) for name in ("diff", "phi")}
+    _, ranges = calibrate(samples)
+    own = {row["measure"]: row for row in ranges if row["runs"] == "new, sequence"}
     pairs = {row["measure"]: row for row in calibration_pairs(samples).iter_rows(named=True)}
-    return found | {name: (pairs[name]["diff_low"], pairs[name]["diff_high"]) for name in ("brier", "overconfidence")}
+    for name in ("brier", "overconfidence"):
+        found[name] = own[name]["ci_low"], own[name]["ci_high"]
+        found[f"{name} diff"] = pairs[name]["diff_low"], pairs[name]["diff_high"]
+    return found
+
+
+def covered(planted: Planted, repetitions: int) -> dict[str, float]:
+    """Return in which share of simulated studies each statistic's interval covers the truth, and print it."""
+    truth = planted.truth()
+    counts = dict.fromkeys(truth, 0)
+    for seed in range(repetitions):
+        for name, (low, high) in intervals(planted.draw(seed)).items():
+            counts[name] += low <= truth[name] <= high
+    shares = {name: float(count) / repetitions for name, count in counts.items()}
+    print(f"{planted}, {repetitions} repetitions: share of the 95 % intervals that cover the truth: {shares}")
+    return shares
 
 
 _METRICS = {"run": pl.String, "task": pl.String, "condition": pl.String, "doc_id": pl.String, "cluster": pl.String,
@@ -101,15 +116,25 @@ _METRICS = {"run": pl.String, "task": pl.String, "condition": pl.String, "doc_id
 
 @pytest.mark.parametrize("size", [1, 4])
 def test_intervals_cover_the_truth(size: int, repetitions: int) -> None:
-    planted = Planted(accuracy=(0.6, 0.7), shift=(0.0, 0.4), size=size)
-    truth, covered = planted.truth(), dict.fromkeys(planted.truth(), 0)
-    for seed in range(repetitions):
-        for name, (low, high) in intervals(planted.draw(seed)).items():
-            covered[name] += low <= truth[name] <= high
-    shares = {name: count / repetitions for name, count in covered.items()}
-    print(f"clusters of {size}, {repetitions} repetitions: share of the 95 % intervals that cover the truth: {shares}")
+    shares = covered(Planted(accuracy=(0.6, 0.7), shift=(0.0, 0.4), size=size), repetitions)
     least, most = _tolerated(0.95, repetitions, 0.93, 0.97)
     assert all(least <= share <= most for share in shares.values()), shares
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        Planted((0.6, 0.7), (0.0, 0.4), questions=100, size=4),  # 25 clusters
+        Planted((0.6, 0.7), (0.0, 0.4), questions=80),
+        Planted((0.95, 0.97), (0.0, 0.4), size=4),  # a dozen wrong answers
+    ],
+    ids=str,
+)
+def test_intervals_of_small_studies_cover_little_less(planted: Planted, repetitions: int) -> None:
+    """Percentile intervals are known to be somewhat short there; docs/reliability.md says how much."""
+    shares = covered(planted, repetitions)
+    least, _ = _tolerated(0.9, repetitions, 0.88, 1.0)
+    assert all(least <= share for share in shares.values()), shares
 
 
 def test_the_cluster_test_keeps_its_level_where_mcnemar_does_not(repetitions: int) -> None:
@@ -123,20 +148,15 @@ def test_the_cluster_test_keeps_its_level_where_mcnemar_does_not(repetitions: in
 
 def test_holm_keeps_the_error_of_a_family(repetitions: int) -> None:
     # three runs alike: three pairs, no difference anywhere
-    rejected = 0
+    alone, rejected = np.arange(200), 0
     for seed in range(repetitions):
         rng = np.random.default_rng(seed)
-        p = [agreement(pl.concat(pair), bootstrap=100)["p"][0] for pair in _three_pairs(rng)]
-        rejected += bool((holm(np.array(p)) <= 0.05).any())
+        runs = [_frame(name, (rng.random(200) < 0.7).astype(float), np.full(200, 0.7), alone) for name in "abc"]
+        pairs = agreement(pl.concat(runs), bootstrap=100)
+        assert pairs.height == 3
+        rejected += bool((pairs["p_holm"] <= 0.05).any())
     print(f"{repetitions} families of three pairs without a difference: Holm rejects in {rejected / repetitions}")
     assert rejected / repetitions <= _tolerated(0.05, repetitions, 0.0, 0.065)[1]
-
-
-def _three_pairs(rng: np.random.Generator) -> Iterator[list[pl.DataFrame]]:
-    alone = np.arange(200)
-    runs = [_frame(name, (rng.random(200) < 0.7).astype(float), np.full(200, 0.7), alone) for name in "abc"]
-    for first, second in ((0, 1), (0, 2), (1, 2)):
-        yield [runs[first], runs[second]]
 
 
 def _tolerated(share: float, repetitions: int, low: float, high: float) -> tuple[float, float]:
@@ -154,5 +174,6 @@ def test_the_truth_of_the_simulation_is_what_large_samples_show() -> None:
     over = [float((frame["confidence"] - frame["score"]).mean()) for frame in (old, new)]  # type: ignore[arg-type]
     assert b.mean() == pytest.approx(truth["score"], abs=4e-3)
     assert np.corrcoef(a, b)[0, 1] == pytest.approx(truth["phi"], abs=6e-3)
-    assert brier[1] - brier[0] == pytest.approx(truth["brier"], abs=2e-3)
-    assert over[1] - over[0] == pytest.approx(truth["overconfidence"], abs=4e-3)
+    assert brier[1] - brier[0] == pytest.approx(truth["brier diff"], abs=2e-3)
+    assert over[1] - over[0] == pytest.approx(truth["overconfidence diff"], abs=4e-3)
+    assert (brier[1], over[1]) == pytest.approx((truth["brier"], truth["overconfidence"]), abs=4e-3)
