@@ -16,6 +16,7 @@ import pytest
 from vlm_backbones.analysis import analyze
 from vlm_backbones.analysis.leaderboard.write import write_leaderboard
 from vlm_backbones.analysis.report import pictures
+from vlm_backbones.analysis.report.palette import CHART_CONFIG
 from vlm_backbones.analysis.report.pictures import render_plans
 from vlm_backbones.analysis.report.section_inside import plan_inside
 
@@ -46,7 +47,7 @@ def charts(tmp_path_factory: pytest.TempPathFactory, make: SimpleNamespace) -> l
 
 
 def test_charts_are_those_that_were_looked_at(charts: list[dict[str, Any]]) -> None:
-    found = [without_rows(chart) for chart in charts]
+    found = [{"config": CHART_CONFIG}, *map(without_rows, charts)]
     if found != json.loads(LOOKED_AT.read_text(encoding="utf-8")):
         BUILT.parent.mkdir(exist_ok=True)
         BUILT.write_text(json.dumps(found, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -57,9 +58,8 @@ def test_every_field_of_a_chart_is_a_column_of_its_data(charts: list[dict[str, A
     assert len(charts) > 30
     for chart in charts:
         columns = {name for rows in chart["datasets"].values() for row in rows for name in row}
-        made = {
-            name for key, value in walk(chart) if key == "as" for name in ([value] if isinstance(value, str) else value)
-        }
+        named = [value for key, value in walk(chart) if key == "as"]
+        made = {name for value in named for name in ([value] if isinstance(value, str) else value)}
         wanted = {value for key, value in walk(chart) if key == "field" and isinstance(value, str)}
         assert wanted <= columns | made, f"{wanted - columns - made} of {chart.get('title')}"
 
