@@ -15,9 +15,11 @@ from vlm_backbones.analysis.columns import TABLES, build_table
 from vlm_backbones.analysis.log_files import RunInfo
 from vlm_backbones.analysis.report.curves import calibration_curves
 from vlm_backbones.analysis.report.groups import score_letters
+from vlm_backbones.analysis.report.labels import ranged
 from vlm_backbones.analysis.report.maps import plan_maps
 from vlm_backbones.analysis.report.pictures import legible, render_plans
 from vlm_backbones.analysis.report.places import error_groups, error_shares, read_places
+from vlm_backbones.analysis.report.rows import _solved_by_exactly
 from vlm_backbones.analysis.report.section_agreement import plan_agreement, sets_among
 from vlm_backbones.analysis.report.section_calibration import plan_calibration
 from vlm_backbones.analysis.report.section_inside import plan_inside
@@ -334,3 +336,24 @@ def test_one_run_has_curves_but_no_comparison(tmp_path: Path, make: SimpleNamesp
     view = view_of({}, ["solo"], ["vqa_scene"], samples)
     assert len(plan_calibration(view, "vqa_scene")[0]) == 2
     assert plan_agreement(view, "vqa_scene") == []
+
+
+def test_a_spoken_number_has_its_interval_its_unit_and_its_sign() -> None:
+    frame = pl.DataFrame({"v": [-0.314, 0.5, None], "low": [-0.4, None, 0.1], "high": [-0.2, 0.6, 0.2]})
+    said = frame.select(
+        plain=ranged("v", "low", "high", digits=2),
+        shares=ranged("v", "low", "high", digits=1, percent=True),
+        sizes=ranged("v", "low", "high", digits=1, absolute=True),
+    )
+    undefined = "0.5 (interval not defined)"
+    assert said["plain"].to_list() == ["-0.31 [-0.4, -0.2]", undefined, "not defined"]
+    assert said["shares"].to_list() == ["-31.4 % [-40.0, -20.0]", "50.0 % (interval not defined)", "not defined"]
+    assert said["sizes"].to_list() == ["0.3 [0.4, 0.2]", undefined, "not defined"]
+
+
+def test_questions_are_counted_by_how_many_runs_solve_them() -> None:
+    runs = [f"r{number}" for number in range(3)]
+    counts = {"none": 4, "r0": 3, "r2": 2, "r0 + r1": 5, "r0 + r1 + r2": 7}
+    rows = [{"task": "t", "runs_right": right, "count": count} for right, count in counts.items()]
+    view = view_of({"solved_by": build_table("solved_by", rows)}, runs, ["t"])
+    assert _solved_by_exactly(view, "t") == [(0, 4), (1, 5), (2, 5), (3, 7)]
