@@ -36,6 +36,9 @@ from vlm_backbones.study import Study, load_study
 LOCK = ".lock"
 """Of a study's folder: held by the process that runs the study."""
 
+_SHOWN = 5
+"""Names of damaged files in a line."""
+
 
 def default_out(study: Study) -> Path:
     """Return where a study goes unless told otherwise."""
@@ -121,8 +124,19 @@ def _run_stages(
         write_record(stage.record, stage.fingerprint, seconds)
 
     places = {stage.job.name: (number, len(stages)) for number, stage in enumerate(stages, start=1)}
-    left = [stage.job for stage in stages_left(stages) if names is None or stage.job.name in names]
+    again = [stage for stage in stages_left(stages) if names is None or stage.job.name in names]
+    _tell_of_damage(again)
+    left = [stage.job for stage in again]
     run_jobs([replace(job, place=places[job.name]) for job in left], display, succeeded, nodes)
+
+
+def _tell_of_damage(stages: Sequence[Stage]) -> None:
+    """Say why a stage that had ended runs again; a stage's log says what it makes anew."""
+    for stage in (stage for stage in stages if stage.has_ended):
+        lost = [str(path) for path in stage.lost]
+        if lost:
+            shown = ", ".join(lost[:_SHOWN]) + (f" and {len(lost) - _SHOWN} more" if len(lost) > _SHOWN else "")
+            print(f"note: gone or damaged since {stage.job.name} wrote it, which runs again: {shown}", file=sys.stderr)
 
 
 def run_stage(study: Study, out: Path, name: str, display: Display, nodes: Nodes | None = None) -> None:
