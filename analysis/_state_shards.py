@@ -72,12 +72,17 @@ def read_header(path: Path) -> ShardHeader:
 
 def _names_problem(layers: object, token_types: object) -> str:
     for name, values, kind in (("layers", layers, int), ("token_types", token_types, str)):
-        plain = isinstance(values, list) and values and all(type(value) is kind for value in values)
+        plain = isinstance(values, list) and values and all(_is_plain(value, kind) for value in values)
         if not plain or len(set(values)) != len(values):  # type: ignore[arg-type,call-overload]
             return f"its header's {name} are {str(values)[:80]!r}, expected different {kind.__name__}s in a list"
     numbers: Any = layers
     wrong = next((number for number in numbers if not 0 <= number < _MOST_LAYERS), None)
     return "" if wrong is None else f"its header names layer {str(wrong)[:40]}"
+
+
+def _is_plain(value: object, kind: type) -> bool:
+    """Whether a value is of just this type and, of a text, can stand in a table."""
+    return type(value) is kind and (not isinstance(value, str) or value.isprintable())
 
 
 def _tensors_problem(shard: Any, kept: tuple[int, int]) -> str:

@@ -133,14 +133,13 @@ class Evaluation:
                 )
         self._redraw(condition, tasks)
         damaged = damaged_files(folder / "done.json") if done else {}
-        for path in (path for name in tasks for path in damaged.get(name, [])):
-            print(f"{path} is gone or damaged: its task is evaluated again.", flush=True)
+        lost = [path for name in tasks for path in damaged.get(name, [])]
+        for path in lost:
+            print(f"{path} is gone or damaged: {condition} is evaluated again.", flush=True)
             path.unlink(missing_ok=True)
-        return {
-            name: task
-            for name, task in tasks.items()
-            if name in damaged or finished.get(name, {}).get("data") != self._data(task)
-        }
+        if lost:
+            return tasks  # all of them: what is answered together decides last digits
+        return {name: task for name, task in tasks.items() if finished.get(name, {}).get("data") != self._data(task)}
 
     def _redraw(self, condition: str, tasks: dict[str, Any]) -> None:
         """Draw pictures of finished tasks again that are gone or damaged: no answer is needed for that."""

@@ -34,8 +34,10 @@ def samples_of(done: Path, row: object) -> dict[Path, str | None]:
     """
     if not isinstance(row, Mapping) or "samples" not in row:
         return {}
-    digest = row.get("sha256")
-    (path,) = listed_files(done.parent, {row["samples"]: "0" * 64 if digest is None else digest})
+    name, digest = row["samples"], row.get("sha256")
+    if not isinstance(name, str):
+        raise ValueError(f"its samples are {str(name)[:80]!r}, expected the name of a file")
+    (path,) = listed_files(done.parent, {name: "0" * 64 if digest is None else digest})
     return {path: digest}
 
 
