@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["CONDITIONS", "LogFile", "RunInfo", "find_logs", "read_run_info"]
 
-import hashlib
+import glob
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +12,9 @@ from pathlib import Path
 
 from vlm_backbones.analysis._run_names import Place, name_runs
 from vlm_backbones.analysis._values import text
+from vlm_backbones.done_files import STATES, files_of, samples_of
 from vlm_backbones.errors import LogError
+from vlm_backbones.hashes import changed, read_sealed_json
 from vlm_backbones.json_text import parse_json
 
 CONDITIONS = ("clean", "jpeg40", "noise05", "shift4", "paraphrase", "swap")
@@ -20,6 +22,8 @@ CONDITIONS = ("clean", "jpeg40", "noise05", "shift4", "paraphrase", "swap")
 _NAME = re.compile(
     r"^(?:(?P<stamp>\d{8}_\d{6})_)?samples_(?P<task>.+?)(?:_(?P<late>\d{4}-\d\d-\d\dT[\d.\-]+))?\.jsonl(?:\.gz)?$"
 )
+
+_AGAIN = "Run the study or the evaluation again, which replaces it"
 
 
 @dataclass(frozen=True)
@@ -120,24 +124,44 @@ def _samples_under(root: Path) -> list[Path]:
 
 
 def _refuse_lost_samples(done: Path) -> None:
-    """Refuse a finished condition of ours of which a log is gone or damaged: a table would silently be another."""
-    try:
-        content = parse_json(done.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise LogError(f"{done} is not valid JSON ({error}). Run the study or the evaluation again.") from error
-    tasks = content.get("tasks") if isinstance(content, dict) else None
-    for task, row in tasks.items() if isinstance(tasks, dict) else ():
-        named = row.get("samples", "") if isinstance(row, dict) else ""
-        if not isinstance(named, str) or not _is_file(done.parent / named):
+    """Refuse a finished condition of ours of which a log or hidden states are gone or damaged.
+
+    A table would silently be another. Its pictures change no table; the next `study run` looks at them.
+    """
+    content = read_sealed_json(done)
+    tasks = content.get("tasks", {}) if content is not None else None
+    if not isinstance(tasks, dict):
+        raise LogError(
+            f"{done} is no intact JSON object: it is damaged or was edited. {_AGAIN}; or delete it to read the logs "
+            "beside it as they are."
+        )
+    for task, row in tasks.items():
+        try:
+            samples, states = samples_of(done, row), files_of(done, row, STATES)
+        except ValueError as error:
+            raise LogError(f"{done}, task {task[:200]!r}: {error}. {_AGAIN}.") from error
+        lost = [path for path in [*samples, *states] if not _is_file(path)]
+        if not samples or lost:
+            gone = str(lost[0] if lost else "")[:500]
             raise LogError(
-                f"{done.parent}: {str(named)[:200]!r} is gone, the samples of task {task[:200]!r} that {done.name} "
-                "lists. Run the evaluation again."
+                f"{done.parent}: {gone!r} is gone, a file of task {task[:200]!r} that {done.name} lists. {_AGAIN}."
             )
-        if isinstance(row.get("sha256"), str) and not _is_intact(done.parent / named, row["sha256"]):
+        if damaged := changed({path: digest for path, digest in samples.items() if digest} | states):
             raise LogError(
-                f"{done.parent / named} is not the file that the evaluation wrote (its sha256 is not the one in "
-                f"{done.name}): it is damaged or was edited. Run the study or the evaluation again, which replaces it; "
-                f"or delete {done} to read it as it is."
+                f"{damaged[0]} is not the file that the evaluation wrote (its sha256 is not the one in {done.name}): "
+                f"it is damaged or was edited. {_AGAIN}; or delete {done} to read it as it is."
+            )
+        _refuse_unlisted(done, task, states)
+
+
+def _refuse_unlisted(done: Path, task: str, states: Mapping[Path, str]) -> None:
+    """Refuse states beside those that the evaluation listed: they would count as its own."""
+    for folder in {path.parent for path in states}:
+        others = sorted(set(folder.glob(f"{glob.escape(task)}-rank*.safetensors")) - set(states))
+        if others:
+            raise LogError(
+                f"{others[0]} is no file of the evaluation that {done} tells of, and lies among its hidden states. "
+                "Move it elsewhere."
             )
 
 
@@ -146,11 +170,6 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):  # no file can have such a name
         return False
-
-
-def _is_intact(log: Path, sha256: str) -> bool:
-    with log.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() == sha256
 
 
 def _describe(path: Path, root: Path, name: str | None = None) -> LogFile:

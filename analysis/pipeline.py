@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlm_backbones._locks import hold
 from vlm_backbones.analysis.samples import load_logs
 from vlm_backbones.errors import LogError
+from vlm_backbones.locks import hold
 
 VERSION = 4
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 __all__ = ["RANDOM_WEIGHTS", "TaskStates", "find_states"]
 
+import glob
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
+from vlm_backbones.analysis._state_shards import AGAIN, ShardHeader, opened, read_header
 from vlm_backbones.analysis.log_files import RunInfo
 from vlm_backbones.errors import LogError
-from vlm_backbones.json_text import parse_json
 
 RANDOM_WEIGHTS = "random_weights"
 """In a condition's place: the clean documents through a backbone of random weights."""
@@ -33,46 +32,60 @@ class TaskStates:
     shards: tuple[Path, ...]
 
     @cached_property
-    def header(self) -> dict[str, object]:
+    def header(self) -> ShardHeader:
         """What the shards say about themselves; LogError where they are broken or disagree."""
-        found = [_header(path) for path in self.shards]
+        found = [read_header(path) for path in self.shards]
         for path, header in zip(self.shards, found, strict=True):
             if header != found[0]:
                 raise LogError(
                     f"{path} has other layers, kinds of token or weights than {self.shards[0].name}. Keep the shards "
                     "of one evaluation in a folder."
                 )
+            if (header.task or self.task, header.condition or self.condition) != (self.task, self.condition):
+                raise LogError(
+                    f"{path} holds states of task {header.task!r}, condition {header.condition!r}, and lies where "
+                    f"those of {self.task!r}, {self.condition!r} belong. {AGAIN}"
+                )
         return found[0]
 
     @property
     def layers(self) -> list[int]:
         """Layers that were kept; 0 is the embeddings."""
-        return [int(layer) for layer in _listed(self.header["layers"])]
+        return list(self.header.layers)
 
     @property
     def token_types(self) -> list[str]:
         """Kinds of token that were kept."""
-        return [str(name) for name in _listed(self.header["token_types"])]
+        return list(self.header.token_types)
+
+    @property
+    def kept(self) -> tuple[object, ...]:
+        """What another condition of the run must have kept too."""
+        return self.header.layers, self.header.token_types, self.header.hidden
 
     @cached_property
     def doc_keys(self) -> list[str]:
         """The documents' keys, in the order of the vectors."""
-        keys: list[str] = []
+        places: dict[str, Path] = {}
         for path in self.shards:
-            with safe_open(path, framework="numpy") as shard:
-                keys += [row.tobytes().hex() for row in shard.get_tensor("doc_key")]
-        return keys
+            with opened(path) as shard:
+                for row in shard.get_tensor("doc_key"):
+                    key = row.tobytes().hex()
+                    if key in places:
+                        raise LogError(f"{path} holds document {key} twice, or {places[key].name} has it too. {AGAIN}")
+                    places[key] = path
+        return list(places)
 
     def vectors(self, layer: int, token_type: str) -> Floats32:
         """Return (documents, hidden); a document without such tokens has NaN."""
         i, k = self.layers.index(layer), self.token_types.index(token_type)
         parts = []
         for path in self.shards:
-            with safe_open(path, framework="numpy") as shard:
+            with opened(path) as shard:
                 scales = shard.get_tensor("scales")[:, i, k, None]
                 states = shard.get_slice("states")[:, i, k].astype(np.float32)
-            if not (np.isfinite(scales).all() and np.isfinite(states).all()):
-                raise LogError(f"{path} holds states that are not finite: it is damaged. Delete it and evaluate again.")
+            if not (np.isfinite(scales).all() and np.isfinite(states).all() and (scales >= 0).all()):
+                raise LogError(f"{path} holds states that are not finite, or scales below 0: it is damaged. {AGAIN}")
             parts.append(np.where(scales > 0, states * scales, np.float32(np.nan)))
         return np.concatenate(parts)
 
@@ -83,29 +96,21 @@ def find_states(runs: Mapping[str, RunInfo], tasks: Sequence[str]) -> dict[tuple
     Raises
     ------
     LogError
-        If a shard is broken.
+        If a shard is broken, or the conditions of a run kept other layers, kinds of token or sizes.
     """
     found: dict[tuple[str, str, str], TaskStates] = {}
     for run, info in runs.items():
         root = None if info.run_dir is None else info.run_dir / "states"
         for folder in sorted(root.iterdir()) if root is not None and root.is_dir() else ():
             for task in tasks:
-                shards = tuple(sorted(folder.glob(f"{task}-rank*.safetensors")))
+                shards = tuple(sorted(folder.glob(f"{glob.escape(task)}-rank*.safetensors")))
                 if shards:
                     found[run, task, folder.name] = TaskStates(run, task, folder.name, shards)
+    for (run, task, _), states in found.items():
+        of_task = next(other for (name, asked, _), other in found.items() if (name, asked) == (run, task))
+        if states.kept != of_task.kept:
+            raise LogError(
+                f"{states.shards[0]} has other layers, kinds of token or sizes than {of_task.shards[0]}. Evaluate "
+                "every condition of a run with the same states and layers."
+            )
     return found
-
-
-def _header(path: Path) -> dict[str, object]:
-    try:
-        with safe_open(path, framework="numpy") as shard:
-            header = {name: parse_json(value) for name, value in (shard.metadata() or {}).items()}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise LogError(f"{path} cannot be read ({error}). Delete it and evaluate again.") from error
-    if not {"layers", "token_types"} <= set(header):
-        raise LogError(f"{path} is no file of hidden states: layers and token_types are missing in its header.")
-    return header
-
-
-def _listed(value: object) -> list[Any]:
-    return list(value) if isinstance(value, list) else []

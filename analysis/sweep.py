@@ -6,7 +6,6 @@ python -m vlm_backbones.analysis.sweep --out OUT/sweep/BACKBONE.json 1e-05=OUT/s
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from vlm_backbones.analysis.samples import load_logs
 from vlm_backbones.analysis.table_scores import scores
 from vlm_backbones.cache import atomic_write_text
 from vlm_backbones.errors import LogError, VlmBackbonesError
+from vlm_backbones.hashes import sealed_json
 
 __all__ = ["VERSION", "choose_learning_rate", "main"]
 
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     pairs = (trial.partition("=") for trial in arguments.trials)
     try:
         choice = choose_learning_rate({float(rate): Path(folder) for rate, _, folder in pairs}, arguments.bootstrap)
-        atomic_write_text(arguments.out, json.dumps(choice, indent=1))
+        atomic_write_text(arguments.out, sealed_json(choice))
     except VlmBackbonesError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -19,13 +19,15 @@ from lmms_eval.loggers.evaluation_tracker import EvaluationTracker
 from lmms_eval.tasks import TaskManager, get_task_dict
 from lmms_eval.utils import get_datetime_str
 
-from vlm_backbones._locks import DYING_SECONDS, hold
-from vlm_backbones._outputs import missing_samples
-from vlm_backbones._seals import file_sha256, read_seal
+from vlm_backbones._seals import read_seal
 from vlm_backbones.cache import atomic_write_text
+from vlm_backbones.done_files import MEDIA, STATES, damaged_files, files_of
 from vlm_backbones.errors import CheckpointError, ConfigError, DataError, nearest, user_error
+from vlm_backbones.hashes import file_sha256, read_sealed_json, relative_sha256, sealed_json
+from vlm_backbones.locks import DYING_SECONDS, hold
 from vlm_backbones.model_wrappers._conditions import check_condition
 from vlm_backbones.model_wrappers._engine import Engine, checkpoint_dir, load_engine, pick_device
+from vlm_backbones.model_wrappers._media import MediaFolder, shown_media
 from vlm_backbones.model_wrappers._states import RANDOM_WEIGHTS, count_documents, spread
 from vlm_backbones.model_wrappers.backbone_vlm import BackboneVLM
 from vlm_backbones.pocket.datasets import TASKS
@@ -117,10 +119,14 @@ class Evaluation:
     def _left(self, condition: str, tasks: dict[str, Any], fingerprint: str) -> dict[str, Any]:
         """Return the tasks that are not finished; clear logs of another checkpoint: they must not mix."""
         folder = self._folder(condition)
-        done = _read_done(folder)
+        done, is_damaged = _read_done(folder), "" in damaged_files(folder / "done.json")
+        if is_damaged and (folder / "done.json").is_file():
+            print(f"{folder / 'done.json'} is damaged: {condition} is evaluated again.", flush=True)
+            done = {}
         if done.get("checkpoint") != fingerprint or done.get("version") != self.version:
             begun = folder / "begun.json"
-            if not done and folder.is_dir() and any(folder.iterdir()) and not begun.is_file():
+            ours = begun.is_file() or (folder / "done.json").is_file()
+            if not done and folder.is_dir() and any(folder.iterdir()) and not ours:
                 raise DataError(f"{folder} holds logs that this command did not write. Choose another --out.")
             for stale in (folder, *self._state_folders(condition)):
                 if stale.is_dir():
@@ -134,12 +140,33 @@ class Evaluation:
                     f"{folder} holds {kept} samples of task {name!r}; {_size(task, self.limit)} would replace them. "
                     "Choose another --out."
                 )
-        lost = missing_samples(folder / "done.json")
-        return {name: task for name, task in tasks.items() if not self._is_finished(finished.get(name, {}), task, lost)}
+        self._redraw(condition, tasks)
+        damaged = damaged_files(folder / "done.json") if done else {}
+        lost = [path for name in tasks for path in damaged.get(name, [])]
+        for path in lost:
+            print(f"{path} is gone or damaged: {condition} is evaluated again.", flush=True)
+            path.unlink(missing_ok=True)
+        if lost:
+            return tasks  # all of them: what is answered together decides last digits
+        return {name: task for name, task in tasks.items() if finished.get(name, {}).get("data") != self._data(task)}
 
-    def _is_finished(self, done: dict[str, Any], task: Any, lost: Sequence[Path]) -> bool:
-        same = done.get("data") == self._data(task)
-        return same and not any(log.match(str(done["samples"])) for log in lost)
+    def _redraw(self, condition: str, tasks: dict[str, Any]) -> None:
+        """Draw pictures of finished tasks again that are gone or damaged: no answer is needed for that."""
+        done = self._folder(condition) / "done.json"
+        content, damaged = _read_done(done.parent), damaged_files(done)
+        for name, row in content.get("tasks", {}).items():
+            listed = files_of(done, row, MEDIA)
+            pictures = [path for path in damaged.get(name, []) if path in listed]
+            for path in pictures:
+                path.unlink(missing_ok=True)
+            if not pictures or name not in tasks or row["data"] != self._data(tasks[name]):
+                continue
+            print(f"{', '.join(map(str, pictures))}: gone or damaged, drawn again.", flush=True)
+            media, task = MediaFolder(self.out / MEDIA), tasks[name]
+            for index in range(_size(task, self.limit)):
+                media.write_of(task.doc_to_visual(task.eval_docs[index]))
+            row["files"] |= relative_sha256(self.out, pictures)
+            atomic_write_text(done, sealed_json(content))
 
     def _data(self, task: Any) -> str:
         """Return what decides a task's documents: the dataset's own fingerprint, the split and the limit."""
@@ -149,7 +176,11 @@ class Evaluation:
 
     def _state_folders(self, condition: str) -> list[Path]:
         names = [condition, RANDOM_WEIGHTS] if condition == "clean" else [condition]
-        return [self.out / "states" / name for name in names]
+        return [self.out / STATES / name for name in names]
+
+    def _shards(self, condition: str, task: str) -> list[Path]:
+        """Return the files with a task's hidden states, of random weights too."""
+        return [path for folder in self._state_folders(condition) for path in folder.glob(f"{task}-rank*.safetensors")]
 
     def _evaluate(self, condition: str, tasks: dict[str, Any], manager: TaskManager) -> str:
         """Let lmms-eval answer, score and write, as its command line does with --log_samples.
@@ -158,10 +189,12 @@ class Evaluation:
         -------
         The timestamp with which the files' names begin.
         """
+        for stale in (path for name in tasks for path in self._shards(condition, name) if self.states):
+            stale.unlink()  # a damaged one could say that it is of another checkpoint
         output, checkpoint = str(self._folder(condition)), str(checkpoint_dir(self.checkpoint))
-        model_args = {"pretrained": checkpoint, "condition": condition, "media_dir": str(self.out / "media")}
+        model_args = {"pretrained": checkpoint, "condition": condition, "media_dir": str(self.out / MEDIA)}
         if self.states:
-            model_args |= {"states": self.states, "layers": self.layers, "states_dir": str(self.out / "states")}
+            model_args |= {"states": self.states, "layers": self.layers, "states_dir": str(self.out / STATES)}
             model_args |= {"random_weights": "true"} | ({"states_subset": str(self.subset)} if self.subset else {})
         # lmms-eval splits the text form at commas; a mapping keeps any path whole, but names no folder for the logs.
         plain = not any(mark in value for value in model_args.values() for mark in ",='\"{}[]")
@@ -208,10 +241,18 @@ class Evaluation:
             if self.states:
                 self._check_states(condition, name, len(spread(expected, self.subset)))
             row = {"data": self._data(task), "samples": str(files[-1].relative_to(folder)), "n": found}
-            finished[name] = row | {"sha256": file_sha256(files[-1])}
+            others = [*folder.rglob(f"{written}_results.json"), *shown_media(files[-1], self.out / MEDIA)]
+            others += self._shards(condition, name) if self.states else []
+            listed = self._kept_states(finished.get(name, {})) | relative_sha256(self.out, others)
+            finished[name] = row | {"sha256": file_sha256(files[-1]), "files": listed}
         done = {"checkpoint": engine.fingerprint, "version": self.version, "condition": condition, "tasks": finished}
         done["rows_at_once"] = engine.room.rows
-        atomic_write_text(folder / "done.json", json.dumps(done, indent=1))
+        atomic_write_text(folder / "done.json", sealed_json(done))
+
+    def _kept_states(self, earlier: dict[str, Any]) -> dict[str, str]:
+        """Return what is known of a task's states where this evaluation keeps none and leaves them as they are."""
+        listed: dict[str, str] = {} if self.states else earlier.get("files", {})
+        return {name: digest for name, digest in listed.items() if name.startswith(f"{STATES}/")}
 
     def _check_states(self, condition: str, task: str, expected: int) -> None:
         for folder in self._state_folders(condition):
@@ -248,11 +289,7 @@ def _of_split(tasks: dict[str, Any], split: str) -> dict[str, Any]:
 
 
 def _read_done(folder: Path) -> dict[str, Any]:
-    try:
-        row = json.loads((folder / "done.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return row if isinstance(row, dict) else {}
+    return read_sealed_json(folder / "done.json") or {}
 
 
 def _task_manager(tasks: Sequence[str]) -> TaskManager:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from vlm_backbones.cache import staged_path
+from vlm_backbones.model_wrappers._record import image_key
+from vlm_backbones.pictures import to_rgb
 
-__all__ = ["MediaFolder"]
+__all__ = ["MediaFolder", "shown_media"]
 
 MAX_SIDE_PX = 768
 QUALITY = 85
+_KEY = re.compile(rb'"image_key": ?"([0-9a-f]{64})"')
 
 
 class MediaFolder:
@@ -31,6 +36,18 @@ class MediaFolder:
             with staged_path(path) as staged:
                 _side_by_side(images).save(staged, format="WEBP", quality=QUALITY, method=2)
         self._written.add(key)
+
+    def write_of(self, images: Any) -> None:
+        """Write what a task's `doc_to_visual` returned, under its own key."""
+        own = [to_rgb(image) for image in (images if isinstance(images, list | tuple) else [images]) if image]
+        self.write(image_key(own), own)
+
+
+def shown_media(samples: Path, folder: Path) -> set[Path]:
+    """Return the pictures in a folder of media that a log's questions were asked about."""
+    with samples.open("rb") as rows:
+        keys = {key.decode() for row in rows for key in _KEY.findall(row)}
+    return {path for key in keys if (path := folder / f"{key}.webp").is_file()}
 
 
 def _side_by_side(images: Sequence[Image.Image]) -> Image.Image:

@@ -206,7 +206,7 @@ class StateFolder:
         try:
             with safe_open(path, framework="pt") as shard:
                 found = json.loads((shard.metadata() or {}).get("checkpoint", "null"))
-        except (SafetensorError, ValueError):
+        except (SafetensorError, ValueError, RecursionError):
             return  # a broken shard is replaced
         if found != self.header["checkpoint"]:
             raise ConfigError(f"{path} holds states of another checkpoint. Name another folder by states_dir=DIR.")

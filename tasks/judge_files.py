@@ -7,6 +7,7 @@ vlm-backbones judge read LOGS GRADES.jsonl
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, ValidationError
 
 from vlm_backbones.cache import atomic_write_text
+from vlm_backbones.done_files import run_folder
 from vlm_backbones.errors import LogError
+from vlm_backbones.hashes import file_sha256, read_sealed_json, sealed_json
 from vlm_backbones.json_text import parse_json, written_json
 from vlm_backbones.tasks.common import answer_text, mean
 from vlm_backbones.tasks.judge import Rubric, judge_prompt, parse_grade
@@ -100,15 +103,19 @@ def read_grades(logs: Path, grades: Path) -> GradedCounts:
 
 
 def _update_checksum(log: Path) -> None:
-    """Note the log's new content where the evaluation listed the old: it would be taken for damaged."""
+    """Note the new content of log and results where the evaluation listed the old: they would be taken for damaged."""
     done = next((folder / "done.json" for folder in log.parents if (folder / "done.json").is_file()), None)
-    if done is None:
+    content = None if done is None else read_sealed_json(done)
+    if done is None or content is None:  # of a damaged one, the next analysis says so
         return
-    content = parse_json(done.read_text(encoding="utf-8"))
+    results = _results_of(log)
     for row in content["tasks"].values():
         if "sha256" in row and done.parent / row["samples"] == log:
-            row["sha256"] = hashlib.sha256(log.read_bytes()).hexdigest()
-            atomic_write_text(done, written_json(content))
+            row["sha256"] = file_sha256(log)
+        name = os.path.relpath(results, run_folder(done))
+        if name in row.get("files", {}):
+            row["files"][name] = file_sha256(results)
+    atomic_write_text(done, sealed_json(content))
 
 
 def _judged_logs(root: Path) -> Iterator[tuple[Path, list[Sample]]]:
@@ -206,10 +213,13 @@ def _grade(sample: Sample, grade: float | None) -> None:
     sample.update(graded_metrics(ours["rungs"], grade, _rubric(sample)))
 
 
+def _results_of(log: Path) -> Path:
+    return log.with_name(f"{log.stem.rpartition('samples_')[0]}results.json")
+
+
 def _update_results(path: Path, samples: list[Sample]) -> None:
     """Bring the task's numbers in the results file of the same evaluation up to date."""
-    stamp, _, task = path.stem.rpartition("samples_")
-    file = path.with_name(f"{stamp}results.json")
+    file, task = _results_of(path), path.stem.rpartition("samples_")[2]
     if not file.is_file():
         return
     try:

@@ -14,7 +14,10 @@ FOLDERS = {"train": "train", "model_wrappers": "model_wrappers", "tasks": "tasks
 OPEN = [  # torch-free and open to all
     "vlm_backbones.errors",
     "vlm_backbones.cache",
+    "vlm_backbones.done_files",
+    "vlm_backbones.hashes",
     "vlm_backbones.json_text",
+    "vlm_backbones.locks",
     "vlm_backbones.pictures",
     "vlm_backbones.prompts",
     "vlm_backbones.scoring",

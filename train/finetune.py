@@ -19,14 +19,16 @@ from transformers import set_seed
 
 from vlm_backbones._hub import part_files
 from vlm_backbones._launch import accelerate_config
-from vlm_backbones._locks import DYING_SECONDS, hold
 from vlm_backbones._outputs import missing_outputs
+from vlm_backbones._seals import SEAL
 from vlm_backbones._stage import die_with
 from vlm_backbones._sweep import read_choice
 from vlm_backbones.backbones import get_backbone
 from vlm_backbones.cache import disk_is_full, staged_path
 from vlm_backbones.data.conversations import Example, examples_digest, load_training_examples
 from vlm_backbones.errors import ConfigError, VlmBackbonesError, writing_remedy
+from vlm_backbones.hashes import file_sha256
+from vlm_backbones.locks import DYING_SECONDS, hold
 from vlm_backbones.prompts import wording_fingerprint
 from vlm_backbones.recipe import Recipe, StageRecipe
 from vlm_backbones.run import Run
@@ -201,6 +203,7 @@ def _train(study: Study, record: RunRecord, recipe: Recipe, examples: dict[str, 
         model.to(parameter_dtype(last_recipe.precision))
         taught = {"prompts": wording_fingerprint()}
         save(model, processor, record.run_dir / "checkpoint", card=model_card(record.run_dir), trained_with=taught)
+        record.content["seal"] = file_sha256(record.run_dir / "checkpoint" / SEAL)
     record.write(state="finished", parameters=sum(parameter.numel() for parameter in model.parameters()))
     processes().wait_for_everyone()
 
@@ -230,7 +233,7 @@ def _is_finished(run_dir: Path, fingerprint: str) -> bool:
     record = read_record(run_dir)
     if record.get("state") != "finished" or record.get("fingerprint") != fingerprint:
         return False
-    damaged = missing_outputs(run_dir / "checkpoint" / "config.json")
+    damaged = [path for name in ("checkpoint/config.json", "run.json") for path in missing_outputs(run_dir / name)]
     for path in damaged:
         print(f"{path}: gone or damaged, written again from the finished stages")
     return not damaged

@@ -19,6 +19,7 @@ import torch
 
 from vlm_backbones.cache import atomic_write_text
 from vlm_backbones.errors import ConfigError, DataError
+from vlm_backbones.hashes import read_sealed_json, sealed_json
 from vlm_backbones.train.processes import processes, sharding
 
 _PACKAGES = (
@@ -69,11 +70,7 @@ def refuse_other_version(run_dir: Path, version: int) -> None:
 
 def read_record(run_dir: Path) -> dict[str, Any]:
     """Return the content of run.json; empty where there is none or it is damaged."""
-    try:
-        record = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
+    return read_sealed_json(run_dir / "run.json") or {}
 
 
 @dataclass
@@ -101,7 +98,7 @@ class RunRecord:
         self.content.update(changes)
         self.content["peak_memory_gb"] = peak_memory_gb()
         if processes().is_main_process:
-            atomic_write_text(self.run_dir / "run.json", json.dumps(self.content, indent=1, default=str))
+            atomic_write_text(self.run_dir / "run.json", sealed_json(self.content))
 
 
 def environment() -> dict[str, Any]:

@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import save_file
 from transformers import PrinterCallback, TrainingArguments
 
-from vlm_backbones._seals import file_sha256
 from vlm_backbones.cache import atomic_write_text, staged_path
 from vlm_backbones.data.packed_attention import use_packed_attention
 from vlm_backbones.errors import ConfigError
+from vlm_backbones.hashes import file_sha256
 from vlm_backbones.recipe import StageRecipe
 from vlm_backbones.train.callbacks import RunCallback, StopOnSigterm
 from vlm_backbones.train.dataset import MicroBatches, StageData, first, parameter_dtype

@@ -2,41 +2,93 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vlm_backbones._seals import changed_files, is_changed
+from vlm_backbones._seals import SEAL, changed_files
+from vlm_backbones.done_files import damaged_files
+from vlm_backbones.errors import CheckpointError
+from vlm_backbones.hashes import changed, listed_files, read_sealed_json
+from vlm_backbones.json_text import parse_json
 
-__all__ = ["missing_outputs", "missing_samples", "missing_weights"]
+__all__ = ["REPORT_SEAL", "missing_outputs"]
+
+REPORT_SEAL = ".seal.json"
+"""Lists what an analysis wrote into its folder."""
 
 
 def missing_outputs(path: Path) -> list[Path]:
-    """Return what is gone or damaged: the output itself, samples of a `done.json`, weights beside a `config.json`."""
+    """Return what is gone or damaged: the output itself, and what the JSON files among the outputs list."""
     if not path.exists():
         return [path]
-    if path.name == "done.json":
-        return missing_samples(path)
-    return missing_weights(path.parent) if path.name == "config.json" else []
+    read = _READERS.get(path.name, _itself if path.suffix == ".json" else _nothing)
+    return list(dict.fromkeys(read(path)))
 
 
-def missing_samples(done: Path) -> list[Path]:
-    """Return the logs of samples that a condition's `done.json` lists and that are gone, or not what it saw."""
-    tasks = _read(done).get("tasks", {})
-    logs = [(done.parent / task["samples"], task.get("sha256")) for task in tasks.values() if "samples" in task]
-    return [log for log, digest in logs if not log.is_file() or (digest and is_changed(log, digest, done))]
+def _nothing(path: Path) -> list[Path]:
+    return []
 
 
-def missing_weights(checkpoint: Path) -> list[Path]:
+def _itself(path: Path) -> list[Path]:
+    return [path] if read_sealed_json(path) is None else []
+
+
+def _of_evaluation(done: Path) -> list[Path]:
+    return [path for found in damaged_files(done).values() for path in found]
+
+
+def _of_checkpoint(config: Path) -> list[Path]:
     """Return the weight files that a checkpoint in transformers' format needs and lacks, and its changed files."""
-    shards = set(_read(checkpoint / "model.safetensors.index.json").get("weight_map", {}).values())
-    files = [checkpoint / name for name in sorted(shards) or ["model.safetensors"]]
-    return list(dict.fromkeys([*(file for file in files if not file.is_file()), *changed_files(checkpoint)]))
-
-
-def _read(path: Path) -> dict[str, Any]:
+    folder = config.parent
+    index: Any = (read_sealed_json(folder / "model.safetensors.index.json") or {}).get("weight_map")
+    shards = {str(name) for name in index.values()} if isinstance(index, Mapping) else set[str]()
+    files = [folder / name for name in sorted(shards) or ["model.safetensors"]]
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+        sealed = changed_files(folder)
+    except CheckpointError:
+        sealed = [folder / SEAL]
+    return [*(file for file in files if not file.is_file()), *sealed]
+
+
+def _of_training(record: Path) -> list[Path]:
+    """Return the record where it is damaged, the checkpoint's seal where it is another, and the stages' results.
+
+    A stage's folder that is gone as a whole is no damage: the checkpoint holds what it trained.
+    """
+    content = read_sealed_json(record)
+    if content is None:
+        return [record]
+    seal, stages = content.get("seal"), content.get("stages")
+    damaged = changed({record.parent / "checkpoint" / SEAL: seal}) if isinstance(seal, str) else []
+    for name in stages if isinstance(stages, dict) and "copied_from" not in content else ():
+        damaged += _of_stage(record.parent / name)
+    return damaged
+
+
+def _of_stage(folder: Path) -> list[Path]:
+    note, result = folder / "stage.json", folder / "trainable.safetensors"
+    if not note.exists() and not result.exists():
+        return []
+    try:
+        digest = parse_json(note.read_bytes())["sha256"]
+    except (OSError, ValueError, TypeError):
+        return [note]
+    except KeyError:  # of an earlier version
+        return []
+    return changed({result: str(digest)})
+
+
+def _of_report(seal: Path) -> list[Path]:
+    try:
+        return changed(listed_files(seal.parent, (read_sealed_json(seal) or {}).get("files")))
+    except ValueError:
+        return [seal]
+
+
+_READERS: dict[str, Callable[[Path], list[Path]]] = {
+    "done.json": _of_evaluation,
+    "config.json": _of_checkpoint,
+    "run.json": _of_training,
+    REPORT_SEAL: _of_report,
+}

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from vlm_backbones.errors import CheckpointError
+from vlm_backbones.hashes import changed, listed_files, relative_sha256
+from vlm_backbones.json_text import parse_json
 
-__all__ = ["SEAL", "changed_files", "check_seal", "file_sha256", "is_changed", "is_remark", "read_seal", "write_seal"]
+__all__ = ["SEAL", "changed_files", "check_seal", "is_remark", "read_seal", "write_seal"]
 
 SEAL = "seal.json"
 
+_MOST_BYTES = 16 * 2**20
 _MEANING = {
     "chat_template.jinja": "the questions would be put in another chat format than the model was trained with",
     "processor_config.json": "pictures would be prepared in another way than in training",
@@ -24,17 +26,11 @@ _MEANING = {
 }
 
 
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file's content."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def write_seal(folder: Path, facts: Mapping[str, Any] | None = None) -> None:
     """Write the hashes of a folder's files, last of all; model cards and hidden files are not sealed."""
-    files = [path for path in sorted(folder.iterdir()) if path.is_file() and not is_remark(path)]
-    hashes = {path.name: file_sha256(path) for path in files}
-    (folder / SEAL).write_text(json.dumps({"files": hashes, **(facts or {})}, indent=1), encoding="utf-8")
+    files = [path for path in folder.iterdir() if path.is_file() and not is_remark(path)]
+    content = {"files": relative_sha256(folder, files), **(facts or {})}
+    (folder / SEAL).write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def is_remark(path: Path) -> bool:
@@ -43,28 +39,36 @@ def is_remark(path: Path) -> bool:
 
 
 def read_seal(folder: Path) -> dict[str, Any]:
-    """Return a folder's seal; empty where it has none, as checkpoints of other makers."""
-    try:
-        seal = json.loads((folder / SEAL).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    """Return a folder's seal; empty where it has none, as checkpoints of other makers.
+
+    Raises
+    ------
+    CheckpointError
+        If it is damaged, or names anything but files of this folder.
+    """
+    path = folder / SEAL
+    if not path.exists() and not path.is_symlink():
         return {}
-    return seal if isinstance(seal, dict) else {}
+    try:
+        if not path.is_file() or path.stat().st_size > _MOST_BYTES:
+            raise ValueError(f"no regular file of at most {_MOST_BYTES // 2**20} MB")
+        seal = parse_json(path.read_bytes())
+        if not isinstance(seal, dict):
+            raise ValueError(f"expected an object, found {type(seal).__name__}")
+        files = listed_files(folder, seal.get("files"))
+        if inner := next((file for file in files if file.parent != folder), None):
+            raise ValueError(f"{str(inner)[:200]!r} does not lie in the folder itself")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is no seal ({error}): it is damaged, or somebody else wrote it. Run the study again, which writes "
+            "the checkpoint anew from its finished stages; or copy the whole folder again from where it is intact."
+        ) from error
+    return seal
 
 
 def changed_files(folder: Path) -> list[Path]:
-    """Return the sealed files that are gone or are not what they were."""
-    hashes = read_seal(folder).get("files", {})
-    return [folder / name for name, digest in hashes.items() if is_changed(folder / name, digest, folder / SEAL)]
-
-
-def is_changed(path: Path, digest: str, seal: Path) -> bool:
-    """Whether a file is gone or differs from its hash; one that is no younger than its seal is not read again."""
-    try:
-        if path.stat().st_mtime_ns <= seal.stat().st_mtime_ns:
-            return False
-        return file_sha256(path) != digest
-    except OSError:
-        return True
+    """Return the sealed files that are gone or are not what they were; CheckpointError as of `read_seal`."""
+    return changed(listed_files(folder, read_seal(folder).get("files", {})))
 
 
 def check_seal(checkpoint: Path) -> None:
@@ -80,5 +84,5 @@ def check_seal(checkpoint: Path) -> None:
         raise CheckpointError(
             f"{path} is not the file that was written after training (its sha256 is not the one in {SEAL}): {meaning}. "
             f"Run the study again, which writes the checkpoint anew from its finished stages; or, where the change is "
-            f"meant, delete {checkpoint / SEAL}: the folder then counts as another model."
+            f"meant, copy the folder and delete the copy's {SEAL}: it then counts as another model."
         )

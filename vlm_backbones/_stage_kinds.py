@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlm_backbones._fingerprints import files_fingerprint, hash_of, read_record, stage_version
-from vlm_backbones._outputs import missing_outputs
+from vlm_backbones._outputs import REPORT_SEAL, missing_outputs
 from vlm_backbones._scheduler import Job, cores
 from vlm_backbones._study_loading import package_folder
 from vlm_backbones._sweep import choice_file
@@ -51,12 +51,17 @@ class Stage:
     @property
     def is_done(self) -> bool:
         """Whether the same stage finished before and its outputs still stand."""
-        return read_record(self.record).get("fingerprint") == self.fingerprint and not self.lost
+        return self.has_ended and not self.lost
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the same stage finished before."""
+        return read_record(self.record).get("fingerprint") == self.fingerprint
 
     @property
     def lost(self) -> list[Path]:
-        """The outputs that are not there, and the files that they list and that are not there."""
-        return [gone for path in self.outputs for gone in missing_outputs(path)]
+        """The outputs that are gone or damaged, and so the files that they list."""
+        return list(dict.fromkeys(gone for path in self.outputs for gone in missing_outputs(path)))
 
 
 def choose_stage(study: Study, out: Path, backbone: str, validated: Mapping[Run, Stage]) -> Stage:
@@ -263,4 +268,5 @@ def analyze_stage(study: Study, out: Path, needs: Sequence[Stage]) -> Stage:
     arguments = ["analyze", *(part for name in names for part in ("--run", f"{name}={out / name}"))]
     arguments += ["--study-dir", str(out), "--out", str(out), "--bootstrap", str(study.analysis.bootstrap)]
     job = Job("analyze", _CLI, tuple(arguments), out / "analyze.log", needs=_names(needs))
-    return _stage(out, job, facts, [out / "report.html", out / "verdict.txt", out / "tables" / "scores.csv"])
+    outputs = [out / name for name in ("report.html", "verdict.txt", "tables/scores.csv", REPORT_SEAL)]
+    return _stage(out, job, facts, outputs)

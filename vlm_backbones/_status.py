@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlm_backbones._display import read_progress
-from vlm_backbones._locks import is_held
 from vlm_backbones._stage_kinds import Stage
+from vlm_backbones.locks import is_held
 from vlm_backbones.pipeline import study_status
 from vlm_backbones.study import Study
 from vlm_backbones.submission import job_states

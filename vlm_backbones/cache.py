@@ -31,10 +31,12 @@ __all__ = [
     "scratch_dir",
     "staged_path",
     "write_last_study",
+    "written_files",
 ]
 
 _PARTIAL = re.compile(r"\..+\.(?:(?P<table>[0-9a-f]{8})-(?P<pid>\d+)|[0-9a-f]+)\.partial")
 _ABANDONED_SECONDS = 24 * 3600
+_written: set[Path] = set()
 
 
 def cache_dir() -> Path:
@@ -104,11 +106,18 @@ def staged_path(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield staged
         os.replace(staged, path)
+        _written.add(path.absolute())
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror or error}. {writing_remedy(error)}") from error
     finally:
         if staged.is_file():
             staged.unlink(missing_ok=True)
+
+
+def written_files(folder: Path) -> list[Path]:
+    """Return what this process wrote below a folder by `staged_path`, and nothing that lay there before."""
+    below = folder.absolute()
+    return sorted(path for path in _written if path.is_relative_to(below) and path.is_file())
 
 
 def atomic_write_text(path: Path, text: str) -> None:

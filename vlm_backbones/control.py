@@ -31,6 +31,7 @@ from vlm_backbones.data.counts import check_captions, count_data
 from vlm_backbones.data.evaluation_data import EVALUATION_SPLIT, check_test_split
 from vlm_backbones.data.order import order_examples
 from vlm_backbones.errors import DataError
+from vlm_backbones.hashes import sealed_json
 from vlm_backbones.pocket.datasets import data_dir
 from vlm_backbones.recipe import StageRecipe
 from vlm_backbones.run import Run
@@ -92,7 +93,7 @@ def check_study(study: Study, out: Path, tell: Callable[[str], None] = lambda li
         "unpinned": unpinned(_parts(study)),
         "confounds": _find_confounds(study, views, out),
     }
-    atomic_write_text(out / "certificate.json", json.dumps(certificate, indent=1, default=str))
+    atomic_write_text(out / "certificate.json", sealed_json(certificate))
     return certificate
 
 

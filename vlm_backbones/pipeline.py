@@ -20,7 +20,6 @@ from pathlib import Path
 
 from vlm_backbones._fingerprints import write_record
 from vlm_backbones._launch import Nodes
-from vlm_backbones._locks import hold
 from vlm_backbones._names import shipped_studies
 from vlm_backbones._plan import plan_study, stages_left
 from vlm_backbones._scheduler import Display, Job, run_jobs
@@ -28,8 +27,12 @@ from vlm_backbones._stage_kinds import Stage
 from vlm_backbones._trained_runs import check_trained_runs
 from vlm_backbones.cache import atomic_write_text, read_last_study, write_last_study
 from vlm_backbones.errors import ConfigError, DataError
+from vlm_backbones.locks import hold
 from vlm_backbones.run import Run
 from vlm_backbones.study import Study, load_study
+
+_SHOWN = 5
+"""Names of damaged files in a line."""
 
 
 def default_out(study: Study) -> Path:
@@ -108,8 +111,19 @@ def _run_stages(
         write_record(stage.record, stage.fingerprint, seconds)
 
     places = {stage.job.name: (number, len(stages)) for number, stage in enumerate(stages, start=1)}
-    left = [stage.job for stage in stages_left(stages) if names is None or stage.job.name in names]
+    again = [stage for stage in stages_left(stages) if names is None or stage.job.name in names]
+    _tell_of_damage(again)
+    left = [stage.job for stage in again]
     run_jobs([replace(job, place=places[job.name]) for job in left], display, succeeded, nodes)
+
+
+def _tell_of_damage(stages: Sequence[Stage]) -> None:
+    """Say why a stage that had ended runs again; a stage's log says what it makes anew."""
+    for stage in (stage for stage in stages if stage.has_ended):
+        lost = [str(path) for path in stage.lost]
+        if lost:
+            shown = ", ".join(lost[:_SHOWN]) + (f" and {len(lost) - _SHOWN} more" if len(lost) > _SHOWN else "")
+            print(f"note: gone or damaged since {stage.job.name} wrote it, which runs again: {shown}", file=sys.stderr)
 
 
 def run_stage(study: Study, out: Path, name: str, display: Display, nodes: Nodes | None = None) -> None:

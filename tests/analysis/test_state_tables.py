@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from vlm_backbones.analysis.cka import cka_matrices
-from vlm_backbones.analysis.log_files import CONDITIONS, RunInfo
+from vlm_backbones.analysis.log_files import CONDITIONS, RunInfo, find_logs
 from vlm_backbones.analysis.stability_pair import PERTURBATIONS, stability_difference
 from vlm_backbones.analysis.states import RANDOM_WEIGHTS, TaskStates, find_states
 from vlm_backbones.analysis.table_similarity import similarity
 from vlm_backbones.analysis.table_stability import flip_rate, shared_states, stability, stability_draws
 from vlm_backbones.errors import LogError
+from vlm_backbones.hashes import file_sha256, sealed_json
 from vlm_backbones.study import Condition
 
 LAYERS, TOKENS = (0, 2), ("last_prompt", "image_mean")
@@ -96,6 +97,101 @@ def test_shards_that_disagree_or_are_damaged_are_named(tmp_path: Path) -> None:
     one.write_bytes(b"no file of tensors")
     with pytest.raises(LogError, match="cannot be read"):
         _ = TaskStates("a", "t", "clean", (one,)).layers
+
+
+def good() -> dict[str, Floats]:
+    """The tensors of two documents, two layers, two kinds of token."""
+    keys = np.arange(64, dtype=np.uint8).reshape(2, 32)
+    return {"states": np.ones((2, 2, 2, 5), np.float16), "scales": np.ones((2, 2, 2), np.float32), "doc_key": keys}
+
+
+NAMES = {"layers": "[0, 2]", "token_types": '["a", "b"]'}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "header", "problem"),
+    [
+        ({}, {"layers": "0, 2"}, "cannot be read"),
+        ({}, {"layers": "[" * 100_000}, "nested too deeply"),
+        ({}, {"layers": '"all"'}, "layers are 'all', expected different ints in a list"),
+        ({}, {"layers": "[0, true]"}, "layers are"),
+        ({}, {"layers": "[0, 0]"}, "layers are"),
+        ({}, {"layers": f"[0, {10**30}]"}, "its header names layer 1000000"),
+        ({}, {"layers": "[-1, 2]"}, "its header names layer -1"),
+        ({}, {"layers": "[0, 1, 2]"}, r"states \[2, 2, 2, 5\].* expected \(documents, 3 layers"),
+        ({}, {"token_types": '["a"]'}, "1 kinds of token"),
+        ({}, {"token_types": "[1, 2]"}, "token_types are '\\[1, 2\\]', expected different strs"),
+        ({}, {"token_types": '["a", "\\ud800"]'}, "token_types are"),
+        ({"states": np.ones((2, 5), np.float16)}, {}, r"states \[2, 5\]"),
+        ({"states": np.ones((2, 2, 2, 0), np.float16)}, {}, r"states \[2, 2, 2, 0\]"),
+        ({"states": np.ones((2, 2, 2, 5), np.int16)}, {}, "expected F16 or F32 states"),
+        ({"scales": np.ones((2, 2), np.float32)}, {}, r"scales \[2, 2\]"),
+        ({"scales": None}, {}, "it has no scales"),
+        ({"doc_key": None}, {}, "it has no doc_key"),
+        ({"doc_key": np.zeros((3, 32), np.uint8)}, {}, r"doc_key \[3, 32\]"),
+        ({"doc_key": np.zeros((2, 32), np.uint8)}, {}, "holds document 0+ twice"),
+        ({"scales": -np.ones((2, 2, 2), np.float32)}, {}, "scales below 0"),
+        ({}, {"condition": '"swap"'}, "condition 'swap', and lies where those of 't', 'clean' belong"),
+        ({}, {"task": '"other"'}, "holds states of task 'other'"),
+    ],
+)
+def test_what_is_no_shard_is_one_error(
+    tmp_path: Path, tensors: dict[str, Any], header: dict[str, str], problem: str
+) -> None:
+    path = tmp_path / "a" / "states" / "clean" / "t-rank0-00000.safetensors"
+    path.parent.mkdir(parents=True)
+    runs = {"a": RunInfo("a", "a", 0, tmp_path / "a")}
+    save_file(good(), path, metadata=NAMES)
+    assert similarity(find_states(runs, ["t"])).height == 2 * 4
+    content = {name: part for name, part in (good() | tensors).items() if part is not None}
+    save_file(content, path, metadata=NAMES | header)
+    with pytest.raises(LogError, match=problem) as caught:
+        similarity(find_states(runs, ["t"]))
+    assert str(path) in str(caught.value)
+    assert "evaluate again" in str(caught.value)
+
+
+def test_conditions_of_a_run_that_kept_other_layers_are_refused(tmp_path: Path) -> None:
+    for condition, layers in (("clean", "[0, 2]"), ("swap", "[0, 1]")):
+        path = tmp_path / "a" / "states" / condition / "t-rank0-00000.safetensors"
+        path.parent.mkdir(parents=True)
+        save_file(good(), path, metadata=NAMES | {"layers": layers})
+    with pytest.raises(LogError, match=r"swap.* has other layers, kinds of token or sizes than .*clean"):
+        find_states({"a": RunInfo("a", "a", 0, tmp_path / "a")}, ["t"])
+
+
+def test_states_that_an_evaluation_sealed_are_checked_and_others_are_not(tmp_path: Path) -> None:
+    """A bare lmms-eval writes no done.json, an earlier version no states in it."""
+    folder = tmp_path / "a" / "states" / "clean"
+    folder.mkdir(parents=True)
+    shard, log = folder / "t-rank0-00000.safetensors", tmp_path / "a" / "logs" / "clean" / "samples_t.jsonl"
+    save_file(good(), shard, metadata=NAMES)
+    log.parent.mkdir(parents=True)
+    log.write_text("{}\n")
+    done, row = log.with_name("done.json"), {"samples": log.name, "sha256": file_sha256(log)}
+    files = {"states/clean/t-rank0-00000.safetensors": file_sha256(shard)}
+    done.write_text(sealed_json({"tasks": {"t": row | {"files": files}}}))
+    find_logs([tmp_path])
+    beside = shard.with_name("t-rank1-00000.safetensors")
+    beside.write_bytes(shard.read_bytes())
+    with pytest.raises(LogError, match=r"rank1.* is no file of the evaluation"):
+        find_logs([tmp_path])
+    beside.unlink()
+    shard.write_bytes(shard.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(LogError, match=r"rank0-00000\.safetensors is not the file that the evaluation wrote"):
+        find_logs([tmp_path])
+    done.write_text(done.read_text().replace('"samples"', '"sample"'))
+    with pytest.raises(LogError, match=r"done\.json is no intact JSON object"):
+        find_logs([tmp_path])
+    shard.unlink()
+    done.write_text(sealed_json({"tasks": {"t": row | {"files": files}}}))
+    with pytest.raises(LogError, match=r"rank0-00000\.safetensors' is gone"):
+        find_logs([tmp_path])
+    for content in (sealed_json({"tasks": {"t": row}}), None):
+        done.unlink()
+        if content:
+            done.write_text(content)
+        find_logs([tmp_path])
 
 
 def test_similarity_compares_each_layer_with_each_on_the_common_documents(tmp_path: Path) -> None:

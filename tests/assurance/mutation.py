@@ -63,7 +63,7 @@ STRATA = {
         (
             "control.py",
             *(f"_{name}.py" for name in ("backbone_facts", "fingerprints", "prompt_facts", "reporters", "seals")),
-            *("_untrained_tokens.py", "data/_bad_rows.py", "data/counts.py", "data/order.py"),
+            *("hashes.py", "_untrained_tokens.py", "data/_bad_rows.py", "data/counts.py", "data/order.py"),
         ),
         (
             *(
@@ -72,6 +72,7 @@ STRATA = {
             ),
             *(f"tests/data/test_{name}.py" for name in ("conversations", "order_and_features", "row_files")),
             "tests/model_wrappers/test_sealed_checkpoints.py",
+            "tests/test_hashes.py",
         ),
     ),
 }

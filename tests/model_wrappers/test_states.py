@@ -12,6 +12,7 @@ import torch
 from datasets import load_from_disk
 from safetensors import safe_open
 
+from vlm_backbones.done_files import damaged_files
 from vlm_backbones.errors import ConfigError, DataError
 from vlm_backbones.model_wrappers import evaluate
 from vlm_backbones.model_wrappers._random_weights import random_weights
@@ -148,6 +149,20 @@ def test_a_second_call_skips_and_another_choice_of_layers_does_not(
     assert "skipped" in capsys.readouterr().out
     assert record(checkpoint, tmp_path, *flags, "--layers", "2") == 0
     assert next(iter(read(tmp_path / "states" / "clean", "vqa_scene").values())).shape[:2] == (1, 1)
+
+
+def test_an_evaluation_without_states_leaves_them_and_what_is_known_of_them(checkpoint: Path, tmp_path: Path) -> None:
+    assert record(checkpoint, tmp_path, "--states", "last_prompt", "--limit", "4") == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")}
+    assert len(before) == 2
+    assert record(checkpoint, tmp_path, "--limit", "5") == 0
+    done = tmp_path / "logs" / "clean" / "done.json"
+    row = json.loads(done.read_text())["tasks"]["vqa_scene"]
+    assert row["n"] == 5
+    assert {path: path.read_bytes() for path in before} == before
+    assert damaged_files(done) == {}
+    next(iter(before)).write_bytes(b"")
+    assert damaged_files(done) == {"vqa_scene": [next(iter(before))]}
 
 
 def test_own_weights_come_back_after_random_ones(checkpoint: Path) -> None:

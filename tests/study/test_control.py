@@ -21,6 +21,7 @@ from vlm_backbones.control import VERSION, _find_confounds, check_study
 from vlm_backbones.data._bad_rows import BadRows
 from vlm_backbones.data.conversations import load_training_examples
 from vlm_backbones.errors import ConfigError, DataError, VlmBackbonesError
+from vlm_backbones.hashes import read_sealed_json
 from vlm_backbones.study import load_study
 
 
@@ -28,7 +29,9 @@ from vlm_backbones.study import load_study
 def certificate(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("check")
     check_study(load_study(tiny_study), out)
-    return dict(json.loads((out / "certificate.json").read_text(encoding="utf-8")))
+    found = read_sealed_json(out / "certificate.json")
+    assert found is not None
+    return found
 
 
 def test_a_fair_study_has_no_confound(certificate: dict[str, Any]) -> None:

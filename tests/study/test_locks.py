@@ -14,8 +14,8 @@ import pytest
 from filelock import FileLock
 from typer.testing import CliRunner
 
-from vlm_backbones._locks import LOCK, hold, is_held
 from vlm_backbones.errors import ConfigError
+from vlm_backbones.locks import LOCK, hold, is_held
 
 REAL_BACKBONES = Path(__file__).parents[2] / "examples" / "real_backbones"
 

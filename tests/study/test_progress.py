@@ -15,9 +15,9 @@ from rich.console import Console
 
 from vlm_backbones import _display
 from vlm_backbones._display import StudyDisplay, read_progress
-from vlm_backbones._locks import LOCK
 from vlm_backbones._scheduler import Job, Running
 from vlm_backbones._status import is_worked_on, stage_states
+from vlm_backbones.locks import LOCK
 from vlm_backbones.pipeline import study_status
 from vlm_backbones.study import Study, load_study
 

@@ -103,9 +103,7 @@ def test_two_studies_cannot_work_in_one_folder(runs: Any, finished: Path) -> Non
     assert "another process is working" in done.stderr
 
 
-def test_damaged_weights_and_lost_or_edited_samples_are_named_and_made_again(
-    runs: Any, tiny_study: Path, finished: Path, tmp_path: Path
-) -> None:
+def test_damaged_weights_and_lost_or_edited_samples_are_named(tiny_study: Path, finished: Path, tmp_path: Path) -> None:
     from vlm_backbones.analysis import read_samples
     from vlm_backbones.errors import LogError
     from vlm_backbones.pipeline import study_status
@@ -127,13 +125,7 @@ def test_damaged_weights_and_lost_or_edited_samples_are_named_and_made_again(
     with pytest.raises(LogError, match=r"samples of task .vqa_scene.|is not the file"):
         read_samples([out / "tiny-1", out / "tiny-2"])
     left = [stage.job.name for stage, done in study_status(load_study(tiny_study), out) if not done]
-    assert left == ["train tiny-1", "eval tiny-2"]
-    done = runs.run(out)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{weights}: gone or damaged, written again" in (out / "tiny-1" / "train.log").read_text(encoding="utf-8")
-    assert runs.tables(out) == runs.tables(finished)
-    assert weights.read_bytes() == (finished / "tiny-1" / "checkpoint" / "model.safetensors").read_bytes()
-    assert list(logs.rglob("*_samples_vqa_scene.jsonl"))
+    assert left == ["train tiny-1", "eval tiny-2"]  # tests/study/test_damage.py runs them
 
 
 def test_a_changed_picture_beside_a_json_file_is_noticed(tiny_study: Path, tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from vlm_backbones.done_files import damaged_files
 from vlm_backbones.errors import LogError
+from vlm_backbones.hashes import file_sha256, sealed_json
 from vlm_backbones.tasks import judge
 from vlm_backbones.tasks.judge_files import read_grades, write_questions
 from vlm_backbones.tasks.judged import judged_result
@@ -188,6 +190,23 @@ def test_answers_are_graded_from_a_file(tmp_path: Path) -> None:
     assert samples[0]["backbones"]["rungs"] == {"rec": 0.5, "ocr": 0.5}
     results = json.loads(path.with_name("20260101_000000_results.json").read_text())
     assert results["results"]["vip_bench_bbox"]["judge_score,none"] == 0.5  # the mean of the graded, not of three
+
+
+@pytest.mark.usefixtures("no_judge")
+def test_a_finished_condition_knows_what_the_grades_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_log(tmp_path / "run" / "logs" / "clean" / "model", ["5"])
+    done, results = tmp_path / "run" / "logs" / "clean" / "done.json", path.with_name("20260101_000000_results.json")
+    row = {"samples": f"model/{path.name}", "sha256": file_sha256(path)}
+    row |= {"files": {f"logs/clean/model/{results.name}": file_sha256(results)}}
+    done.write_text(sealed_json({"tasks": {"vip_bench_bbox": row}}))
+    write_questions(tmp_path / "run", tmp_path / "out")
+    key = json.loads((tmp_path / "out" / "questions.jsonl").read_text())["key"]
+    (tmp_path / "grades.jsonl").write_text(json.dumps({"key": key, "grade": 1}))
+    before = file_sha256(path), file_sha256(results)
+    monkeypatch.chdir(tmp_path / "run" / "logs")
+    read_grades(Path("clean"), tmp_path / "grades.jsonl")
+    assert not set(before) & {file_sha256(path), file_sha256(results)}
+    assert damaged_files(done) == {}
 
 
 @pytest.mark.usefixtures("no_judge")

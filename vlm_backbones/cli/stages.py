@@ -31,9 +31,9 @@ def train(
     import os
 
     from vlm_backbones._launch import launch_command
-    from vlm_backbones._locks import is_held
     from vlm_backbones._reporters import check_reporters
     from vlm_backbones.cache import atomic_write_text
+    from vlm_backbones.locks import is_held
     from vlm_backbones.pipeline import own_out
     from vlm_backbones.study import load_study
 

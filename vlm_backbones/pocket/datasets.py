@@ -21,9 +21,10 @@ from filelock import FileLock
 from PIL import Image
 from rich.progress import Progress
 
-from vlm_backbones._seals import file_sha256, is_changed
 from vlm_backbones.cache import atomic_write_text, cache_dir, partial_name
 from vlm_backbones.errors import DataError, writing_remedy
+from vlm_backbones.hashes import changed, listed_files, relative_sha256
+from vlm_backbones.json_text import parse_json
 from vlm_backbones.pocket.events import (
     Event,
     Frame,
@@ -90,12 +91,11 @@ def ensure_pocket_data() -> Path:
 
 def _is_whole(folder: Path) -> bool:
     """Whether the data is there and as it was built; a file that changed since is hashed, and named where damaged."""
-    note = folder / "data.json"
     try:
-        hashes = json.loads(note.read_text(encoding="utf-8")).get("files", {})
-    except (OSError, ValueError):
+        note = parse_json((folder / "data.json").read_bytes())
+        damaged = changed(listed_files(folder, note.get("files", {})))
+    except (OSError, ValueError, AttributeError):
         return False
-    damaged = [folder / name for name, digest in hashes.items() if is_changed(folder / name, digest, note)]
     if damaged:
         print(f"{damaged[0]} is gone or damaged: the pocket data is built again", file=sys.stderr, flush=True)
     return not damaged
@@ -155,7 +155,7 @@ def _publish(folder: Path, build: Callable[[Path, _Tick], int], total: int | Non
             bar = progress.add_task("drawing pictures", total=pictures)
             build(staged, lambda: progress.advance(bar))
         _join_splits(staged)
-        files = {str(path.relative_to(staged)): file_sha256(path) for path in sorted(staged.rglob("*.arrow"))}
+        files = relative_sha256(staged, staged.rglob("*.arrow"))
         note = {"version": DATA_VERSION, "seed": _SEED, "pictures": pictures, "files": files}
         (staged / "data.json").write_text(json.dumps(note, indent=1), encoding="utf-8")
         if folder.is_dir():

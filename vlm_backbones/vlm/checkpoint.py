@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaProcessor
 
 from vlm_backbones._seals import is_remark, write_seal
-from vlm_backbones.cache import atomic_write_text, cache_dir, partial_name
+from vlm_backbones.cache import partial_name
 from vlm_backbones.errors import CheckpointError, DataError, writing_remedy
+from vlm_backbones.hashes import file_sha256, known_sha256
 from vlm_backbones.vision.preprocessing import BACKEND
 from vlm_backbones.vlm.composition import Vlm
 from vlm_backbones.vlm.foreign import match_processor, read_model_config
@@ -178,7 +179,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 def checkpoint_fingerprint(path: str | Path) -> str:
     """Return the sha256 of a checkpoint: its configuration, processor and weights; the model card does not count.
 
-    The result is kept in the user cache under the files' names, sizes and times, so asking again is cheap.
+    The files' hashes are kept in the user cache, so asking again is cheap.
 
     Raises
     ------
@@ -190,20 +191,7 @@ def checkpoint_fingerprint(path: str | Path) -> str:
     files = sorted(file for file in folder.iterdir() if file.is_file() and not is_remark(file))
     if not any(file.suffix in _WEIGHTS for file in files):
         raise CheckpointError(f"{folder} has no weights: no *.safetensors file. {_AGAIN}")
-    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    key = hashlib.sha256(repr((str(folder.resolve()), stats)).encode()).hexdigest()
-    remembered = cache_dir() / "fingerprints" / key
-    with suppress(OSError):
-        return remembered.read_text(encoding="utf-8")
-    digest = _hash_files(files)
-    with suppress(DataError):  # a read-only cache only costs time
-        atomic_write_text(remembered, digest)
-    return digest
-
-
-def _hash_files(files: list[Path]) -> str:
-    total = hashlib.sha256()
+    total, hashes = hashlib.sha256(), known_sha256(files)
     for file in files:
-        with file.open("rb") as stream:
-            total.update(f"{file.name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+        total.update(f"{file.name}\0{hashes.get(file) or file_sha256(file)}\n".encode())
     return total.hexdigest()

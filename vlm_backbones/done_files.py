@@ -1,0 +1,75 @@
+"""What an evaluation's RUN/logs/CONDITION/done.json lists: the files of every task, with their hashes.
+
+No torch; open to all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vlm_backbones.hashes import changed, listed_files, read_sealed_json
+
+__all__ = ["MEDIA", "STATES", "damaged_files", "files_of", "run_folder", "samples_of"]
+
+STATES, MEDIA = "states", "media"
+"""Folders of a run beside its logs."""
+
+
+def run_folder(done: Path) -> Path:
+    """Return the run that a done.json belongs to; its rows name files from there."""
+    parents = Path(os.path.abspath(done)).parents
+    return parents[min(2, len(parents) - 1)]
+
+
+def samples_of(done: Path, row: object) -> dict[Path, str | None]:
+    """Return a task's log of samples with its sha256, None where an earlier version noted none; empty of no log.
+
+    Raises
+    ------
+    ValueError
+        If the row names no file under the condition's folder.
+    """
+    if not isinstance(row, Mapping) or "samples" not in row:
+        return {}
+    name, digest = row["samples"], row.get("sha256")
+    if not isinstance(name, str):
+        raise ValueError(f"its samples are {str(name)[:80]!r}, expected the name of a file")
+    (path,) = listed_files(done.parent, {name: "0" * 64 if digest is None else digest})
+    return {path: digest}
+
+
+def files_of(done: Path, row: object, *folders: str) -> dict[Path, str]:
+    """Return a task's other files with their sha256, those under some folders of the run alone where any are named.
+
+    Raises
+    ------
+    ValueError
+        If the row names anything but files of the run.
+    """
+    if not isinstance(row, Mapping):
+        return {}
+    run = run_folder(done)
+    files = listed_files(run, row.get("files", {}))
+    return {path: sha for path, sha in files.items() if not folders or path.relative_to(run).parts[0] in folders}
+
+
+def damaged_files(done: Path) -> dict[str, list[Path]]:
+    """Return task -> what it lists and is gone or changed; `done` itself under "" where it cannot be read."""
+    content = read_sealed_json(done)
+    tasks: Any = content.get("tasks") if content is not None else None
+    if not isinstance(tasks, dict):
+        return {"": [done]}
+    try:
+        return {name: found for name, row in tasks.items() if (found := _damaged(done, row))}
+    except ValueError:
+        return {"": [done]}
+
+
+def _damaged(done: Path, row: object) -> list[Path]:
+    samples = samples_of(done, row)
+    hashed = {path: digest for path, digest in samples.items() if digest is not None}
+    gone = [path for path in samples if path not in hashed and not path.is_file()]
+    return [*gone, *changed(hashed | files_of(done, row))]
