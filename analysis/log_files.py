@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vlm_backbones.analysis._folders import files_below
 from vlm_backbones.analysis._run_names import Place, name_runs
 from vlm_backbones.analysis._values import text
 from vlm_backbones.done_files import STATES, files_of, samples_of
@@ -110,9 +111,9 @@ def _samples_under(root: Path) -> list[Path]:
         return [root]
     if not root.is_dir():
         raise LogError(f"{root} does not exist. Name a folder or a *_samples_*.jsonl file of lmms-eval.")
-    for done in sorted(root.rglob("done.json")):
+    for done in files_below(root, "done.json"):
         _refuse_lost_samples(done)
-    files = sorted(path for path in root.rglob("*samples_*.jsonl*") if _NAME.match(path.name) and path.is_file())
+    files = [path for path in files_below(root, "*samples_*.jsonl*") if _NAME.match(path.name)]
     trials = root / "sweep"  # of a study: they answered another split
     if (root / "study.yaml").is_file():
         files = [path for path in files if not path.is_relative_to(trials)]

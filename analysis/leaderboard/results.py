@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vlm_backbones.analysis._folders import files_below
 from vlm_backbones.analysis.leaderboard.claimed import visible
 from vlm_backbones.errors import LogError
 from vlm_backbones.json_text import parse_json
@@ -46,7 +47,7 @@ def find_results(root: Path) -> list[Path]:
     """Every results file at or under a path, in a stable order."""
     if root.is_file():
         return [root]
-    return sorted(path for path in root.rglob("*results.json") if path.is_file())
+    return files_below(root, "*results.json")
 
 
 def read_results(path: Path) -> Results | None:

@@ -8,6 +8,7 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vlm_backbones.analysis._folders import files_below
 from vlm_backbones.analysis._run_names import distinct_names
 from vlm_backbones.analysis.leaderboard.claimed import Claim, Entry, visible
 from vlm_backbones.analysis.leaderboard.logged import Wanted, wanted_of
@@ -29,7 +30,7 @@ def has_samples(path: Path) -> bool:
     """Whether a file or folder is or holds a log of samples."""
     if path.is_file():
         return path.suffix != ".json"
-    return any(path.rglob("*samples_*.jsonl*"))
+    return bool(files_below(path, "*samples_*.jsonl*"))
 
 
 def results_of(

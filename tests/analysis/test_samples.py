@@ -79,6 +79,19 @@ def test_a_cut_last_line_is_reported_and_the_rest_used(tmp_path: Path, make: Sim
     assert "row 2" in logs.notes[0]
 
 
+def test_linked_folders_are_read_each_once(tmp_path: Path, make: SimpleNamespace) -> None:
+    make.log(tmp_path / "scratch" / "m", [make.row(0, "a", "a", 1.0)])
+    root = tmp_path / "runs"
+    root.mkdir()
+    (root / "m").symlink_to(tmp_path / "scratch" / "m")
+    (root / "same").symlink_to(tmp_path / "scratch" / "m")
+    (root / "round").symlink_to(root)
+    (root / "gone").symlink_to(tmp_path / "nowhere")
+    logs = load_logs([root])
+    assert logs.samples.height == 1
+    assert list(logs.runs) == ["m"]
+
+
 def test_a_log_that_is_blank_lines_by_the_million_is_refused(tmp_path: Path, make: SimpleNamespace) -> None:
     row = json.dumps(make.row(0, "red", "red", 1.0))
     for blanks, is_read in ((2**20, True), (2**20 + 1, False)):
