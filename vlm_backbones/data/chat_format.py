@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
-from transformers.utils.chat_template_utils import render_jinja_template
-
+from vlm_backbones.data.chat_rendering import TemplateError, render_chats
 from vlm_backbones.errors import CheckpointError, ConfigError, nearest
 
 __all__ = [
@@ -154,10 +152,8 @@ def evaluation_prompt_ids(tokenizer: Any, template: str, question: str, *, with_
     """
     messages = chat_messages([(question, "")], with_image=with_image)[:1]
     try:
-        text = str(
-            tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, add_generation_prompt=True)
-        )
-    except (TemplateError, TypeError) as error:
+        ((text, _),) = render_chats(tokenizer, template, [messages], add_generation_prompt=True)
+    except TemplateError as error:
         raise ConfigError(
             f"{tokenizer.name_or_path}: the chat template cannot be rendered without an answer ({error}). Mend it."
         ) from error
@@ -177,19 +173,14 @@ def encode_chats(tokenizer: Any, template: str, chats: Sequence[list[dict[str, A
     """
     if not chats:
         return []
-    special: dict[str, Any] = {
-        name: value for name, value in tokenizer.special_tokens_map.items() if isinstance(value, str)
-    }
     try:
-        rendered: Any = render_jinja_template(
-            conversations=list(chats), chat_template=template, return_assistant_tokens_mask=True, **special
-        )
-    except (TemplateError, TypeError) as error:
+        rendered = render_chats(tokenizer, template, chats)
+    except TemplateError as error:
         raise ConfigError(
             f"{tokenizer.name_or_path}: the chat template cannot be rendered ({error}). Does the tokenizer have "
             "an eos_token? Mend it, or use chat_format: shared."
         ) from error
-    texts, spans = rendered
+    texts, spans = zip(*rendered, strict=True)
     encoded = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
     greedy = _space_swallowing(tokenizer)
     return [
