@@ -18,6 +18,7 @@ __all__ = [
     "encode_chats",
     "evaluation_prompt_ids",
     "get_chat_template",
+    "special_token_ids",
     "stop_token_ids",
 ]
 
@@ -110,7 +111,7 @@ def _end_of_turn(tokenizer: Any, template: str) -> int:
     (chat,) = encode_chats(tokenizer, template, [chat_messages([("Why?", "So.")], with_image=True)])
     answer = [token for token, supervised in zip(chat.ids, chat.supervised, strict=True) if supervised]
     last = next((token for token in reversed(answer) if str(tokenizer.decode([token])).strip()), None)
-    if last is None or last == tokenizer.unk_token_id or not _is_special(tokenizer, last):
+    if last is None or last == tokenizer.unk_token_id or last not in special_token_ids(tokenizer):
         raise ConfigError(
             f"{tokenizer.name_or_path}: the chat template ends an answer as {tokenizer.decode(answer)!r}, and the "
             "tokenizer has no special token there, so no answer would ever end. Name a chat_format that fits it."
@@ -118,9 +119,10 @@ def _end_of_turn(tokenizer: Any, template: str) -> int:
     return last
 
 
-def _is_special(tokenizer: Any, token: int) -> bool:
-    added = getattr(tokenizer, "added_tokens_decoder", {}).get(token)
-    return token in tokenizer.all_special_ids or bool(added is not None and added.special)
+def special_token_ids(tokenizer: Any) -> frozenset[int]:
+    """Return the ids of the tokens that stand for no text: those by name, and those added as special."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return frozenset(map(int, tokenizer.all_special_ids)) | {int(key) for key, one in added.items() if one.special}
 
 
 @dataclass(frozen=True)
