@@ -84,6 +84,8 @@ class BackboneFacts:
     """Its sha256."""
     untrained_tokens: dict[str, str]
     """Tokens of the training text whose embedding the backbone never learnt, and how that is seen."""
+    untold_tokens: dict[str, str]
+    """Those added to its vocabulary of which it cannot be told, and why not."""
     stages: dict[str, StageFacts]
 
 
@@ -146,13 +148,15 @@ def view_data(
     then the view is of the others.
     """
     packed = {stage.name: _pack(parts, tower, stage, bad) for stage in stages}
+    added = untrained_tokens(parts.row, parts.tokenizer, parts.config, _used_tokens(parts, packed))
     facts = BackboneFacts(
         files=parts.files,
         context_tokens=getattr(parts.config, "max_position_embeddings", None),
         digits={number: number_pieces(parts.tokenizer, number) for number in _DIGITS},
         trained_parameters={stage.name: _trained_parameters(parts, tower, stage.recipe) for stage in stages},
         chat_template=hashlib.sha256(parts.template.encode()).hexdigest(),
-        untrained_tokens=untrained_tokens(parts.row, parts.tokenizer, parts.config, _used_tokens(parts, packed)),
+        untrained_tokens=added.untrained,
+        untold_tokens=added.untold,
         stages={stage.name: _stage_facts(parts, tower, stage, packed[stage.name].rows) for stage in stages},
     )
     shown = {stage.name: [_shown(parts, row) for row in packed[stage.name].rows[:_SHOWN_EXAMPLES]] for stage in stages}

@@ -224,6 +224,7 @@ def _varying(study: Study, facts: Mapping[str, BackboneFacts]) -> dict[str, str]
         "context_tokens": "each backbone's own context",
         "chat_template": f"chat_format: {study.chat_format}",
         "untrained_tokens": "each backbone's own vocabulary",
+        "untold_tokens": "each backbone's own vocabulary",
     }
     rows = [asdict(row) for row in facts.values()]
     varies = {key: why for key, why in reasons.items() if len({hash_of(row[key]) for row in rows}) > 1}
@@ -285,7 +286,7 @@ def _read_problem(
 def _untrained(name: str, row: BackboneFacts, first_name: str, first: BackboneFacts) -> Iterator[str]:
     """Tokens that one backbone would learn from the study's examples alone, and another knows or never sees."""
     for token, why in row.untrained_tokens.items():
-        if first.untrained_tokens.get(token) != why or "random" in why:
+        if first.untrained_tokens.get(token) != why or "random" in why or "smaller" in why:
             yield (
                 f"{name} was never trained on the token {token!r} of its training text ({why}): it would learn it from "
                 "these examples alone. Use chat_format: shared, or a checkpoint that was trained with it."

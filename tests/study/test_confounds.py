@@ -10,8 +10,10 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from vlm_backbones._check_display import render_check
 from vlm_backbones._study_loading import package_folder
 from vlm_backbones.control import check_study
 from vlm_backbones.errors import ConfigError, DataError
@@ -235,22 +237,62 @@ def test_a_picture_that_is_gone(tiny_study: Path, tmp_path: Path) -> None:
         confounds(tiny_study, tmp_path / "out", f"data.finetune=[{tmp_path / 'rows.json'}]", "recipe.align=null")
 
 
-def test_a_row_of_the_embedding_that_nobody_trained(tiny_study: Path, tmp_path: Path) -> None:
-    """A pretrained backbone whose vocabulary was enlarged by transformers' random rows, to end its turns with them."""
-    source, resized = package_folder("vlm_backbones.pocket") / "assets" / "pocket-llama-2", tmp_path / "resized"
+def resized(tiny_study: Path, folder: Path, row: Callable[[torch.Tensor], torch.Tensor] | None = None) -> str:
+    """Enlarge pocket-llama-2 by a token that ends its turns, as transformers does or by a row of one's own."""
+    source = package_folder("vlm_backbones.pocket") / "assets" / "pocket-llama-2"
     tokenizer, model = AutoTokenizer.from_pretrained(source), AutoModelForCausalLM.from_pretrained(source)
     tokenizer.add_tokens(["<|turn|>"], special_tokens=True)
     template = (tiny_study.parent / "tiny-2" / "chat_template.jinja").read_text(encoding="utf-8")
     tokenizer.chat_template = template.replace("{{ eos_token }}", "<|turn|>")
     torch.manual_seed(0)
-    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    model.save_pretrained(resized)
-    tokenizer.save_pretrained(resized)
-    backbones = f"backbones=[{tiny_study.parent / 'tiny-1'},{resized}]"
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=row is None)
+    if row is not None:
+        table = model.get_input_embeddings().weight.data
+        table[-1] = row(table[:-1])
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return f"backbones=[{tiny_study.parent / 'tiny-1'},{folder}]"
+
+
+ROWS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor] | None, str]] = {
+    "transformers' default": (None, "mean of the others"),
+    "the initialiser's": (lambda table: 0.08 * torch.randn(table.shape[1]), "random"),
+    "half as wide": (lambda table: 0.04 * torch.randn(table.shape[1]), "far smaller or larger than every other"),
+    "nearly a copy": (lambda table: table[300] + 1e-3, "copy of another"),
+}
+
+
+@pytest.mark.parametrize(("row", "why"), ROWS.values(), ids=ROWS)
+def test_a_row_of_the_embedding_that_nobody_trained(
+    tiny_study: Path, tmp_path: Path, row: Callable[[torch.Tensor], torch.Tensor] | None, why: str
+) -> None:
+    """A pretrained backbone whose vocabulary was enlarged, to end its turns with a token of its own."""
+    backbones = resized(tiny_study, tmp_path / "resized", row)
     (found,) = confounds(tiny_study, tmp_path / "out", backbones)
-    assert "resized was never trained on the token '<|turn|>' of its training text (its row is random)" in found
+    assert "resized was never trained on the token '<|turn|>' of its training text (its row is " in found
+    assert why in found
     assert "Use chat_format: shared" in found
     assert confounds(tiny_study, tmp_path / "out", backbones, "chat_format=shared") == []
+
+
+def test_a_row_that_cannot_be_told_is_said(
+    tiny_study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As wide as a trained row; and one in a pickle, which is not opened."""
+    backbones = resized(tiny_study, tmp_path / "resized", lambda table: table.std() * torch.randn(table.shape[1]))
+    certificate = check_study(load_study(tiny_study, [backbones]), tmp_path / "out")
+    assert certificate["confounds"] == []
+    why = "added to the vocabulary; whether it was trained cannot be told from its row"
+    assert certificate["backbones"]["resized"]["untold_tokens"] == {"<|turn|>": why}
+    assert certificate["backbones"]["tiny-1"]["untold_tokens"] == {}
+    assert "untold_tokens" in certificate["varies"]
+    render_check(certificate)
+    assert f"note: resized, token '<|turn|>': {why}." in capsys.readouterr().out
+    weights = tmp_path / "resized" / "model.safetensors"
+    torch.save(load_file(weights), tmp_path / "resized" / "pytorch_model.bin")
+    weights.unlink()
+    certificate = check_study(load_study(tiny_study, [backbones]), tmp_path / "out")
+    assert "a pickle" in certificate["backbones"]["resized"]["untold_tokens"]["<|turn|>"]
 
 
 def test_a_token_that_the_weights_have_no_row_for(tiny_study: Path, tmp_path: Path) -> None:
@@ -266,6 +308,7 @@ def test_a_token_that_the_weights_have_no_row_for(tiny_study: Path, tmp_path: Pa
 def test_no_token_of_a_pretrained_backbone_is_suspected(tiny_study: Path, tmp_path: Path, backbone: str) -> None:
     certificate = check_study(load_study(tiny_study, [f"backbones=[{backbone}]"]), tmp_path)
     assert certificate["backbones"][backbone]["untrained_tokens"] == {}
+    assert certificate["backbones"][backbone]["untold_tokens"] == {}
 
 
 def test_the_certificate_says_what_groups_batches_and_prepares_pictures(tiny_study: Path, tmp_path: Path) -> None:

@@ -333,7 +333,7 @@ STAGE = StageFacts(
 def view(places: tuple[str, ...] = (), problems: tuple[str, ...] = (), **changes: Any) -> BackboneView:
     """What one backbone makes of a stage `finetune`, in a context of 256 tokens."""
     stages = {"finetune": replace(STAGE, **changes)}
-    facts = BackboneFacts("", 256, {}, {}, "", {}, stages)
+    facts = BackboneFacts("", 256, {}, {}, "", {}, {}, stages)
     return BackboneView(facts, {}, {"finetune": frozenset(places)}, {}, {}, problems)
 
 
