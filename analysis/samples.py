@@ -15,6 +15,7 @@ import polars as pl
 
 from vlm_backbones.analysis._asked_key import AskedKey
 from vlm_backbones.analysis._cluster_key import Cluster, parse_cluster_key
+from vlm_backbones.analysis._generation_settings import unlike_settings
 from vlm_backbones.analysis._log_lines import read_batches
 from vlm_backbones.analysis._sample_frame import (
     SAMPLE_SCHEMA,
@@ -166,6 +167,7 @@ def _load(
     places = dict.fromkeys([*tasks, *(task for _, task, _ in best)])
     # files in order, not samples: millions of rows would be copied
     chosen = sorted(best.values(), key=lambda read: (list(places).index(read.log.task), list(info).index(read.log.run)))
+    notes += unlike_settings((read.log, str(read.samples["condition"][0])) for read in chosen)
     return _assemble(chosen, info, notes)
 
 

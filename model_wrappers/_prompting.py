@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from jinja2 import TemplateError
-
+from vlm_backbones.data.chat_rendering import TemplateError, render_chats
 from vlm_backbones.errors import CheckpointError, DataError
 from vlm_backbones.model_wrappers._engine import Engine
 
@@ -116,15 +115,13 @@ class Prompter:
 
     def _render(self, messages: list[dict[str, Any]], *, prompt: bool) -> str:
         try:
-            rendered = self.tokenizer.apply_chat_template(
-                messages, chat_template=self.template, tokenize=False, add_generation_prompt=prompt
-            )
-        except (TemplateError, TypeError) as error:
+            ((text, _),) = render_chats(self.tokenizer, self.template, [messages], add_generation_prompt=prompt)
+        except TemplateError as error:
             raise CheckpointError(
                 f"{self.tokenizer.name_or_path}: the chat template cannot be rendered ({error}). "
                 "Mend chat_template.jinja."
             ) from error
-        return str(rendered)
+        return text
 
     def _adds_special(self, text: str) -> bool:
         bos = self.tokenizer.bos_token

@@ -103,7 +103,7 @@ def _check_pictures(task: str, rows: list[dict[str, Any]]) -> None:
 def _inside(root: Path, name: Any, place: str) -> str:
     try:
         path = (root / name).resolve() if isinstance(name, str) else root
-    except (OSError, ValueError):  # no file can have such a name
+    except (OSError, ValueError, RuntimeError):  # no file can have such a name, or links run in a circle
         path = root
     if path == root or not path.is_relative_to(root):
         raise DataError(f"{place}: image {name!r} is no file under {root}.")

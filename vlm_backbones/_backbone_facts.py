@@ -5,19 +5,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from vlm_backbones._hub import loading_options, opening_error, part_files
+from vlm_backbones._label_facts import check_labels, kept_of_cut, special_words
 from vlm_backbones._prompt_facts import prompt_problems
 from vlm_backbones._untrained_tokens import untrained_tokens
 from vlm_backbones.backbones import Backbone, get_backbone
 from vlm_backbones.data._bad_rows import BadRows
 from vlm_backbones.data.chat_format import get_chat_template, stop_token_ids
 from vlm_backbones.data.conversations import Example
+from vlm_backbones.data.evaluation_data import Asked
 from vlm_backbones.data.packing import PackedExample, pack_examples
-from vlm_backbones.errors import DataError
 from vlm_backbones.recipe import StageRecipe
 from vlm_backbones.vision import VisionTower
 
@@ -65,7 +66,7 @@ class StageFacts:
     image_tokens_seen: int
     truncated_answers: int
     truncated_rows: str
-    """Hash over which examples are cut."""
+    """Hash over which examples are cut, and what is left of their answers."""
     dropped_examples: int
     longest_tokens: int
 
@@ -83,6 +84,8 @@ class BackboneFacts:
     """Its sha256."""
     untrained_tokens: dict[str, str]
     """Tokens of the training text whose embedding the backbone never learnt, and how that is seen."""
+    untold_tokens: dict[str, str]
+    """Those added to its vocabulary of which it cannot be told, and why not."""
     stages: dict[str, StageFacts]
 
 
@@ -95,8 +98,12 @@ class BackboneView:
     """By stage, the first three examples, decoded; what is supervised stands in double brackets."""
     cut_places: dict[str, frozenset[str]]
     """By stage, file and row of the examples that are cut."""
+    special_taught: Mapping[str, frozenset[str]]
+    """By file and row of the training text, the words in it that the tokenizer reads as special tokens."""
+    special_asked: Mapping[str, frozenset[str]]
+    """Of the test splits' questions."""
     problems: tuple[str, ...]
-    """Why this backbone would be evaluated otherwise than it is trained."""
+    """Why this backbone would be evaluated otherwise than it is trained, or taught other text than the answers."""
 
 
 @dataclass(frozen=True)
@@ -132,38 +139,56 @@ def open_tokenizer(backbone: str, chat_format: str, *, trust_remote_code: bool =
     return TextParts(row.id, tokenizer, template, config, part_files(row), row)
 
 
-def view_data(parts: TextParts, tower: VisionTower, stages: Sequence[StageInput], bad: BadRows) -> BackboneView:
-    """Tokenise every stage's examples as training does, check the labels, and count.
+def view_data(
+    parts: TextParts, tower: VisionTower, stages: Sequence[StageInput], asked: Sequence[Asked], bad: BadRows
+) -> BackboneView:
+    """Tokenise every stage's examples as training does, check the labels and the prompts of `asked`, and count.
 
     Rows that cannot be packed, or whose supervised tokens do not decode to their answers, are gathered in `bad`;
     then the view is of the others.
     """
     packed = {stage.name: _pack(parts, tower, stage, bad) for stage in stages}
+    added = untrained_tokens(parts.row, parts.tokenizer, parts.config, _used_tokens(parts, packed))
     facts = BackboneFacts(
         files=parts.files,
         context_tokens=getattr(parts.config, "max_position_embeddings", None),
         digits={number: number_pieces(parts.tokenizer, number) for number in _DIGITS},
         trained_parameters={stage.name: _trained_parameters(parts, tower, stage.recipe) for stage in stages},
         chat_template=hashlib.sha256(parts.template.encode()).hexdigest(),
-        untrained_tokens=untrained_tokens(parts.row, parts.tokenizer, parts.config, _used_tokens(parts, packed)),
-        stages={stage.name: _stage_facts(tower, stage, packed[stage.name]) for stage in stages},
+        untrained_tokens=added.untrained,
+        untold_tokens=added.untold,
+        stages={stage.name: _stage_facts(parts, tower, stage, packed[stage.name].rows) for stage in stages},
     )
-    shown = {stage.name: [_shown(parts, row) for row in packed[stage.name][:_SHOWN_EXAMPLES]] for stage in stages}
+    shown = {stage.name: [_shown(parts, row) for row in packed[stage.name].rows[:_SHOWN_EXAMPLES]] for stage in stages}
     cut = {
         stage.name: frozenset(
             example.turns[turn].place
-            for example, row in zip(stage.examples, packed[stage.name], strict=False)
+            for example, row in zip(stage.examples, packed[stage.name].rows, strict=False)
             for turn in row.cut_turns
         )
         for stage in stages
     }
-    problems = prompt_problems(parts.name, parts.tokenizer, parts.template, stages[-1].recipe)
-    return BackboneView(facts, shown, cut, tuple(problems))
+    problems = [found.problem for found in packed.values() if found.problem]
+    taught = [
+        Asked(turn.place, turn.question, example.image is not None)
+        for example in stages[-1].examples
+        for turn in example.turns
+    ]
+    problems += prompt_problems(parts.name, parts.tokenizer, parts.template, stages[-1].recipe, [*taught, *asked])
+    turns = {turn: None for stage in stages for example in stage.examples for turn in example.turns}
+    return BackboneView(
+        facts,
+        shown,
+        cut,
+        special_words(parts.tokenizer, ((turn.place, f"{turn.question}\n{turn.answer}") for turn in turns)),
+        special_words(parts.tokenizer, ((row.place, row.question) for row in asked)),
+        tuple(problems),
+    )
 
 
-def _used_tokens(parts: TextParts, packed: Mapping[str, Sequence[PackedExample]]) -> set[int]:
+def _used_tokens(parts: TextParts, packed: Mapping[str, _Packed]) -> set[int]:
     """Return every token of the training text; the image's own is not among them: features take its place."""
-    rows = [row.ids for examples in packed.values() for row in examples]
+    rows = [row.ids for stage in packed.values() for row in stage.rows]
     used = set(np.unique(np.concatenate(rows)).tolist()) if rows else set()
     return used - {parts.tokenizer.convert_tokens_to_ids(_IMAGE_TOKEN)}
 
@@ -175,7 +200,14 @@ def number_pieces(tokenizer: Any, number: str) -> list[str]:
     return [str(tokenizer.decode([token])) for token in ids]
 
 
-def _pack(parts: TextParts, tower: VisionTower, stage: StageInput, bad: BadRows) -> list[PackedExample]:
+class _Packed(NamedTuple):
+    """A stage's examples as training sees them, and what is wrong with how their answers end."""
+
+    rows: list[PackedExample]
+    problem: str | None
+
+
+def _pack(parts: TextParts, tower: VisionTower, stage: StageInput, bad: BadRows) -> _Packed:
     template = parts.template
     if stage.recipe.chat_format is not None:
         template = get_chat_template(stage.recipe.chat_format, parts.tokenizer)
@@ -188,19 +220,21 @@ def _pack(parts: TextParts, tower: VisionTower, stage: StageInput, bad: BadRows)
         max_length_tokens=stage.recipe.max_length_tokens,
         bad=bad,
     )
+    problem = None
     if len(packed) == len(stage.examples):
-        _check_labels(parts, stage.examples, packed, bad)
-    return packed
+        problem = check_labels(parts.name, parts.tokenizer, template, stage.examples, packed, bad)
+    return _Packed(packed, problem and f"{stage.name}: {problem}")
 
 
-def _stage_facts(tower: VisionTower, stage: StageInput, packed: Sequence[PackedExample]) -> StageFacts:
+def _stage_facts(
+    parts: TextParts, tower: VisionTower, stage: StageInput, packed: Sequence[PackedExample]
+) -> StageFacts:
     if len(packed) < len(stage.examples):  # the caller refuses the study: only the bad rows matter
         return StageFacts(0, 0, 0, 0, 0.0, 0.0, 0, 0, "", 0, 0)
     supervised = np.array([len(row.targets) for row in packed])
     with_image = np.array([row.has_image for row in packed])
     seen = np.fromiter((index for step in stage.order for index in step), dtype=np.int64)
     answers = sum(len(example.turns) for example in stage.examples)
-    cut = [index for index, row in enumerate(packed) if row.truncated]
     return StageFacts(
         optimizer_steps=len(stage.order),
         examples_seen=len(seen),
@@ -210,7 +244,7 @@ def _stage_facts(tower: VisionTower, stage: StageInput, packed: Sequence[PackedE
         tokens_an_example=round(float(np.mean([len(row.ids) for row in packed])), 1),
         image_tokens_seen=int(with_image[seen].sum()) * tower.image_tokens,
         truncated_answers=sum(row.truncated for row in packed),
-        truncated_rows=hashlib.sha256(repr(cut).encode()).hexdigest(),
+        truncated_rows=kept_of_cut(parts.tokenizer, packed),
         dropped_examples=int((supervised == 0).sum()),
         longest_tokens=max(row.lengths[0] + max(row.lengths[1:]) for row in packed),
     )
@@ -235,40 +269,6 @@ def _shown(parts: TextParts, row: PackedExample) -> str:
             done = whole
     text = text.replace("\n", "\\n")
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
-
-
-def _check_labels(parts: TextParts, examples: Sequence[Example], packed: Sequence[PackedExample], bad: BadRows) -> None:
-    """Decode the supervised tokens of every answer and compare them with its text; `bad` gathers what differs."""
-    wanted: dict[tuple[str, tuple[int, ...]], str] = {}
-    for example, row in zip(examples, packed, strict=True):
-        if row.truncated:
-            continue  # the cut answers cannot match; they are counted
-        if not example.independent:
-            text = "".join(turn.answer for turn in example.turns)
-            wanted.setdefault((text, tuple(row.targets.tolist())), example.turns[0].place)
-            continue
-        start = 0
-        for turn in example.turns:
-            size = int(row.answer_sizes[start])
-            ids = tuple(row.targets[start : start + size].tolist())
-            wanted.setdefault((turn.answer, ids), turn.place)
-            start += size
-    keys = list(wanted)
-    texts = parts.tokenizer.batch_decode(
-        [list(ids) for _, ids in keys], skip_special_tokens=True, clean_up_tokenization_spaces=False
-    )
-    for (answer, ids), text in zip(keys, texts, strict=True):
-        with bad.gather():
-            if "".join(text.split()) != "".join(answer.split()):
-                raise DataError(
-                    f"{wanted[answer, ids]}: the labels of {parts.name} decode to {_short(text)}, the answer is "
-                    f"{_short(answer)}. Either the chat format does not mark answers rightly for this tokenizer, or "
-                    "the answer holds text that it reads as a special token: drop the row."
-                )
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 120 else f"{text[:60]} ... {text[-60:]}")
 
 
 def _trained_parameters(parts: TextParts, tower: VisionTower, recipe: StageRecipe) -> int:

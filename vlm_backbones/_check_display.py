@@ -36,6 +36,9 @@ def render_check(certificate: Mapping[str, Any]) -> None:
                 console.print(f"  {escape(text)}", soft_wrap=True, highlight=False)
     varies = "; ".join(f"{key} ({why})" for key, why in certificate["varies"].items())
     console.print(f"varies: {varies or 'nothing'}", soft_wrap=True)
+    for name, facts in certificate["backbones"].items():
+        for token, why in facts["untold_tokens"].items():
+            console.print(escape(f"note: {name}, token {token!r}: {why}."), soft_wrap=True, highlight=False)
     for warning in certificate["unpinned"]:
         console.print(f"warning: {escape(warning)}", soft_wrap=True, highlight=False)
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from vlm_backbones.data.chat_format import chat_messages, encode_chats, evaluation_prompt_ids, get_chat_template
+from vlm_backbones.data.chat_rendering import render_chats
+from vlm_backbones.data.evaluation_data import Asked
 from vlm_backbones.recipe import StageRecipe
 
 __all__ = ["prompt_problems"]
 
 _QUESTION, _ANSWER = "What is shown?", "A star."
+_TRIED = 512
+"""Questions of the study that are tried, evenly spread over those that differ: a bound on time."""
 
 
-def prompt_problems(name: str, tokenizer: Any, template: str, last: StageRecipe) -> Iterator[str]:
-    """Yield why evaluation would ask in another prompt than the last stage trains with.
+def prompt_problems(
+    name: str, tokenizer: Any, template: str, last: StageRecipe, questions: Sequence[Asked]
+) -> Iterator[str]:
+    """Yield why evaluation would ask in another prompt than the last stage trains with, or some questions otherwise.
 
     Parameters
     ----------
@@ -22,16 +28,46 @@ def prompt_problems(name: str, tokenizer: Any, template: str, last: StageRecipe)
         The study's chat format, which the checkpoint keeps and evaluation uses.
     last
         The last stage, which may name a format of its own.
+    questions
+        Of training and tests: a template may treat some of them in its own way.
     """
     taught = template if last.chat_format is None else get_chat_template(last.chat_format, tokenizer)
-    for with_image in (True, False):
-        trained, asked = _trained_prompt(tokenizer, taught, with_image), _asked_prompt(tokenizer, template, with_image)
+    fixed = [Asked("", _QUESTION, with_image) for with_image in (True, False)]
+    for row in [*fixed, *_spread(questions)]:
+        trained, asked = _trained_prompt(tokenizer, taught, row), _asked_prompt(tokenizer, template, row)
         if trained != asked:
+            of_row = f"{row.place}: " if row.place else ""
             yield (
-                f"{name} is trained with the prompt {_text(tokenizer, trained)} and evaluated with "
+                f"{of_row}{name} is trained with the prompt {_text(tokenizer, trained)} and evaluated with "
                 f"{_text(tokenizer, asked)}: {_remedy(last)}"
             )
             return
+    for row in _spread(questions):
+        asked_as, frame = (_rendered(tokenizer, template, text, row.with_image) for text in (row.question, _QUESTION))
+        if _dense(asked_as) != _dense(frame).replace(_dense(_QUESTION), _dense(row.question)):
+            yield (
+                f"{row.place}: {name} is asked {asked_as!r}, other questions as {frame!r}: the chat template must "
+                "write the same around every question. Mend it, or use chat_format: shared."
+            )
+            return
+
+
+def _spread(questions: Sequence[Asked]) -> list[Asked]:
+    """Return some of the questions that differ, the first and the last among them."""
+    found = list({(row.question, row.with_image): row for row in reversed(questions)}.values())[::-1]
+    places = {round(number * (len(found) - 1) / (_TRIED - 1)) for number in range(_TRIED)} if found else set[int]()
+    return [found[place] for place in sorted(places)]
+
+
+def _rendered(tokenizer: Any, template: str, question: str, with_image: bool) -> str:
+    messages = chat_messages([(question, "")], with_image=with_image)[:1]
+    ((text, _),) = render_chats(tokenizer, template, [messages], add_generation_prompt=True)
+    return text
+
+
+def _dense(text: str) -> str:
+    """Return a text without white space, which templates trim around a question."""
+    return "".join(text.split())
 
 
 def _remedy(last: StageRecipe) -> str:
@@ -46,13 +82,13 @@ def _remedy(last: StageRecipe) -> str:
     )
 
 
-def _trained_prompt(tokenizer: Any, template: str, with_image: bool) -> list[int]:
-    (chat,) = encode_chats(tokenizer, template, [chat_messages([(_QUESTION, _ANSWER)], with_image=with_image)])
+def _trained_prompt(tokenizer: Any, template: str, row: Asked) -> list[int]:
+    (chat,) = encode_chats(tokenizer, template, [chat_messages([(row.question, _ANSWER)], with_image=row.with_image)])
     return chat.ids[: chat.supervised.index(True)] if True in chat.supervised else chat.ids
 
 
-def _asked_prompt(tokenizer: Any, template: str, with_image: bool) -> list[int]:
-    return evaluation_prompt_ids(tokenizer, template, _QUESTION, with_image=with_image)
+def _asked_prompt(tokenizer: Any, template: str, row: Asked) -> list[int]:
+    return evaluation_prompt_ids(tokenizer, template, row.question, with_image=row.with_image)
 
 
 def _text(tokenizer: Any, ids: list[int]) -> str:

@@ -51,11 +51,15 @@ def find_study(name_or_path: str | Path) -> Path:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return a YAML mapping as plain values."""
     try:
-        _refuse_depth(path)
+        _refuse_nesting(path)
         with _without_environment():
             content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror or error}.") from error
+    except yaml.MarkedYAMLError as error:  # its own words quote the file, which may be a stranger's
+        mark = error.problem_mark or error.context_mark
+        place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigError(f"{path} is not valid YAML: {error.problem or error.context}{place}.") from error
     except Exception as error:  # odd dates, numbers and nestings make YAML's constructors raise nearly anything
         raise ConfigError(f"{path} is not valid YAML: {str(error)[:500] or type(error).__name__}") from error
     if not isinstance(content, dict):
@@ -63,11 +67,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
-def _refuse_depth(path: Path) -> None:
-    """Refuse lists in lists without end: YAML's own reader calls itself for each, until the process dies."""
+def _refuse_nesting(path: Path) -> None:
+    """Refuse lists in lists without end: YAML's own reader calls itself for each, until the process dies.
+
+    And a file that has no level at all, as one that is no YAML.
+    """
     depth = 0
     with path.open("rb") as stream:
         for event in yaml.parse(stream, Loader=yaml.CSafeLoader):
+            if isinstance(event, yaml.ScalarEvent) and not depth:  # OmegaConf would make a key of a text
+                raise ValueError("it is one text. Expected a mapping of keys to values.")
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > _DEEPEST:
                 raise ValueError(f"its values are nested more than {_DEEPEST} levels deep. Write them flat.")
@@ -109,7 +118,12 @@ def load_recipe(name: str, folder: Path) -> dict[str, Any] | None:
     """Return a recipe's mapping, by shipped name or by a YAML file relative to `folder`; None where unknown."""
     own = folder / os.path.expanduser(name)
     path = shipped_recipes().get(name) or (own if os.path.isfile(own) else None)
-    return {"name": path.stem, **read_yaml(path)} if path else None
+    if path is None:
+        return None
+    content = read_yaml(path)
+    if "finetune" not in content:  # its keys may be a stranger's: none is shown
+        raise ConfigError(f"recipe: {path} is no recipe. Expected a YAML file with the key finetune.")
+    return {"name": path.stem, **content}
 
 
 def _split_override(override: str) -> tuple[str, str]:

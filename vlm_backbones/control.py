@@ -6,7 +6,7 @@ __all__ = ["VERSION", "check_study", "missing_parts"]
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from vlm_backbones.cache import atomic_write_text
 from vlm_backbones.data._bad_rows import BadRows
 from vlm_backbones.data.conversations import Example, examples_digest, load_training_examples
 from vlm_backbones.data.counts import check_captions, count_data
-from vlm_backbones.data.evaluation_data import EVALUATION_SPLIT, check_test_split
+from vlm_backbones.data.evaluation_data import EVALUATION_SPLIT, Asked, asked_questions, check_test_split
 from vlm_backbones.data.order import order_examples
 from vlm_backbones.errors import DataError
 from vlm_backbones.hashes import sealed_json
@@ -38,7 +38,7 @@ from vlm_backbones.run import Run
 from vlm_backbones.study import Study
 from vlm_backbones.vision import VisionTower, get_vision_tower, squared_as
 
-VERSION = 4
+VERSION = 5
 _WORDING = ("prompts.py", "data/_region_words.py")
 _GROUPED = {
     "length": "characters of question and answer, 64 an image: no tokenizer's lengths",
@@ -46,6 +46,8 @@ _GROUPED = {
     "none": "nothing",
 }
 _PACKAGES = ("", ".train", ".model_wrappers", ".tasks", ".analysis")
+
+SpecialWords = Mapping[str, frozenset[str]]
 
 Stages = Mapping[str, Sequence[Example]]
 """Each stage's examples, by the stage's name."""
@@ -79,7 +81,8 @@ def check_study(study: Study, out: Path, tell: Callable[[str], None] = lambda li
             check_captions(stages[name], name, bad)
     _refuse(bad, study, out)
     tell(f"rendering every label for {', '.join(study.backbones)}")
-    views = {Run(backbone).name: _view_of(study, backbone, stages, bad) for backbone in study.backbones}
+    asked = _asked(study)
+    views = {Run(backbone).name: _view_of(study, backbone, stages, asked, bad) for backbone in study.backbones}
     _refuse(bad, study, out)
     certificate = {
         "version": VERSION,
@@ -158,13 +161,21 @@ def _read_images(stages: Stages, bad: BadRows) -> str:
 def _read_test_splits(study: Study) -> BadRows:
     """Read every row and picture that our own tasks will ask; what is wrong there cannot be left out."""
     bad = BadRows()
-    splits = [EVALUATION_SPLIT, *(["validation"] if study.sweep else [])]
-    asked = study.own_tasks()
-    folder = (study.data.eval or data_dir()) if asked else Path()
-    for task in asked:
-        for split in splits:
-            check_test_split(task, folder, decode=True, bad=bad, name=split)
+    for task, folder, split in _test_splits(study):
+        check_test_split(task, folder, decode=True, bad=bad, name=split)
     return bad
+
+
+def _test_splits(study: Study) -> list[tuple[str, Path, str]]:
+    splits = [EVALUATION_SPLIT, *(["validation"] if study.sweep else [])]
+    tasks = study.own_tasks()
+    folder = (study.data.eval or data_dir()) if tasks else Path()
+    return [(task, folder, split) for task in tasks for split in splits]
+
+
+def _asked(study: Study) -> list[Asked]:
+    """Return the questions of our own tasks' splits, which were found to be good."""
+    return [row for task, folder, split in _test_splits(study) for row in asked_questions(task, folder, split)]
 
 
 def _equal_facts(study: Study, stages: Stages, images: str) -> dict[str, Any]:
@@ -195,14 +206,14 @@ def _preprocessing(row: VisionTower, recipe: StageRecipe) -> str:
     return hash_of(json.loads(build_image_processor(squared_as(row, recipe.image_aspect_ratio)).to_json_string()))
 
 
-def _view_of(study: Study, backbone: str, stages: Stages, bad: BadRows) -> BackboneView:
+def _view_of(study: Study, backbone: str, stages: Stages, asked: Sequence[Asked], bad: BadRows) -> BackboneView:
     chat_format = study.chat_format_for(backbone)
     parts = open_tokenizer(backbone, chat_format, trust_remote_code=study.trust_remote_code)
     recipes = study.recipe_for(backbone).stages
     inputs = [
         StageInput(name, stages[name], order_examples(stages[name], recipe), recipe) for name, recipe in recipes.items()
     ]
-    return view_data(parts, get_vision_tower(study.vision_tower), inputs, bad)
+    return view_data(parts, get_vision_tower(study.vision_tower), inputs, asked, bad)
 
 
 def _varying(study: Study, facts: Mapping[str, BackboneFacts]) -> dict[str, str]:
@@ -214,6 +225,7 @@ def _varying(study: Study, facts: Mapping[str, BackboneFacts]) -> dict[str, str]
         "context_tokens": "each backbone's own context",
         "chat_template": f"chat_format: {study.chat_format}",
         "untrained_tokens": "each backbone's own vocabulary",
+        "untold_tokens": "each backbone's own vocabulary",
     }
     rows = [asdict(row) for row in facts.values()]
     varies = {key: why for key, why in reasons.items() if len({hash_of(row[key]) for row in rows}) > 1}
@@ -233,22 +245,49 @@ def _find_confounds(study: Study, views: Mapping[str, BackboneView], out: Path) 
             expected = first.facts.stages[stage]
             if found.truncated_rows != expected.truncated_rows:
                 unlike |= {*view.cut_places[stage], *first.cut_places[stage]}
+                where = (
+                    "not the same ones" if view.cut_places[stage] != first.cut_places[stage] else "elsewhere in them"
+                )
                 cuts.append(
                     f"{stage}: {name} cuts {found.truncated_answers} answers, {first_name} cuts "
-                    f"{expected.truncated_answers}, not the same ones: raise max_length_tokens."
+                    f"{expected.truncated_answers}, {where}: raise max_length_tokens."
                 )
             for key in ("optimizer_steps", "examples_seen"):
                 if getattr(found, key) != getattr(expected, key) and not declared & {name, first_name}:
                     problems.append(f"{stage}: {key} of {name} and {first_name} differ.")
+        taught = _read_otherwise(view.special_taught, first.special_taught)
+        unlike |= taught
+        cuts += _read_problem(name, view.special_taught, first_name, first.special_taught, taught)
+        tested = _read_otherwise(view.special_asked, first.special_asked)
+        problems += _read_problem(name, view.special_asked, first_name, first.special_asked, tested)
     if unlike:
         cuts[-1] += " " + _write_left_out(study, out, sorted(unlike))
     return problems + cuts
 
 
+def _read_otherwise(words: SpecialWords, first: SpecialWords) -> set[str]:
+    """Return the places of texts in which two tokenizers read other words as special tokens."""
+    return {place for place in words.keys() | first.keys() if words.get(place) != first.get(place)}
+
+
+def _read_problem(
+    name: str, words: SpecialWords, first_name: str, first: SpecialWords, places: Collection[str]
+) -> Iterator[str]:
+    if not places:
+        return
+    place = min(places)
+    said = [
+        f"{who} reads {', '.join(map(repr, sorted(found))) or 'nothing'}"
+        for who, found in ((name, words.get(place, ())), (first_name, first.get(place, ())))
+    ]
+    more = f" ({len(places) - 1} more such rows)" if len(places) > 1 else ""
+    yield f"{place}: {said[0]} in its text as special tokens, {said[1]}{more}: write the text otherwise."
+
+
 def _untrained(name: str, row: BackboneFacts, first_name: str, first: BackboneFacts) -> Iterator[str]:
     """Tokens that one backbone would learn from the study's examples alone, and another knows or never sees."""
     for token, why in row.untrained_tokens.items():
-        if first.untrained_tokens.get(token) != why or "random" in why:
+        if first.untrained_tokens.get(token) != why or "random" in why or "smaller" in why:
             yield (
                 f"{name} was never trained on the token {token!r} of its training text ({why}): it would learn it from "
                 "these examples alone. Use chat_format: shared, or a checkpoint that was trained with it."

@@ -8,7 +8,14 @@ from typing import NamedTuple
 
 from vlm_backbones._registry import split_revision
 
-__all__ = ["Run", "slug"]
+__all__ = ["TAKEN_NAMES", "Run", "slug"]
+
+TAKEN_NAMES = frozenset(
+    {"align", "charts", "checkpoint", "features", "finetune", "jobs", "logs", "media", "report_data", "runs", "stages"}
+    | {"states", "sweep", "tables", "analyze.log", "certificate.json", "check.log", "data.log", "features.log"}
+    | {"leave_out.txt", "progress.json", "report.html", "study.yaml", "verdict.txt"}
+)
+"""What a study or a run keeps in its own folder: a run of such a name would be mixed with it."""
 
 
 class Run(NamedTuple):

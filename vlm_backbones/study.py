@@ -27,7 +27,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from vlm_backbones._names import known_chat_formats
 from vlm_backbones.errors import nearest
 from vlm_backbones.recipe import Lora, Recipe, StageRecipe, Strict, at_learning_rate
-from vlm_backbones.run import Run
+from vlm_backbones.run import TAKEN_NAMES, Run
 
 Condition = Literal["clean", "jpeg40", "noise05", "shift4", "paraphrase", "swap"]
 Sharding = Literal["none", "fsdp2", "zero2", "zero3"]
@@ -156,6 +156,12 @@ class Study(Strict):
     def _is_consistent(self) -> Self:
         problems = [f"'{key}' names {word!r} twice" for key, word in self._repeated()]
         problems += [f"two runs share the name {name!r}" for name in _repeats([run.name for run in self.runs()])]
+        problems += [
+            f"'backbones' names {run.backbone!r}, whose run would lie in {run.name!r}, a folder or file of the study's "
+            "own: rename the backbone's folder"
+            for run in self.runs()
+            if run.name.lower() in TAKEN_NAMES
+        ]
         problems += _format_problems(self)
         unknown = [stage for stage in (*self.data.stages, *self.data.expected) if stage not in self.recipe.stages]
         problems += [f"'data' names the stage {stage!r}.{nearest(stage, self.recipe.stages)}" for stage in unknown]

@@ -26,6 +26,7 @@ _NAMES = {
     "trained_parameters": "trained parameters",
     "chat_template": "chat template",
     "untrained_tokens": "tokens that the backbone never learnt",
+    "untold_tokens": "added tokens of which it cannot be told whether they were trained",
     "optimizer_steps": "optimizer steps",
     "examples_seen": "examples seen over all steps",
     "supervised_tokens": "supervised tokens in the data",
@@ -34,7 +35,7 @@ _NAMES = {
     "tokens_an_example": "tokens an example, mean: the image and all its questions with answers",
     "image_tokens_seen": "image tokens seen over all steps",
     "truncated_answers": "answers cut at the longest length",
-    "truncated_rows": "which answers are cut",
+    "truncated_rows": "which answers are cut, and where",
     "dropped_examples": "examples without a supervised token",
     "longest_tokens": "longest single question, tokens: with its image and answer",
 }

@@ -62,8 +62,18 @@ STRATA = {
     "control": Stratum(
         (
             "control.py",
-            *(f"_{name}.py" for name in ("backbone_facts", "fingerprints", "prompt_facts", "reporters", "seals")),
-            *("hashes.py", "_untrained_tokens.py", "data/_bad_rows.py", "data/counts.py", "data/order.py"),
+            *(
+                f"_{name}.py"
+                for name in ("backbone_facts", "fingerprints", "label_facts", "prompt_facts", "reporters", "seals")
+            ),
+            *(
+                "hashes.py",
+                "_embedding_rows.py",
+                "_untrained_tokens.py",
+                "data/_bad_rows.py",
+                "data/counts.py",
+                "data/order.py",
+            ),
         ),
         (
             *(

@@ -81,6 +81,8 @@ def test_llava_rows_become_chains(tmp_path: Path) -> None:
     [
         (row(answer=" "), "row 1: the answer is empty"),
         (row(answer="an <image> here"), "row 1: the text holds '<image>'"),
+        (row(answer="a\ud800b"), r"row 1: a text holds '\\ud800', half of a character"),
+        (row(question="<image>\n\udc00?"), r"row 1: a text holds '\\udc00', half of a character"),
         (row(conversations="text"), "row 1 is malformed: expected 'conversations'"),
         (row(conversations=[{"from": "gpt", "value": "a"}, {"from": "human", "value": "b"}]), "found 1 messages"),
         (row(conversations=[{"from": "human", "value": "a"}] * 2), "expected a message of the assistant"),

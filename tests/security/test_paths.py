@@ -35,13 +35,15 @@ def root(tmp_path: Path) -> Path:
     (folder / "link.png").symlink_to(tmp_path / "secret.png")
     (folder / "images" / "deep.png").symlink_to(tmp_path / "secret.png")
     (folder / "away").symlink_to(tmp_path / "outside", target_is_directory=True)
+    (folder / "circle.png").symlink_to("circle.png")
     return folder
 
 
 def escapes(root: Path) -> list[str]:
     return ["../secret.png", "images/../../secret.png", str(root.parent / "secret.png"), "link.png", "away/a.png",
             "http://localhost/secret.png", "https://localhost/x", "file:///etc/passwd", "data:image/png;base64,AAAA",
-            "s3://bucket/x.png", "zip://a.png::http://localhost/x.zip", "//localhost/share/x.png"]  # fmt: skip
+            "s3://bucket/x.png", "zip://a.png::http://localhost/x.zip", "//localhost/share/x.png",
+            "circle.png"]  # fmt: skip
 
 
 def llava(root: Path, name: str) -> None:

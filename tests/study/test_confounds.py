@@ -10,11 +10,13 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from vlm_backbones._check_display import render_check
 from vlm_backbones._study_loading import package_folder
 from vlm_backbones.control import check_study
-from vlm_backbones.errors import DataError
+from vlm_backbones.errors import ConfigError, DataError
 from vlm_backbones.recipe import StageRecipe
 from vlm_backbones.study import load_study
 
@@ -32,6 +34,13 @@ def variant(tiny_study: Path, folder: Path, change: Callable[[str], str]) -> str
 
 def confounds(study: Path, out: Path, *overrides: str) -> list[str]:
     return [str(problem) for problem in check_study(load_study(study, overrides), out)["confounds"]]
+
+
+def rows(folder: Path, *turns: tuple[str, str]) -> list[str]:
+    """Write conversations without pictures, and return the overrides that train on them alone."""
+    said = [[{"from": "human", "value": ask}, {"from": "gpt", "value": answer}] for ask, answer in turns]
+    (folder / "rows.json").write_text(json.dumps([{"conversations": talk} for talk in said]), encoding="utf-8")
+    return [f"data.finetune=[{folder / 'rows.json'}]", "recipe.align=null"]
 
 
 def test_a_mask_that_leaks_the_question(tiny_study: Path, tmp_path: Path) -> None:
@@ -67,6 +76,127 @@ def test_another_prompt_in_evaluation_than_in_training(tiny_study: Path, tmp_pat
     (found,) = confounds(tiny_study, tmp_path / "out", variant(tiny_study, tmp_path, hint))
     assert "and evaluated with" in found
     assert "Think first." in found
+
+
+HINT = "{% if WHEN %}Look closely. {% endif %} [A]"
+WHENS = {
+    "alone": "messages|length == 1 and 'colour' in messages[0]['content'][-1]['text']",
+    "odd": "messages|length == 1 and messages[0]['content'][-1]['text']|length % 2",
+}
+
+
+@pytest.mark.parametrize("when", WHENS.values(), ids=WHENS)
+def test_a_hint_for_some_questions_in_evaluation(tiny_study: Path, tmp_path: Path, when: str) -> None:
+    override = variant(tiny_study, tmp_path, lambda template: template.replace(" [A]", HINT.replace("WHEN", when)))
+    (found,) = confounds(tiny_study, tmp_path / "out", override)
+    assert "variant is trained with the prompt" in found
+    assert " row " in found.split(":")[0] or "/test:" in found
+    assert "Look closely." in found
+
+
+def test_a_hint_for_some_questions_in_training_too(tiny_study: Path, tmp_path: Path) -> None:
+    hint = HINT.replace("WHEN", "'colour is it 1' in messages[0]['content'][-1]['text']")
+    override = variant(tiny_study, tmp_path, lambda template: template.replace(" [A]", hint))
+    (found,) = confounds(tiny_study, tmp_path / "out", override)
+    assert "row 1: variant is asked '<s>[Q] <image>\\nWhat colour is it 1?\\nAnswer briefly.Look closely.  [A]" in found
+    assert "other questions as '<s>[Q] <image>\\nWhat is shown? [A]" in found
+
+
+def test_a_template_that_trims_questions_is_innocent(tiny_study: Path, tmp_path: Path) -> None:
+    override = variant(tiny_study, tmp_path, lambda template: template.replace("c['text'] }}", "c['text'] | trim }}"))
+    data = rows(tmp_path, (" What colour? ", "red"), ("What is shown?", "a dot"), ("What is shown? Say it.", "a dot"))
+    assert confounds(tiny_study, tmp_path / "out", override, *data) == []
+
+
+def test_a_template_that_writes_the_date(tiny_study: Path, tmp_path: Path) -> None:
+    def dated(template: str) -> str:
+        return template.replace("[Q] ", "[Q] {% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% endif %}")
+
+    with pytest.raises(ConfigError, match=r"asks for the date .strftime_now.: .* Write a fixed date there"):
+        confounds(tiny_study, tmp_path / "out", variant(tiny_study, tmp_path, dated))
+
+
+@pytest.mark.parametrize("extra", ["{{ eos_token }}{{ bos_token }}{{ eos_token }}", "{{ bos_token }}"])
+def test_more_than_the_end_of_turn_is_taught(tiny_study: Path, tmp_path: Path, extra: str) -> None:
+    override = variant(tiny_study, tmp_path, lambda text: text.replace("{{ eos_token }}", "{{ eos_token }}" + extra))
+    found = confounds(tiny_study, tmp_path / "out", override)
+    assert [problem.split(": ")[0] for problem in found] == ["align", "finetune"]
+    assert "row 0: variant is taught '</s>" in found[0]
+    assert "behind 1 answer. The chat template must mark an answer and one end of turn" in found[0]
+
+
+def test_an_end_of_turn_for_some_answers_only(tiny_study: Path, tmp_path: Path) -> None:
+    def some(template: str) -> str:
+        return template.replace(
+            "{{ eos_token }}", "{% if m['content'][0]['text'] != 'blue' %}{{ eos_token }}{% endif %}"
+        )
+
+    found = confounds(tiny_study, tmp_path / "out", variant(tiny_study, tmp_path, some), "recipe.align=null")
+    assert "row 1: variant is taught '' behind 1 answer." in found[0]
+
+
+def test_the_same_answers_cut_at_other_words(tiny_study: Path, tmp_path: Path) -> None:
+    """tiny-1 splits numbers into digits, tiny-2 does not: both cut the row, and keep other parts of it."""
+    data = rows(tmp_path, ("What?", "36.1 142.9 " * 40), ("What?", "red"))
+    short = "recipe.finetune.max_length_tokens=60"
+    (found,) = confounds(tiny_study, tmp_path / "out", *data, short)
+    assert found.startswith(
+        "finetune: tiny-2 cuts 1 answers, tiny-1 cuts 1, elsewhere in them: raise max_length_tokens."
+    )
+    leave_out = f"data.leave_out={tmp_path / 'out' / 'leave_out.txt'}"
+    assert found.endswith(f"--set {leave_out}")
+    assert confounds(tiny_study, tmp_path / "out", *data, short, leave_out) == []
+    # without digits the two read alike, and cut alike
+    assert confounds(tiny_study, tmp_path / "out", *rows(tmp_path, ("What?", "What colour? " * 90)), short) == []
+
+
+def with_token(folder: Path, word: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([word], special_tokens=True)
+    tokenizer.save_pretrained(folder)
+
+
+def test_a_question_that_one_tokenizer_reads_as_a_special_token(tiny_study: Path, tmp_path: Path) -> None:
+    override = variant(tiny_study, tmp_path, lambda template: template + "{# #}")
+    with_token(tmp_path / "variant", "<|im_start|>")
+    data = rows(tmp_path, ("What?", "red"), ("What is <|im_start|> and <s>?", "red"), ("see </s> here", "red"))
+    *_, found = confounds(tiny_study, tmp_path / "out", override, *data)
+    assert found.startswith(f"{tmp_path}/rows.json row 1: variant reads '<s>', '<|im_start|>' in its text as special")
+    assert "special tokens, tiny-1 reads '<s>': write the text otherwise." in found
+    leave_out = f"data.leave_out={tmp_path / 'out' / 'leave_out.txt'}"
+    assert found.endswith(f"--set {leave_out}")
+    # what both read alike, as </s>, is no difference
+    assert confounds(tiny_study, tmp_path / "out", override, *data, leave_out) == []
+
+
+def test_a_test_question_that_one_tokenizer_reads_as_a_special_token(tiny_study: Path, tmp_path: Path) -> None:
+    override = variant(tiny_study, tmp_path, lambda template: template + "{# #}")
+    with_token(tmp_path / "variant", "it 1?")
+    data = rows(tmp_path, ("What?", "red"))
+    (found,) = confounds(tiny_study, tmp_path / "out", override, *data)
+    assert "vqa_scene/test row 1: variant reads 'it 1?' in its text as special tokens, tiny-1 reads nothing" in found
+    assert "(5 more such rows)" in found
+    assert "leave_out" not in found
+
+
+INSTRUCT = (
+    "{{ bos_token }}{% for m in messages %}{{ '[' + m['role'] + ']\n' }}"
+    "{% if m['role'] == 'assistant' %}{% generation %}"
+    "{{ m['content'] | map(attribute='text') | join | trim }}{{ eos_token }}{% endgeneration %}{% else %}"
+    "{% for c in m['content'] %}{{ '<image>' if c['type'] == 'image' else c['text'] | trim }}{% endfor %}"
+    "{% endif %}{{ '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '[assistant]\n' }}{% endif %}"
+)
+PACKAGED = ["shared", "vicuna_v1", "llava_v1", "llava_llama_2"]
+
+
+@pytest.mark.parametrize("chat_format", [*PACKAGED, "native"])
+def test_packaged_formats_and_instruct_templates_are_innocent(
+    tiny_study: Path, tmp_path: Path, chat_format: str
+) -> None:
+    override = variant(tiny_study, tmp_path, lambda _: INSTRUCT)
+    long = ["recipe.align.max_length_tokens=700", "recipe.finetune.max_length_tokens=700"]
+    found = confounds(tiny_study, tmp_path / "out", override, f"chat_format={chat_format}", *long)
+    assert [problem for problem in found if "does not fit the context" not in problem] == []
 
 
 def test_a_start_token_is_written_by_the_chat_format_alone(tiny_study: Path, tmp_path: Path) -> None:
@@ -107,22 +237,62 @@ def test_a_picture_that_is_gone(tiny_study: Path, tmp_path: Path) -> None:
         confounds(tiny_study, tmp_path / "out", f"data.finetune=[{tmp_path / 'rows.json'}]", "recipe.align=null")
 
 
-def test_a_row_of_the_embedding_that_nobody_trained(tiny_study: Path, tmp_path: Path) -> None:
-    """A pretrained backbone whose vocabulary was enlarged by transformers' random rows, to end its turns with them."""
-    source, resized = package_folder("vlm_backbones.pocket") / "assets" / "pocket-llama-2", tmp_path / "resized"
+def resized(tiny_study: Path, folder: Path, row: Callable[[torch.Tensor], torch.Tensor] | None = None) -> str:
+    """Enlarge pocket-llama-2 by a token that ends its turns, as transformers does or by a row of one's own."""
+    source = package_folder("vlm_backbones.pocket") / "assets" / "pocket-llama-2"
     tokenizer, model = AutoTokenizer.from_pretrained(source), AutoModelForCausalLM.from_pretrained(source)
     tokenizer.add_tokens(["<|turn|>"], special_tokens=True)
     template = (tiny_study.parent / "tiny-2" / "chat_template.jinja").read_text(encoding="utf-8")
     tokenizer.chat_template = template.replace("{{ eos_token }}", "<|turn|>")
     torch.manual_seed(0)
-    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    model.save_pretrained(resized)
-    tokenizer.save_pretrained(resized)
-    backbones = f"backbones=[{tiny_study.parent / 'tiny-1'},{resized}]"
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=row is None)
+    if row is not None:
+        table = model.get_input_embeddings().weight.data
+        table[-1] = row(table[:-1])
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return f"backbones=[{tiny_study.parent / 'tiny-1'},{folder}]"
+
+
+ROWS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor] | None, str]] = {
+    "transformers' default": (None, "mean of the others"),
+    "the initialiser's": (lambda table: 0.08 * torch.randn(table.shape[1]), "random"),
+    "half as wide": (lambda table: 0.04 * torch.randn(table.shape[1]), "far smaller or larger than every other"),
+    "nearly a copy": (lambda table: table[300] + 1e-3, "copy of another"),
+}
+
+
+@pytest.mark.parametrize(("row", "why"), ROWS.values(), ids=ROWS)
+def test_a_row_of_the_embedding_that_nobody_trained(
+    tiny_study: Path, tmp_path: Path, row: Callable[[torch.Tensor], torch.Tensor] | None, why: str
+) -> None:
+    """A pretrained backbone whose vocabulary was enlarged, to end its turns with a token of its own."""
+    backbones = resized(tiny_study, tmp_path / "resized", row)
     (found,) = confounds(tiny_study, tmp_path / "out", backbones)
-    assert "resized was never trained on the token '<|turn|>' of its training text (its row is random)" in found
+    assert "resized was never trained on the token '<|turn|>' of its training text (its row is " in found
+    assert why in found
     assert "Use chat_format: shared" in found
     assert confounds(tiny_study, tmp_path / "out", backbones, "chat_format=shared") == []
+
+
+def test_a_row_that_cannot_be_told_is_said(
+    tiny_study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As wide as a trained row; and one in a pickle, which is not opened."""
+    backbones = resized(tiny_study, tmp_path / "resized", lambda table: table.std() * torch.randn(table.shape[1]))
+    certificate = check_study(load_study(tiny_study, [backbones]), tmp_path / "out")
+    assert certificate["confounds"] == []
+    why = "added to the vocabulary; whether it was trained cannot be told from its row"
+    assert certificate["backbones"]["resized"]["untold_tokens"] == {"<|turn|>": why}
+    assert certificate["backbones"]["tiny-1"]["untold_tokens"] == {}
+    assert "untold_tokens" in certificate["varies"]
+    render_check(certificate)
+    assert f"note: resized, token '<|turn|>': {why}." in capsys.readouterr().out
+    weights = tmp_path / "resized" / "model.safetensors"
+    torch.save(load_file(weights), tmp_path / "resized" / "pytorch_model.bin")
+    weights.unlink()
+    certificate = check_study(load_study(tiny_study, [backbones]), tmp_path / "out")
+    assert "a pickle" in certificate["backbones"]["resized"]["untold_tokens"]["<|turn|>"]
 
 
 def test_a_token_that_the_weights_have_no_row_for(tiny_study: Path, tmp_path: Path) -> None:
@@ -138,6 +308,7 @@ def test_a_token_that_the_weights_have_no_row_for(tiny_study: Path, tmp_path: Pa
 def test_no_token_of_a_pretrained_backbone_is_suspected(tiny_study: Path, tmp_path: Path, backbone: str) -> None:
     certificate = check_study(load_study(tiny_study, [f"backbones=[{backbone}]"]), tmp_path)
     assert certificate["backbones"][backbone]["untrained_tokens"] == {}
+    assert certificate["backbones"][backbone]["untold_tokens"] == {}
 
 
 def test_the_certificate_says_what_groups_batches_and_prepares_pictures(tiny_study: Path, tmp_path: Path) -> None:

@@ -336,8 +336,8 @@ STAGE = StageFacts(
 def view(places: tuple[str, ...] = (), problems: tuple[str, ...] = (), **changes: Any) -> BackboneView:
     """What one backbone makes of a stage `finetune`, in a context of 256 tokens."""
     stages = {"finetune": replace(STAGE, **changes)}
-    facts = BackboneFacts("", 256, {}, {}, "", {}, stages)
-    return BackboneView(facts, {}, {"finetune": frozenset(places)}, problems)
+    facts = BackboneFacts("", 256, {}, {}, "", {}, {}, stages)
+    return BackboneView(facts, {}, {"finetune": frozenset(places)}, {}, {}, problems)
 
 
 def test_every_confound_of_every_backbone_is_told(tiny_study: Path, tmp_path: Path) -> None:

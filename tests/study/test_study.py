@@ -149,6 +149,33 @@ def test_malformed_yaml_is_named_with_its_line(tmp_path: Path) -> None:
     assert "line" in message
 
 
+def test_a_file_that_is_no_recipe_is_named_and_not_quoted(tmp_path: Path) -> None:
+    secrets = {
+        "passwd": "root:x:0:0:hidden:/root:/bin/bash\ndaemon:x:1:1:hidden:/:/bin/sh\n",
+        "netrc": "machine localhost: password: hidden\n",
+        "token": "hidden\n",
+        "key.yaml": "hidden: hidden\n",
+        "list.yaml": "- hidden\n",
+        "two": "a: hidden\n---\nb: hidden\n",
+    }
+    for name, content in secrets.items():
+        (tmp_path / name).write_text(content)
+        for message in (problem(write(tmp_path, recipe=str(tmp_path / name))), problem(write(tmp_path, recipe=name))):
+            assert str(tmp_path / name) in message
+            assert "hidden" not in message
+    assert "Expected a YAML file with the key finetune" in problem(write(tmp_path, recipe="key.yaml"))
+
+
+@pytest.mark.parametrize("name", ["charts", "report_data", "tables", "Sweep", "features", ".stages", "runs", "logs"])
+def test_a_backbone_named_as_a_folder_of_the_study_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    message = problem(write(tmp_path, backbones=[f"./{name}"]))
+    assert "a folder or file of the study's own: rename the backbone's folder" in message
+    assert str(tmp_path / name) in message
+    (tmp_path / f"{name}-7b").mkdir()
+    load_study(write(tmp_path, backbones=[f"./{name}-7b"]))
+
+
 def test_a_study_that_does_not_exist_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"Did you mean 'pocket'\? Shipped studies: .*pocket-seeds"):
         load_study("pockt")

@@ -12,10 +12,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
+from transformers import AutoConfig
 
-from vlm_backbones._untrained_tokens import untrained_tokens
-from vlm_backbones.backbones import Backbone
+from vlm_backbones._embedding_rows import find_tables
+from vlm_backbones._untrained_tokens import AddedTokens, _are_draws, _Reasons, untrained_tokens
+from vlm_backbones.backbones import Backbone, get_backbone
 from vlm_backbones.control import _untrained
+from vlm_backbones.errors import CheckpointError
 
 STD = 0.02
 VOCABULARY, WIDTH = 512, 256  # as many rows as are looked at, so that their mean is known
@@ -50,7 +53,16 @@ def write_weights(folder: Path, table: NDArray[np.float32], name: str = "model.e
 
 
 def reasons(row: Backbone, used: set[int], *, std: float = STD) -> dict[str, str]:
+    return looked_at_by_name(row, used, std).untrained
+
+
+def untold(row: Backbone, used: set[int]) -> dict[str, str]:
+    return looked_at_by_name(row, used, STD).untold
+
+
+def looked_at_by_name(row: Backbone, used: set[int], std: float) -> AddedTokens:
     tokenizer = SimpleNamespace(
+        vocab_size=ZERO,
         added_tokens_decoder=dict.fromkeys([ZERO, MEAN, COPY, DRAWN, TRAINED, BEYOND], ""),
         convert_ids_to_tokens=lambda token: f"<{token}>",
     )
@@ -84,24 +96,130 @@ def test_rows_are_read_where_the_hubs_cache_keeps_them(
     assert reasons(Backbone(id="b", family="llama", hub_repo="lab/llm"), USED) == SAID
 
 
-def test_a_draw_has_the_mean_the_spread_and_the_tails_of_one(tmp_path: Path, table: NDArray[np.float32]) -> None:
-    draw = table[DRAWN].copy()
+def test_a_draw_has_the_mean_the_spread_and_the_tails_of_one() -> None:
+    draw = np.random.default_rng(0).normal(0, STD, (1, WIDTH)).astype(np.float32)
+    assert _are_draws(draw, STD)[0]
+    assert not _are_draws(draw, 0.0)[0]
     for other in (draw + STD, 1.15 * draw, 0.85 * draw, STD * np.sign(draw)):
-        table[DRAWN] = other
-        assert f"<{DRAWN}>" not in reasons(write_weights(tmp_path, table), USED)
+        assert not _are_draws(other.astype(np.float32), STD)[0]
 
 
 def test_of_a_backbone_that_was_hardly_trained_no_row_is_called_random(
     tmp_path: Path, table: NDArray[np.float32]
 ) -> None:
-    """One row in twenty may look like a draw; from there on nothing can be said."""
-    rng = np.random.default_rng(1)
-    few, many = 20, 32  # of 512: below and above 5 %
-    for count, is_said in ((few, True), (many, False)):
-        table[8 : 8 + count] = rng.normal(0, STD, (count, WIDTH))
-        said = reasons(write_weights(tmp_path, table), USED)
-        assert (f"<{DRAWN}>" in said) == is_said
-    assert f"<{DRAWN}>" not in reasons(write_weights(tmp_path, table), USED, std=0.0)
+    """Where trained rows look like a draw too, nothing can be said of any; one in a thousand is let pass."""
+    assert f"<{DRAWN}>" in reasons(write_weights(tmp_path, table), USED)
+    table[8:40] = np.random.default_rng(1).normal(0, STD, (32, WIDTH))
+    row = write_weights(tmp_path, table)
+    assert reasons(row, USED) == {f"<{key}>": SAID[f"<{key}>"] for key in (ZERO, COPY, BEYOND)}
+    assert set(untold(row, USED)) == {f"<{key}>" for key in (MEAN, DRAWN, TRAINED)}
+
+
+def words() -> NDArray[np.float64]:
+    """A vocabulary of 32,000 trained rows, which share directions and a mean, and have sizes of their own."""
+    rng = np.random.default_rng(2)
+    directions = rng.normal(0, 0.001, (WIDTH, WIDTH)) * np.exp(-np.arange(WIDTH) / 60)
+    sizes = rng.lognormal(0, 0.4, (32_000, 1))
+    return (rng.normal(0, 1, (32_000, WIDTH)) @ directions.T) * sizes + rng.normal(0, 0.01, WIDTH)
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> NDArray[np.float64]:
+    return words()
+
+
+def rows_nobody_trained(trained: NDArray[np.float64], std: float) -> dict[str, NDArray[np.float64]]:
+    rng, mean, spread = np.random.default_rng(3), trained.mean(0), trained.std()
+    default = torch.distributions.MultivariateNormal(  # what transformers' resizing draws from
+        torch.from_numpy(mean), torch.from_numpy(1e-9 * np.cov(trained.T, bias=True))
+    )
+    torch.manual_seed(0)
+    return {
+        "transformers' default": default.sample().numpy(),
+        "the initialiser's": rng.normal(0, std, WIDTH),
+        "twice as wide": rng.normal(0, 2 * std, WIDTH),
+        "half as wide": rng.normal(0, std / 2, WIDTH),
+        "uniform": rng.uniform(-std, std, WIDTH),
+        "as wide as the table": rng.normal(0, spread, WIDTH),
+        "mean and noise": mean + rng.normal(0, 0.5 * spread, WIDTH),
+        "mean": mean,
+        "copy": trained[77],
+        "nearly a copy": trained[77] + rng.normal(0, 0.001 * spread, WIDTH),
+    }
+
+
+def looked_at(folder: Path, table: NDArray[np.float64], added: int, **config: Any) -> AddedTokens:
+    """Look at the last rows of a table, added beyond the vocabulary."""
+    tensors = {"model.embed_tokens.weight": table, "lm_head.weight": config.pop("head", table)}
+    whole = {name: torch.from_numpy(rows.astype(np.float32)) for name, rows in tensors.items()}
+    save_file(whole, folder / "model.safetensors")
+    base = len(table) - added
+    tokens = range(base, len(table))
+    tokenizer = SimpleNamespace(
+        vocab_size=base,
+        added_tokens_decoder=dict.fromkeys(tokens, ""),
+        convert_ids_to_tokens=lambda token: token - base,
+    )
+    settings = SimpleNamespace(**{"vocab_size": len(table), "initializer_range": STD, **config})
+    row = Backbone(id="b", family="llama", local_path=str(folder))
+    return untrained_tokens(row, tokenizer, settings, set(tokens))
+
+
+def test_rows_that_nobody_trained_are_told_from_a_real_vocabularys(
+    tmp_path: Path, vocabulary: NDArray[np.float64]
+) -> None:
+    rows = rows_nobody_trained(vocabulary, STD)
+    found = looked_at(tmp_path, np.vstack([vocabulary, *rows.values()]), len(rows))
+    said = dict(zip(rows, map(found.untrained.get, map(str, range(len(rows)))), strict=True))
+    assert None not in said.values(), said
+    assert {said[name] for name in ("mean", "transformers' default")} == {"its row is the mean of the others"}
+    assert {said[name] for name in ("copy", "nearly a copy")} == {"its row is a copy of another"}
+    assert {why for name, why in said.items() if "mean" != name != "transformers' default" and "copy" not in name} == {
+        "its row is random"
+    }
+    assert found.untold == {}
+
+
+def test_rows_that_were_trained_are_not_suspected(tmp_path: Path, vocabulary: NDArray[np.float64]) -> None:
+    found = looked_at(tmp_path, vocabulary, 300)
+    assert found.untrained == {}
+    assert len(found.untold) == 300
+
+
+def test_the_output_rows_of_a_head_of_its_own_are_looked_at(tmp_path: Path, vocabulary: NDArray[np.float64]) -> None:
+    head = vocabulary.copy()
+    head[-1] = np.random.default_rng(0).normal(0, head.std(), WIDTH)
+    found = looked_at(tmp_path, vocabulary, 1, head=head, tie_word_embeddings=False)
+    assert found.untrained == {"0": "its output row is random"}
+    assert looked_at(tmp_path, vocabulary, 1, head=head, tie_word_embeddings=True).untrained == {}
+
+
+@pytest.mark.parametrize("backbone", ["pocket-llama-1", "pocket-llama-2", "pocket-llama-3"])
+def test_no_row_of_a_pocket_backbone_is_suspected(backbone: str) -> None:
+    """Not even if it had been added: but one in a thousand."""
+    row = get_backbone(backbone)
+    config = AutoConfig.from_pretrained(row.source)
+    (table,) = find_tables(row, config).values()
+    suspected = {False: list[int](), True: list[int]()}
+    for start in range(0, table.shape[0], 64):
+        asked = range(start, min(start + 64, table.shape[0]))
+        found = _Reasons(table, asked, asked, config.initializer_range)
+        for beyond, tokens in suspected.items():
+            tokens += [token for token in asked if found.of(token, beyond=beyond)]
+    assert suspected[False] == []
+    assert len(suspected[True]) <= 0.002 * table.shape[0]
+
+
+def test_where_nothing_can_be_seen_it_is_said(tmp_path: Path, table: NDArray[np.float32]) -> None:
+    row = Backbone(id="b", family="llama", local_path=str(tmp_path))
+    assert set(untold(row, {TRAINED}).values()) == {
+        "its weights were not read: they are not here, or hold no embedding by a known name"
+    }
+    torch.save({"model.embed_tokens.weight": torch.from_numpy(table)}, tmp_path / "pytorch_model.bin")
+    assert untold(row, {TRAINED, 7}) == {f"<{TRAINED}>": "its weights are a pickle, which a check does not open"}
+    (tmp_path / "model.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(CheckpointError, match="backbone"):
+        untold(row, {TRAINED})
 
 
 def test_without_weights_only_the_size_of_the_vocabulary_tells(tmp_path: Path, table: NDArray[np.float32]) -> None:

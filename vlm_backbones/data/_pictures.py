@@ -37,7 +37,7 @@ def resolve_picture(root: Path, name: str, place: str) -> tuple[Path, bool]:
     try:
         inside = (root / name).resolve().is_relative_to(root)
         found = find_picture(root, name) if inside else None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: links in a circle
         raise DataError(f"{place}: image {name!r} is no file name ({error}).") from error
     if not inside:
         raise DataError(f"{place}: image {name!r} lies outside {root}.")

@@ -116,7 +116,7 @@ def image_of(cell: Any, place: str, root: Path) -> ImageSource:
             inside = (
                 isinstance(path, str) and not is_address(path) and Path(path).resolve().is_relative_to(root.resolve())
             )
-        except (OSError, ValueError):  # no file can have such a name
+        except (OSError, ValueError, RuntimeError):  # no file can have such a name, or links run in a circle
             inside = False
         if not inside:
             raise DataError(

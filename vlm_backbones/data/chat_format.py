@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
-from transformers.utils.chat_template_utils import render_jinja_template
-
+from vlm_backbones.data.chat_rendering import TemplateError, render_chats
 from vlm_backbones.errors import CheckpointError, ConfigError, nearest
 
 __all__ = [
@@ -20,6 +18,7 @@ __all__ = [
     "encode_chats",
     "evaluation_prompt_ids",
     "get_chat_template",
+    "special_token_ids",
     "stop_token_ids",
 ]
 
@@ -112,7 +111,7 @@ def _end_of_turn(tokenizer: Any, template: str) -> int:
     (chat,) = encode_chats(tokenizer, template, [chat_messages([("Why?", "So.")], with_image=True)])
     answer = [token for token, supervised in zip(chat.ids, chat.supervised, strict=True) if supervised]
     last = next((token for token in reversed(answer) if str(tokenizer.decode([token])).strip()), None)
-    if last is None or last == tokenizer.unk_token_id or not _is_special(tokenizer, last):
+    if last is None or last == tokenizer.unk_token_id or last not in special_token_ids(tokenizer):
         raise ConfigError(
             f"{tokenizer.name_or_path}: the chat template ends an answer as {tokenizer.decode(answer)!r}, and the "
             "tokenizer has no special token there, so no answer would ever end. Name a chat_format that fits it."
@@ -120,9 +119,10 @@ def _end_of_turn(tokenizer: Any, template: str) -> int:
     return last
 
 
-def _is_special(tokenizer: Any, token: int) -> bool:
-    added = getattr(tokenizer, "added_tokens_decoder", {}).get(token)
-    return token in tokenizer.all_special_ids or bool(added is not None and added.special)
+def special_token_ids(tokenizer: Any) -> frozenset[int]:
+    """Return the ids of the tokens that stand for no text: those by name, and those added as special."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return frozenset(map(int, tokenizer.all_special_ids)) | {int(key) for key, one in added.items() if one.special}
 
 
 @dataclass(frozen=True)
@@ -154,10 +154,8 @@ def evaluation_prompt_ids(tokenizer: Any, template: str, question: str, *, with_
     """
     messages = chat_messages([(question, "")], with_image=with_image)[:1]
     try:
-        text = str(
-            tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, add_generation_prompt=True)
-        )
-    except (TemplateError, TypeError) as error:
+        ((text, _),) = render_chats(tokenizer, template, [messages], add_generation_prompt=True)
+    except TemplateError as error:
         raise ConfigError(
             f"{tokenizer.name_or_path}: the chat template cannot be rendered without an answer ({error}). Mend it."
         ) from error
@@ -177,19 +175,14 @@ def encode_chats(tokenizer: Any, template: str, chats: Sequence[list[dict[str, A
     """
     if not chats:
         return []
-    special: dict[str, Any] = {
-        name: value for name, value in tokenizer.special_tokens_map.items() if isinstance(value, str)
-    }
     try:
-        rendered: Any = render_jinja_template(
-            conversations=list(chats), chat_template=template, return_assistant_tokens_mask=True, **special
-        )
-    except (TemplateError, TypeError) as error:
+        rendered = render_chats(tokenizer, template, chats)
+    except TemplateError as error:
         raise ConfigError(
             f"{tokenizer.name_or_path}: the chat template cannot be rendered ({error}). Does the tokenizer have "
             "an eos_token? Mend it, or use chat_format: shared."
         ) from error
-    texts, spans = rendered
+    texts, spans = zip(*rendered, strict=True)
     encoded = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
     greedy = _space_swallowing(tokenizer)
     return [

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from vlm_backbones.data._bad_rows import BadRows
-from vlm_backbones.errors import DataError
+from vlm_backbones.errors import DataError, half_character
 from vlm_backbones.pictures import open_rgb
 from vlm_backbones.study import Data
 
@@ -215,7 +215,11 @@ def _without(examples: Sequence[Example], left_out: set[str]) -> list[Example]:
 
 
 def _check_turn(turn: Turn) -> None:
-    """Refuse a turn that would train on nothing or smuggle an image token into the text."""
+    """Refuse a turn that would train on nothing, smuggles an image token into the text, or is no text."""
+    try:
+        f"{turn.question}{turn.answer}".encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{turn.place}: {half_character(error)}") from error
     if not turn.answer.strip():
         raise DataError(f"{turn.place}: the answer is empty. Fill it in or drop the row.")
     if IMAGE_TOKEN in turn.question or IMAGE_TOKEN in turn.answer:

@@ -8,15 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vlm_backbones.data._bad_rows import BadRows
 from vlm_backbones.data._task_folders import TASKS, image_of, read_rows
 from vlm_backbones.data.conversations import IMAGE_TOKEN, ImageSource
 from vlm_backbones.errors import DataError
 from vlm_backbones.pictures import check_picture
+from vlm_backbones.prompts import coordinates_prompt, description_prompt, vqa_prompt
 
-__all__ = ["EVALUATION_SPLIT", "TASKS", "check_test_split"]
+__all__ = ["EVALUATION_SPLIT", "TASKS", "Asked", "asked_questions", "check_test_split"]
 
 EVALUATION_SPLIT = "test"
 _BATCH = 256
@@ -27,6 +28,32 @@ _COLUMNS = {
     "seismic_coords": ("latitude", "longitude"),
 }
 _Row = Mapping[str, Any]
+
+
+class Asked(NamedTuple):
+    """A question as it is asked, with file and row."""
+
+    place: str
+    question: str
+    with_image: bool
+
+
+def asked_questions(task: str, folder: Path, name: str = EVALUATION_SPLIT) -> list[Asked]:
+    """Return the questions of a split that `check_test_split` has found to be good; no picture is read."""
+    import datasets  # type: ignore[import-untyped]
+
+    split = folder / task / name
+    if task != "vqa_scene":
+        wording = {"seismic_description": description_prompt, "seismic_coords": coordinates_prompt}[task]
+        return [Asked(str(split), wording(), with_image=True)]
+    rows = datasets.load_from_disk(str(split))
+    columns = [column for column in ("question", "paraphrase") if column in rows.column_names]
+    return [
+        Asked(f"{split} row {index}", vqa_prompt(str(row[column])), with_image=True)
+        for index, row in enumerate(rows.select_columns(columns))
+        for column in columns
+        if row[column]
+    ]
 
 
 def check_test_split(

@@ -126,7 +126,7 @@ def _inside(root: Path, name: str, place: str) -> Path:
         raise DataError(f"{place}: image {name[:200]!r} is an address. Pictures are read from files only: download it.")
     try:
         file = (root / name).resolve()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links in a circle
         raise DataError(f"{place}: image {name[:200]!r} is no file name ({error}).") from error
     if not file.is_relative_to(root.resolve()):
         raise DataError(f"{place}: image {name!r} lies outside {root}. Move it there, or name the right folder.")
