@@ -9,6 +9,7 @@ import shutil
 import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,13 +66,6 @@ class Evaluation:
         ConfigError, CheckpointError, DataError
             What the user can mend; anything else is a failure of the evaluation.
         """
-        if int(os.environ.get("RANK", "0")):
-            self._run()
-            return
-        with hold(self.out, wait_seconds=DYING_SECONDS):
-            self._run()
-
-    def _run(self) -> None:
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         conditions = [check_condition(condition) for condition in self.conditions]
@@ -82,7 +76,13 @@ class Evaluation:
             tasks = _of_split(tasks, self.split)
         _check_wording(checkpoint_dir(self.checkpoint), tasks)
         asked = {condition: self._documents(condition, tasks) for condition in conditions}
-        left = {condition: self._left(condition, asked[condition], engine.fingerprint) for condition in conditions}
+        is_main = int(os.environ.get("RANK", "0")) == 0
+        with hold(self.out, wait_seconds=DYING_SECONDS) if is_main else nullcontext():
+            self._answer(asked, engine, manager)
+
+    def _answer(self, asked: dict[str, dict[str, Any]], engine: Engine, manager: TaskManager) -> None:
+        """Answer the tasks of each condition that are not finished."""
+        left = {condition: self._left(condition, tasks, engine.fingerprint) for condition, tasks in asked.items()}
         progress = _Progress(self.out, sum(_size(task, self.limit) for todo in left.values() for task in todo.values()))
         BackboneVLM.shared_engine, BackboneVLM.progress = engine, progress.advance
         try:

@@ -19,6 +19,10 @@ DYING_SECONDS = 10.0
 """What a process that was killed may take to give its memory and its lock back."""
 
 
+class _Lock(FileLock):
+    """No FileLock itself, of which lmms-eval makes one object a path: two holders in a process would be one."""
+
+
 @contextmanager
 def hold(folder: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
     """Keep other processes out of a folder, which is made where there is none.
@@ -30,7 +34,7 @@ def hold(folder: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
     DataError
         If it cannot be written.
     """
-    lock = FileLock(folder / LOCK)
+    lock = _Lock(folder / LOCK)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=wait_seconds)

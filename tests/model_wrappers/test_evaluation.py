@@ -15,7 +15,8 @@ import pytest
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
-from vlm_backbones.model_wrappers import evaluate
+from vlm_backbones.locks import LOCK, hold
+from vlm_backbones.model_wrappers import _evaluation, evaluate
 
 TASKS = ("vqa_scene", "seismic_description", "seismic_coords")
 
@@ -29,6 +30,17 @@ def samples(folder: Path, task: str) -> dict[str, dict[str, Any]]:
     (file,) = folder.rglob(f"*_samples_{task}.jsonl")
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     return {row["token_counts"][0]["reasoning_tokens"]["doc_key"]: row for row in rows}
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_run_is_evaluated_by_one_process(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(_evaluation, "DYING_SECONDS", 0.1)
+    with hold(tmp_path / "run"):
+        assert run(checkpoint, tmp_path / "run", "--limit", "1") == 2
+    assert f"error: another process is working in {tmp_path / 'run'}" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [LOCK]
 
 
 @pytest.mark.usefixtures("environment")

@@ -63,21 +63,16 @@ def test_a_file_system_without_locks_is_told_and_used(
     assert f"{tmp_path} lies on a file system without locks" in capsys.readouterr().err
 
 
-def test_a_run_is_trained_and_evaluated_by_one_process(
+def test_a_run_is_trained_by_one_process(
     tiny_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from vlm_backbones.model_wrappers import _evaluation, evaluate
     from vlm_backbones.train import finetune
 
-    for module in (finetune, _evaluation):
-        monkeypatch.setattr(module, "DYING_SECONDS", 0.1)
+    monkeypatch.setattr(finetune, "DYING_SECONDS", 0.1)
     train = ["--study", str(tiny_study), "--backbone", "tiny-1", "--out", str(tmp_path)]
-    asked = [str(tiny_study.parent / "tiny-1"), "--tasks", "vqa_scene", "--out", str(tmp_path / "tiny-1")]
     with hold(tmp_path / "tiny-1"):
         assert finetune.main(train) == 2
-        assert evaluate.main(asked) == 2
-    said = capsys.readouterr().err
-    assert said.count(f"error: another process is working in {tmp_path / 'tiny-1'}") == 2
+    assert f"error: another process is working in {tmp_path / 'tiny-1'}" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "tiny-1").iterdir()] == [LOCK]
 
 
