@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
@@ -125,7 +126,8 @@ def _on_white(picture: Image.Image) -> Image.Image:
 def _from_16_bit(picture: Image.Image) -> Image.Image:
     if picture.mode != "I;16":  # other orders of bytes have no extrema
         picture = picture.convert("I")
-    low, high = picture.getextrema()
+    extrema: Any = picture.getextrema()  # of one channel
+    low, high = extrema
     if low < 0 or high > _SIXTEEN_BIT:
         raise DataError(f"the image holds whole numbers from {low} to {high}, no colours: save it with 8 bits.")
     found = Image.new("RGB", picture.size)
