@@ -6,6 +6,7 @@ carries along, is about twice as fast (benchmarks/RESULTS.md). The sums are the 
 
 from __future__ import annotations
 
+import os
 from types import MethodType
 from typing import Any
 
@@ -15,6 +16,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 __all__ = ["linear", "product", "product_add", "speed_linear_layers", "weight_gradient"]
+
+# oneDNN keeps 1,024 programs, one a shape; micro-batches are of many: those took hundreds of MB and saved no time.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 
 FEWEST_ROWS = 16  # of fewer, torch's own product is as fast
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
