@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from vlm_backbones.analysis.samples import load_logs
+from vlm_backbones.cache import atomic_write_text, recorded_writes
+from vlm_backbones.done_files import REPORT_SEAL
 from vlm_backbones.errors import LogError
+from vlm_backbones.hashes import relative_sha256, sealed_json
 from vlm_backbones.locks import hold
 
 VERSION = 4
@@ -77,10 +80,11 @@ def analyze(
         bootstrap=bootstrap,
         seed=seed,
     )
-    with hold(out / "tables"):  # the folder itself is locked by the study that this may be a stage of
+    # the folder itself is locked by the study that this may be a stage of
+    with hold(out / "tables"), recorded_writes() as written:
         write_tables(tables, out / "tables")
         tell("drawing the report")
-        return write_report(
+        page = write_report(
             logs,
             tables,
             list(logs.runs),
@@ -92,6 +96,14 @@ def analyze(
             inline_images=inline_images,
             seed=seed,
         )
+        _seal(out, written)
+    return page
+
+
+def _seal(out: Path, written: Sequence[Path]) -> None:
+    """List what an analysis wrote with its hashes, last: `study run` makes it again where it is damaged."""
+    files = relative_sha256(out.absolute(), {path for path in written if path.is_file()})
+    atomic_write_text(out / REPORT_SEAL, sealed_json({"files": files}))
 
 
 def _read_study(study_dir: Path | None) -> dict[str, Any]:

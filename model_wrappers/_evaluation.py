@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import shutil
 import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,8 +74,7 @@ class Evaluation:
             tasks = _of_split(tasks, self.split)
         _check_wording(checkpoint_dir(self.checkpoint), tasks)
         asked = {condition: self._documents(condition, tasks) for condition in conditions}
-        is_main = int(os.environ.get("RANK", "0")) == 0
-        with hold(self.out, wait_seconds=DYING_SECONDS) if is_main else nullcontext():
+        with hold(self.out, wait_seconds=DYING_SECONDS):
             self._answer(asked, engine, manager)
 
     def _answer(self, asked: dict[str, dict[str, Any]], engine: Engine, manager: TaskManager) -> None:
@@ -119,20 +116,21 @@ class Evaluation:
     def _left(self, condition: str, tasks: dict[str, Any], fingerprint: str) -> dict[str, Any]:
         """Return the tasks that are not finished; clear logs of another checkpoint: they must not mix."""
         folder = self._folder(condition)
-        done, is_damaged = _read_done(folder), "" in damaged_files(folder / "done.json")
-        if is_damaged and (folder / "done.json").is_file():
-            print(f"{folder / 'done.json'} is damaged: {condition} is evaluated again.", flush=True)
+        listing = folder / "done.json"
+        done, damaged = _read_done(folder), damaged_files(listing) if listing.is_file() else {}
+        if "" in damaged:
+            print(f"{listing} is damaged: {condition} is evaluated again.", flush=True)
             done = {}
         if done.get("checkpoint") != fingerprint or done.get("version") != self.version:
             begun = folder / "begun.json"
-            ours = begun.is_file() or (folder / "done.json").is_file()
+            ours = begun.is_file() or listing.is_file()
             if not done and folder.is_dir() and any(folder.iterdir()) and not ours:
                 raise DataError(f"{folder} holds logs that this command did not write. Choose another --out.")
             for stale in (folder, *self._state_folders(condition)):
                 if stale.is_dir():
                     shutil.rmtree(stale)
             atomic_write_text(begun, json.dumps({"checkpoint": fingerprint}))  # from now on the folder is ours
-            done = {}
+            done, damaged = {}, {}
         finished: dict[str, Any] = done.get("tasks", {})
         for name, task in tasks.items():
             if (kept := finished.get(name, {}).get("n", 0)) > _size(task, self.limit):
@@ -140,8 +138,7 @@ class Evaluation:
                     f"{folder} holds {kept} samples of task {name!r}; {_size(task, self.limit)} would replace them. "
                     "Choose another --out."
                 )
-        self._redraw(condition, tasks)
-        damaged = damaged_files(folder / "done.json") if done else {}
+        self._redraw(condition, done, damaged, tasks)
         lost = [path for name in tasks for path in damaged.get(name, [])]
         for path in lost:
             print(f"{path} is gone or damaged: {condition} is evaluated again.", flush=True)
@@ -150,23 +147,26 @@ class Evaluation:
             return tasks  # all of them: what is answered together decides last digits
         return {name: task for name, task in tasks.items() if finished.get(name, {}).get("data") != self._data(task)}
 
-    def _redraw(self, condition: str, tasks: dict[str, Any]) -> None:
-        """Draw pictures of finished tasks again that are gone or damaged: no answer is needed for that."""
-        done = self._folder(condition) / "done.json"
-        content, damaged = _read_done(done.parent), damaged_files(done)
-        for name, row in content.get("tasks", {}).items():
-            listed = files_of(done, row, MEDIA)
-            pictures = [path for path in damaged.get(name, []) if path in listed]
+    def _redraw(
+        self, condition: str, done: dict[str, Any], damaged: dict[str, list[Path]], tasks: dict[str, Any]
+    ) -> None:
+        """Draw pictures of finished tasks again, which need no answer, and take them out of what is damaged."""
+        listing = self._folder(condition) / "done.json"
+        for name, found in damaged.items():
+            row = done["tasks"][name]
+            listed = files_of(listing, row, MEDIA)
+            pictures = [path for path in found if path in listed]
             for path in pictures:
                 path.unlink(missing_ok=True)
             if not pictures or name not in tasks or row["data"] != self._data(tasks[name]):
                 continue
+            damaged[name] = [path for path in found if path not in listed]
             print(f"{', '.join(map(str, pictures))}: gone or damaged, drawn again.", flush=True)
             media, task = MediaFolder(self.out / MEDIA), tasks[name]
             for index in range(_size(task, self.limit)):
                 media.write_of(task.doc_to_visual(task.eval_docs[index]))
             row["files"] |= relative_sha256(self.out, pictures)
-            atomic_write_text(done, sealed_json(content))
+            atomic_write_text(listing, sealed_json(done))
 
     def _data(self, task: Any) -> str:
         """Return what decides a task's documents: the dataset's own fingerprint, the split and the limit."""

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from vlm_backbones import hashes
-from vlm_backbones.cache import atomic_write_text, written_files
+from vlm_backbones.cache import atomic_write_text, recorded_writes
 from vlm_backbones.hashes import changed, file_sha256, known_sha256, listed_files, read_sealed_json, sealed_json
 
 
@@ -124,9 +124,16 @@ def test_a_json_object_tells_its_own_damage(tmp_path: Path) -> None:
     assert read_sealed_json(tmp_path / "gone") is None
 
 
-def test_what_a_process_wrote_is_known_apart_from_what_lies_beside_it(tmp_path: Path) -> None:
-    (tmp_path / "note").write_text("the user's")
-    atomic_write_text(tmp_path / "a" / "own", "")
-    atomic_write_text(tmp_path / "gone", "")
-    (tmp_path / "gone").unlink()
-    assert written_files(tmp_path) == [tmp_path / "a" / "own"]
+def test_what_a_block_wrote_is_known_apart_from_what_lies_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    atomic_write_text(tmp_path / "before", "")
+    with recorded_writes() as outer:
+        (tmp_path / "note").write_text("the user's")
+        with recorded_writes() as inner:
+            atomic_write_text(Path("a") / "own", "")
+        atomic_write_text(tmp_path / "later", "")
+    atomic_write_text(tmp_path / "after", "")
+    assert inner == [tmp_path / "a" / "own"]
+    assert outer == [tmp_path / "a" / "own", tmp_path / "later"]

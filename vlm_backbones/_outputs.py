@@ -7,15 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from vlm_backbones._seals import SEAL, changed_files
-from vlm_backbones.done_files import damaged_files
+from vlm_backbones.done_files import REPORT_SEAL, damaged_files
 from vlm_backbones.errors import CheckpointError
 from vlm_backbones.hashes import changed, listed_files, read_sealed_json
 from vlm_backbones.json_text import parse_json
 
-__all__ = ["REPORT_SEAL", "missing_outputs"]
-
-REPORT_SEAL = ".seal.json"
-"""Lists what an analysis wrote into its folder."""
+__all__ = ["missing_outputs"]
 
 
 def missing_outputs(path: Path) -> list[Path]:

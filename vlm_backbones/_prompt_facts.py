@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from vlm_backbones.data.chat_format import chat_messages, encode_chats, evaluation_prompt_ids, get_chat_template
-from vlm_backbones.data.chat_rendering import render_chats
+from vlm_backbones.data.chat_format import (
+    chat_messages,
+    encode_chats,
+    evaluation_prompt,
+    evaluation_prompt_ids,
+    get_chat_template,
+)
 from vlm_backbones.data.evaluation_data import Asked
 from vlm_backbones.recipe import StageRecipe
 
@@ -32,8 +37,8 @@ def prompt_problems(
         Of training and tests: a template may treat some of them in its own way.
     """
     taught = template if last.chat_format is None else get_chat_template(last.chat_format, tokenizer)
-    fixed = [Asked("", _QUESTION, with_image) for with_image in (True, False)]
-    for row in [*fixed, *_spread(questions)]:
+    fixed, tried = [Asked("", _QUESTION, with_image) for with_image in (True, False)], _spread(questions)
+    for row in [*fixed, *tried]:
         trained, asked = _trained_prompt(tokenizer, taught, row), _asked_prompt(tokenizer, template, row)
         if trained != asked:
             of_row = f"{row.place}: " if row.place else ""
@@ -42,8 +47,9 @@ def prompt_problems(
                 f"{_text(tokenizer, asked)}: {_remedy(last)}"
             )
             return
-    for row in _spread(questions):
-        asked_as, frame = (_rendered(tokenizer, template, text, row.with_image) for text in (row.question, _QUESTION))
+    frames = {row.with_image: _asked_text(tokenizer, template, row) for row in fixed}
+    for row in tried:
+        asked_as, frame = _asked_text(tokenizer, template, row), frames[row.with_image]
         if _dense(asked_as) != _dense(frame).replace(_dense(_QUESTION), _dense(row.question)):
             yield (
                 f"{row.place}: {name} is asked {asked_as!r}, other questions as {frame!r}: the chat template must "
@@ -57,12 +63,6 @@ def _spread(questions: Sequence[Asked]) -> list[Asked]:
     found = list({(row.question, row.with_image): row for row in reversed(questions)}.values())[::-1]
     places = {round(number * (len(found) - 1) / (_TRIED - 1)) for number in range(_TRIED)} if found else set[int]()
     return [found[place] for place in sorted(places)]
-
-
-def _rendered(tokenizer: Any, template: str, question: str, with_image: bool) -> str:
-    messages = chat_messages([(question, "")], with_image=with_image)[:1]
-    ((text, _),) = render_chats(tokenizer, template, [messages], add_generation_prompt=True)
-    return text
 
 
 def _dense(text: str) -> str:
@@ -85,6 +85,10 @@ def _remedy(last: StageRecipe) -> str:
 def _trained_prompt(tokenizer: Any, template: str, row: Asked) -> list[int]:
     (chat,) = encode_chats(tokenizer, template, [chat_messages([(row.question, _ANSWER)], with_image=row.with_image)])
     return chat.ids[: chat.supervised.index(True)] if True in chat.supervised else chat.ids
+
+
+def _asked_text(tokenizer: Any, template: str, row: Asked) -> str:
+    return evaluation_prompt(tokenizer, template, row.question, with_image=row.with_image)
 
 
 def _asked_prompt(tokenizer: Any, template: str, row: Asked) -> list[int]:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlm_backbones._fingerprints import files_fingerprint, hash_of, read_record, stage_version
-from vlm_backbones._outputs import REPORT_SEAL, missing_outputs
+from vlm_backbones._outputs import missing_outputs
 from vlm_backbones._scheduler import Job, cores
 from vlm_backbones._study_loading import package_folder
 from vlm_backbones._sweep import choice_file
 from vlm_backbones.data._references import referenced_images
+from vlm_backbones.done_files import REPORT_SEAL
 from vlm_backbones.errors import DataError
 from vlm_backbones.run import Run
 from vlm_backbones.study import Study

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from vlm_backbones._embedding_rows import FloatArray, Rows, find_tables, why_unseen
 from vlm_backbones.backbones import Backbone
 
-__all__ = ["AddedTokens", "untrained_tokens"]
+__all__ = ["AddedTokens", "differs_by_chance", "untrained_tokens"]
 
 _COMMON, _COMMON_SHAPE = 0.05, 0.001
 """Where more of the other rows lie at the mean, or look like a draw, trained rows do so too: nothing is said of any.
@@ -27,6 +27,7 @@ _SAME = 0.02
 _SMALL, _LARGE = 0.6, 1.5
 _FEW_ROWS, _MARGIN = 16, 0.05
 _SHAPE_COLUMNS, _SHAPE_ROWS = 256, 8192
+_RANDOM, _ODD_SIZE = "is random", "is far smaller or larger than every other"
 _UNTOLD = "added to the vocabulary; whether it was trained cannot be told from its row"
 
 BoolArray = NDArray[np.bool_]
@@ -39,6 +40,11 @@ class AddedTokens(NamedTuple):
     """Never trained, and how that is seen."""
     untold: dict[str, str]
     """Added beyond the tokenizer's own vocabulary, and why nothing is known of their training."""
+
+
+def differs_by_chance(why: str) -> bool:
+    """Return whether a row that is untrained in this way is another one in each backbone."""
+    return why.endswith((_RANDOM, _ODD_SIZE))
 
 
 def untrained_tokens(row: Backbone, tokenizer: Any, config: Any, used: Collection[int]) -> AddedTokens:
@@ -118,7 +124,7 @@ class _Reasons:
         if not vector.any():
             return "is zero"
         if self._draws < _COMMON_SHAPE and bool(_are_draws(vector[None], self._std)[0]):
-            return "is random"
+            return _RANDOM
         is_at_mean = np.linalg.norm(vector - self._mean) < self._near
         if is_at_mean and self._at_mean < _COMMON:
             return "is the mean of the others"
@@ -128,10 +134,10 @@ class _Reasons:
         if not beyond:
             return None
         if self._shape.is_strange(vector):
-            return "is random"
+            return _RANDOM
         norm = float(np.linalg.norm(vector))
         if norm < _SMALL * self._smallest or norm > _LARGE * self._largest:
-            return "is far smaller or larger than every other"
+            return _ODD_SIZE
         return None
 
 

@@ -28,15 +28,15 @@ __all__ = [
     "disk_is_full",
     "partial_name",
     "read_last_study",
+    "recorded_writes",
     "scratch_dir",
     "staged_path",
     "write_last_study",
-    "written_files",
 ]
 
 _PARTIAL = re.compile(r"\..+\.(?:(?P<table>[0-9a-f]{8})-(?P<pid>\d+)|[0-9a-f]+)\.partial")
 _ABANDONED_SECONDS = 24 * 3600
-_written: set[Path] = set()
+_recorders: list[list[Path]] = []
 
 
 def cache_dir() -> Path:
@@ -106,7 +106,8 @@ def staged_path(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield staged
         os.replace(staged, path)
-        _written.add(path.absolute())
+        for written in _recorders:
+            written.append(path.absolute())
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror or error}. {writing_remedy(error)}") from error
     finally:
@@ -114,10 +115,15 @@ def staged_path(path: Path) -> Iterator[Path]:
             staged.unlink(missing_ok=True)
 
 
-def written_files(folder: Path) -> list[Path]:
-    """Return what this process wrote below a folder by `staged_path`, and nothing that lay there before."""
-    below = folder.absolute()
-    return sorted(path for path in _written if path.is_relative_to(below) and path.is_file())
+@contextmanager
+def recorded_writes() -> Iterator[list[Path]]:
+    """Yield a list that gets the absolute path of each file that `staged_path` writes while the block runs."""
+    written: list[Path] = []
+    _recorders.append(written)
+    try:
+        yield written
+    finally:
+        _recorders[:] = [other for other in _recorders if other is not written]
 
 
 def atomic_write_text(path: Path, text: str) -> None:

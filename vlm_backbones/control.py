@@ -23,6 +23,7 @@ from vlm_backbones._fingerprints import files_fingerprint, hash_of
 from vlm_backbones._hub import is_here, part_files, unpinned
 from vlm_backbones._reporters import check_reporters
 from vlm_backbones._study_loading import package_folder
+from vlm_backbones._untrained_tokens import differs_by_chance
 from vlm_backbones.backbones import Backbone, get_backbone
 from vlm_backbones.cache import atomic_write_text
 from vlm_backbones.data._bad_rows import BadRows
@@ -287,7 +288,7 @@ def _read_problem(
 def _untrained(name: str, row: BackboneFacts, first_name: str, first: BackboneFacts) -> Iterator[str]:
     """Tokens that one backbone would learn from the study's examples alone, and another knows or never sees."""
     for token, why in row.untrained_tokens.items():
-        if first.untrained_tokens.get(token) != why or "random" in why or "smaller" in why:
+        if first.untrained_tokens.get(token) != why or differs_by_chance(why):
             yield (
                 f"{name} was never trained on the token {token!r} of its training text ({why}): it would learn it from "
                 "these examples alone. Use chat_format: shared, or a checkpoint that was trained with it."

@@ -1,4 +1,4 @@
-"""What an evaluation's RUN/logs/CONDITION/done.json lists: the files of every task, with their hashes.
+"""What finished work lists with hashes: an evaluation in RUN/logs/CONDITION/done.json, an analysis in OUT/.seal.json.
 
 No torch; open to all.
 """
@@ -12,10 +12,12 @@ from typing import Any
 
 from vlm_backbones.hashes import changed, listed_files, read_sealed_json
 
-__all__ = ["MEDIA", "STATES", "damaged_files", "files_of", "run_folder", "samples_of"]
+__all__ = ["MEDIA", "REPORT_SEAL", "STATES", "damaged_files", "files_of", "run_folder", "samples_of"]
 
 STATES, MEDIA = "states", "media"
 """Folders of a run beside its logs."""
+REPORT_SEAL = ".seal.json"
+"""Beside a report: lists what the analysis wrote."""
 
 
 def run_folder(done: Path) -> Path:

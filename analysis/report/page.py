@@ -29,13 +29,11 @@ from vlm_backbones.analysis.report.templating import page_template
 from vlm_backbones.analysis.report.verdict import write_verdict
 from vlm_backbones.analysis.report.view import View, look_at
 from vlm_backbones.analysis.samples import Logs
-from vlm_backbones.cache import atomic_write_text, written_files
-from vlm_backbones.hashes import relative_sha256, sealed_json
+from vlm_backbones.cache import atomic_write_text
 
 _HERE = Path(__file__).parent
 _SCRIPTS = ("page.js", "explorer.js")
 _LONGEST_VERDICT = 4000
-SEAL = ".seal.json"
 _NONE, _MINUS = "\u2013", "\u2212"
 
 
@@ -52,7 +50,7 @@ def write_report(
     inline_images: bool = False,
     seed: int = 0,
 ) -> Path:
-    """Write OUT/report.html with OUT/report_data, OUT/charts, OUT/verdict.txt and a seal beside it; return its path.
+    """Write OUT/report.html with OUT/report_data, OUT/charts and OUT/verdict.txt beside it; return the page's path.
 
     With `inline_images` the page itself holds the samples and their images and links to no file: it can be sent alone.
     """
@@ -85,16 +83,7 @@ def write_report(
     path = out / "report.html"
     atomic_write_text(path, page)
     atomic_write_text(out / "verdict.txt", f"{legible(str(verdict), _LONGEST_VERDICT)}\n")
-    _seal(out)
     return path
-
-
-def _seal(out: Path) -> None:
-    """List what this analysis wrote with its hashes, last: `study run` makes it again where it is damaged."""
-    own = [out / name for name in ("report.html", "verdict.txt")]
-    own += [path for name in ("tables", "charts", "report_data") for path in written_files(out / name)]
-    files = relative_sha256(out.absolute(), [path.absolute() for path in own])
-    atomic_write_text(out / SEAL, sealed_json({"files": files}))
 
 
 def _draw(view: View, changes: Changes | None, letters: Mapping[tuple[str, str], str], out: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ __all__ = [
     "EncodedChat",
     "chat_messages",
     "encode_chats",
+    "evaluation_prompt",
     "evaluation_prompt_ids",
     "get_chat_template",
     "special_token_ids",
@@ -147,10 +148,13 @@ def chat_messages(turns: Sequence[tuple[str, str]], *, with_image: bool) -> list
     return messages
 
 
-def evaluation_prompt_ids(tokenizer: Any, template: str, question: str, *, with_image: bool) -> list[int]:
-    """Return the ids with which an evaluation asks a question, the image as one token.
+def evaluation_prompt(tokenizer: Any, template: str, question: str, *, with_image: bool) -> str:
+    """Return the text with which an evaluation asks a question.
 
-    The tokenizer adds its start token unless the template has written it, as for checkpoints of other makers.
+    Raises
+    ------
+    ConfigError
+        If the template cannot be rendered.
     """
     messages = chat_messages([(question, "")], with_image=with_image)[:1]
     try:
@@ -159,6 +163,15 @@ def evaluation_prompt_ids(tokenizer: Any, template: str, question: str, *, with_
         raise ConfigError(
             f"{tokenizer.name_or_path}: the chat template cannot be rendered without an answer ({error}). Mend it."
         ) from error
+    return text
+
+
+def evaluation_prompt_ids(tokenizer: Any, template: str, question: str, *, with_image: bool) -> list[int]:
+    """Return the ids of `evaluation_prompt`, the image as one token.
+
+    The tokenizer adds its start token unless the template has written it, as for checkpoints of other makers.
+    """
+    text = evaluation_prompt(tokenizer, template, question, with_image=with_image)
     bos = tokenizer.bos_token
     return [int(token) for token in tokenizer(text, add_special_tokens=not (bos and text.startswith(bos)))["input_ids"]]
 
