@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from vlm_backbones.analysis import pair_measures as pair
 from vlm_backbones.analysis.answer_agreement import AnswerAgreement, answer_codes
 from vlm_backbones.analysis.bootstrap import cluster_sums, interval, pattern_bootstrap, sign_flip_p
+from vlm_backbones.analysis.claims import Component
 from vlm_backbones.analysis.interval_rows import IntervalRow, interval_rows
 from vlm_backbones.analysis.options import option_matrix
 from vlm_backbones.analysis.pairing import Paired, pair_each
@@ -179,7 +180,7 @@ def _resampled(
         low, high = interval(measures["phi"] - drawn_ceiling)
         gap = float(pair.phi(*sums[:, :4].sum(axis=0))) - float(ceiling[0])
         notes.append(
-            f"phi - ceiling {gap:.3f} [{low:.3f}, {high:.3f}]"
+            str(Component("phi - ceiling", gap, low, high, math.nan))
             if math.isfinite(gap)
             else "a phi between seeds is not positive: the ceiling is undefined"
         )

@@ -98,12 +98,15 @@ def test_no_file_and_no_cache_are_no_error(tmp_path: Path, read: list[str], monk
     assert known_sha256([tmp_path / "file"])
 
 
-@pytest.mark.parametrize("name", ["/x", "../x", "a/../x", "a//x", "./x", "a/", "", ".", "\0", 3])
+@pytest.mark.parametrize(
+    "name", ["/x", "../x", "a/../x", "a//x", "./x", "a/", "", ".", "\0", 3, "x" * 256, "ü" * 128, "x/" * 512 + "x"]
+)
 def test_lists_name_files_inside_their_folder(tmp_path: Path, name: Any) -> None:
     digest = "0" * 64
-    assert listed_files(tmp_path, {"a/b": digest, "..c": digest}) == {
+    assert listed_files(tmp_path, {"a/b": digest, "..c": digest, "x" * 255: digest}) == {
         tmp_path / "a/b": digest,
         tmp_path / "..c": digest,
+        tmp_path / ("x" * 255): digest,
     }
     with pytest.raises(ValueError, match="is no name of a file in this folder"):
         listed_files(tmp_path, {name: digest})

@@ -34,7 +34,8 @@ _AT_REST_NS = 2 * 10**9
 """Two writes within a clock's tick leave the same times: what was written just now is hashed again the next time."""
 _OWN = "own_sha256"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_LONGEST_NAME = 4096
+_LONGEST_NAME, _LONGEST_PART = 1024, 255
+"""In bytes, as file systems have it: of a name from its folder, and of a part between slashes."""
 
 
 def file_sha256(path: Path) -> str:
@@ -120,7 +121,8 @@ def listed_files(folder: Path, listed: object) -> dict[Path, str]:
 
 def _stays_inside(name: str) -> bool:
     path = PurePosixPath(name)
-    plain = "\0" not in name and len(name) <= _LONGEST_NAME and str(path) == name
+    plain = "\0" not in name and len(name.encode(errors="replace")) <= _LONGEST_NAME and str(path) == name
+    plain = plain and all(len(part.encode(errors="replace")) <= _LONGEST_PART for part in path.parts)
     return plain and not path.is_absolute() and bool(path.parts) and ".." not in path.parts
 
 
