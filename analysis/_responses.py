@@ -96,9 +96,12 @@ def _choices(responses: Values) -> OptionColumn | None:
 
 
 def answer_confidence(extras: Mapping[str, Any]) -> tuple[float | None, float | None]:
-    """exp of the sum and of the mean of the answer's token log-probabilities; none for a truncated answer."""
+    """exp of the sum and of the mean of the answer's token log-probabilities; none for a truncated answer.
+
+    No mean without a count of tokens, which a log of another tool may lack or get wrong.
+    """
     logprob, count = number(extras.get("logprob")), number(extras.get("token_count"))
     if logprob is None or extras.get("truncated"):
         return None, None
     logprob = min(logprob, 0.0)
-    return math.exp(logprob), (math.exp(logprob / count) if count else None)
+    return math.exp(logprob), (math.exp(logprob / count) if count is not None and count >= 1 else None)

@@ -32,6 +32,18 @@ def test_truncated_answers_have_no_sequence_confidence(study_dir: Path) -> None:
     assert frame.filter(frame["doc_id"] == "97")["sequence_confidence"].null_count() == 18
 
 
+@pytest.mark.parametrize(("count", "expected"), [(2, 0.5), (1, 0.25), (0, None), (-1e-3, None), (None, None)])
+def test_a_mean_over_tokens_needs_their_number(
+    tmp_path: Path, make: SimpleNamespace, count: float | None, expected: float | None
+) -> None:
+    extras = {"logprob": math.log(0.25), "token_count": count}
+    row = make.row(0, "x", "x", 1.0) | {"token_counts": [{"reasoning_tokens": extras}]}
+    make.log(tmp_path / "m", [row])
+    (read,) = read_samples([tmp_path]).to_dicts()
+    assert read["sequence_confidence"] == pytest.approx(0.25)
+    assert read["per_token_confidence"] == (None if expected is None else pytest.approx(expected))
+
+
 def test_hostile_text_becomes_valid_utf8(study_dir: Path) -> None:
     answers = read_samples([study_dir]).filter(task="vqa_scene", condition="clean", doc_id="4")["answer"].to_list()
     assert answers == ["lone \\ud800 surrogate"] * 3
