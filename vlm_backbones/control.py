@@ -281,7 +281,8 @@ def _read_problem(
         f"{who} reads {', '.join(map(repr, sorted(found))) or 'nothing'}"
         for who, found in ((name, words.get(place, ())), (first_name, first.get(place, ())))
     ]
-    more = f" ({len(places) - 1} more such rows)" if len(places) > 1 else ""
+    others = len(places) - 1
+    more = f" ({others} more such row{'s'[: others - 1]})" if others else ""
     yield f"{place}: {said[0]} in its text as special tokens, {said[1]}{more}: write the text otherwise."
 
 

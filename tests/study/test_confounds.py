@@ -159,10 +159,11 @@ def with_token(folder: Path, word: str) -> None:
 def test_a_question_that_one_tokenizer_reads_as_a_special_token(tiny_study: Path, tmp_path: Path) -> None:
     override = variant(tiny_study, tmp_path, lambda template: template + "{# #}")
     with_token(tmp_path / "variant", "<|im_start|>")
-    data = rows(tmp_path, ("What?", "red"), ("What is <|im_start|> and <s>?", "red"), ("see </s> here", "red"))
+    turns = [("What?", "red"), ("What is <|im_start|> and <s>?", "red"), ("see </s> here", "red")]
+    data = rows(tmp_path, *turns, ("<|im_start|>?", "red"))
     *_, found = confounds(tiny_study, tmp_path / "out", override, *data)
     assert found.startswith(f"{tmp_path}/rows.json row 1: variant reads '<s>', '<|im_start|>' in its text as special")
-    assert "special tokens, tiny-1 reads '<s>': write the text otherwise." in found
+    assert "special tokens, tiny-1 reads '<s>' (1 more such row): write the text otherwise." in found
     leave_out = f"data.leave_out={tmp_path / 'out' / 'leave_out.txt'}"
     assert found.endswith(f"--set {leave_out}")
     # what both read alike, as </s>, is no difference

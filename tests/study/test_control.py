@@ -277,6 +277,15 @@ def test_only_the_tasks_of_the_study_need_a_test_split(tiny_study: Path, tmp_pat
     assert check_study(load_study(tiny_study, changes), tmp_path / "out")["confounds"] == []
 
 
+def test_a_sweep_needs_the_validation_splits_too(tiny_study: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(tiny_study.parent / "data", tmp_path / "data"))
+    shutil.rmtree(data / "seismic_coords" / "validation")
+    changes = [f"data.eval={data}"]
+    check_study(load_study(tiny_study, changes), tmp_path / "out")
+    with pytest.raises(DataError, match="no dataset of task 'seismic_coords'"):
+        check_study(load_study(tiny_study, [*changes, "sweep={learning_rate: [1e-3, 1e-2]}"]), tmp_path / "out")
+
+
 def test_a_reporter_that_cannot_report_is_named(
     tiny_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
