@@ -85,6 +85,9 @@ def test_phi_and_its_ceiling_by_hand() -> None:
     assert pair.phi_minus_ceiling()[0] == pytest.approx(mean - ceiling)
     assert pair.score_difference()[0] == pytest.approx((0.5 + 0.75) / 2 - (0.5 + 0.25) / 2)
     assert pair.counts == (4, 0)
+    # right with b only, mean over the four pairs: 2, 2, 2 and 3 of four questions; with a only: 2, 1, 1 and 1
+    newer, older = (drawn[0] for drawn in pair.right_with_one())
+    assert (newer, older) == pytest.approx(((2 + 2 + 2 + 3) / 16, (2 + 1 + 1 + 1) / 16))
 
 
 def test_without_a_second_seed_there_is_no_ceiling() -> None:

@@ -14,6 +14,7 @@ from vlm_backbones.analysis.leaderboard.logged import parse_wanted
 from vlm_backbones.analysis.leaderboard.published import read_published, shipped_tables
 from vlm_backbones.analysis.leaderboard.sources import read_standing
 from vlm_backbones.analysis.leaderboard.standing import Standing
+from vlm_backbones.analysis.leaderboard.write import write_leaderboard
 from vlm_backbones.errors import ConfigError, DataError, LogError
 
 HEADER = "architecture,backbone,checkpoint,benchmark,value"
@@ -234,6 +235,12 @@ def test_a_shorter_rerun_does_not_hide_the_full_one(tmp_path: Path, make: Simple
     logged_run(make, tmp_path / "m", 20)
     write_results(tmp_path / "m", {"vqa": {"exact_match": 1.0}}, n=4)
     assert value_of(read_standing([str(tmp_path)]), "m", "vqa").value == 50.0
+
+
+def test_a_score_under_a_key_of_the_users_is_taken(tmp_path: Path, make: SimpleNamespace) -> None:
+    make.log(tmp_path / "m", [make.row(i, "a", "a", 1.0, grade=float(i < 10)) for i in range(40)])
+    write_leaderboard([str(tmp_path / "m")], tmp_path / "out", score_key="grade", bootstrap=20)
+    assert "25.0" in (tmp_path / "out" / "leaderboard.md").read_text(encoding="utf-8")
 
 
 def test_runs_and_a_table_meet_where_the_user_says_so(tmp_path: Path, make: SimpleNamespace) -> None:

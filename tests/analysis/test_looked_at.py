@@ -66,6 +66,12 @@ def without_some(row: dict[str, Any]) -> dict[str, Any] | None:
     return None if row["doc_id"] == 17 else row
 
 
+def with_few_confidences(row: dict[str, Any]) -> dict[str, Any]:
+    """An evaluation that knew the confidence of too few answers for its calibration to be told."""
+    row["token_counts"][0]["reasoning_tokens"]["logprob"] = -0.1 if row["doc_id"] < 40 else None
+    return row
+
+
 def write_states(folder: Path, rows: list[dict[str, Any]], rng: np.random.Generator, noise: float) -> None:
     """Hidden states that tell a document's count and place the better the less noise there is."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -105,6 +111,9 @@ def study(make: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Pa
                 rng = np.random.default_rng([number, place])
                 noise = [0.3, 1.0, 0.5, 4.0][place] * (1.5 if "llama-1" in run else 1.0)
                 write_states(folder / run / "states" / condition, rows, rng, noise)
+        if run == "llama-1-seed0":
+            (file,) = (logs / "clean").rglob("*_seismic_description.jsonl")
+            rewrite(file, with_few_confidences)
         if run == "llama-3-seed0":
             for file in sorted((logs / "clean").rglob("*.jsonl")):
                 rewrite(file, without_some)

@@ -110,4 +110,6 @@ def test_the_detectable_difference_is_statsmodels() -> None:
     assert NormalIndPower().power(effect, nobs1=1000, alpha=0.05, ratio=0) == pytest.approx(0.8, abs=1e-4)
     # questions that share an image: four times the variance, half the sight
     assert pair.detectable_difference(change, 4.0) == pytest.approx(2 * pair.detectable_difference(change, 1.0))
+    # two questions, variance .5: an error of .5
+    assert pair.detectable_difference(np.array([0.0, 1.0]), 1.0) == pytest.approx(0.5 * (1.959964 + 0.841621))
     assert np.isnan(pair.detectable_difference(change[:1], 1.0))

@@ -14,6 +14,7 @@ import pytest
 from vlm_backbones.analysis import analyze
 from vlm_backbones.analysis._computed_scores import answer_letter
 from vlm_backbones.analysis.samples import load_logs, read_samples
+from vlm_backbones.analysis.table_scores import scores
 from vlm_backbones.errors import ConfigError, LogError
 
 
@@ -30,6 +31,25 @@ def test_a_study_is_read_with_run_condition_backbone_and_confidence(study_dir: P
 def test_truncated_answers_have_no_sequence_confidence(study_dir: Path) -> None:
     frame = read_samples([study_dir])
     assert frame.filter(frame["doc_id"] == "97")["sequence_confidence"].null_count() == 18
+
+
+def test_the_columns_are_the_documented_ones(study_dir: Path) -> None:
+    documented = "run task condition doc_id doc_key cluster question target answer parsed score correct confidence "
+    documented += "confidence_kind option_logprobs image_key question_type frame targets"
+    frame = read_samples([study_dir])
+    assert set(documented.split()) < set(frame.columns)
+    texts = {name for name, kind in frame.schema.items() if kind == pl.String}
+    assert set(documented.split()) - texts == {"score", "correct", "confidence", "option_logprobs"}
+
+
+NO_METRICS = "doc_id index id idx image_id question_id category question_type split filter my_id my_index"
+
+
+@pytest.mark.parametrize("name", NO_METRICS.split())
+def test_a_key_that_names_a_sample_is_no_metric_of_it(tmp_path: Path, make: SimpleNamespace, name: str) -> None:
+    rows = [make.row(place, "a", "a", 1.0) | {name: place} for place in range(3)]
+    make.log(tmp_path / "m", rows)
+    assert set(scores(load_logs([tmp_path]))["metric"]) == {"exact_match"}
 
 
 @pytest.mark.parametrize(("count", "expected"), [(2, 0.5), (1, 0.25), (0, None), (-1e-3, None), (None, None)])
