@@ -138,6 +138,9 @@ def test_missing_and_malformed_data_is_named(
     file.write_text(json.dumps([{**which[0], "image": "a" * 5000}]))
     with pytest.raises(DataError, match=r"pictures are missing: .*aaa"):
         _ = region_data.V7W
+    file.write_text(json.dumps([{**which[0], "id": "\ud800"}]))
+    with pytest.raises(DataError, match="half of a character"):
+        _ = region_data.V7W
     file.write_text("[]")
     with pytest.raises(DataError, match="has no rows"):
         _ = region_data.V7W

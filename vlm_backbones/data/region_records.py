@@ -52,7 +52,7 @@ def is_region_record(row: Mapping[str, Any]) -> bool:
 
 def record_generator(seed: int, record_id: str, epoch: int = 0) -> np.random.Generator:
     """Return the generator of one record in one epoch; it depends on nothing else, so that order does not matter."""
-    digest = hashlib.sha256(record_id.encode()).digest()
+    digest = hashlib.sha256(record_id.encode("utf-8", "surrogatepass")).digest()
     return np.random.default_rng([seed, epoch, *np.frombuffer(digest, dtype=np.uint32).tolist()])
 
 
