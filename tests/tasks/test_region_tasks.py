@@ -138,7 +138,7 @@ def test_missing_and_malformed_data_is_named(
     file.write_text(json.dumps([{**which[0], "image": "a" * 5000}]))
     with pytest.raises(DataError, match=r"pictures are missing: .*aaa"):
         _ = region_data.V7W
-    file.write_text(json.dumps([{**which[0], "id": "\ud800"}]))
+    file.write_text(json.dumps([{**which[0], "id": "v7w-\ud800"}]))
     with pytest.raises(DataError, match="half of a character"):
         _ = region_data.V7W
     file.write_text("[]")
