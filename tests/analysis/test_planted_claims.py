@@ -134,6 +134,13 @@ def within_100_km(run: str, right: NDArray[np.bool_]) -> pl.DataFrame:
     return answers(run, right, answer=said, target=target)
 
 
+def test_coordinates_that_only_the_newest_predicts_are_a_supported_claim() -> None:
+    rights = {"old": np.arange(1000) < 0, "new": np.arange(1000) < 150}
+    table = Planted([within_100_km(run, right) for run, right in rights.items()], {}).table(0)
+    (row,) = table.filter(pl.col("claim").str.contains(ONLY, literal=True)).to_dicts()
+    assert (row["verdict"], row["value"]) == ("supported", 0.15)
+
+
 def newest_at_ten_percent(rng: np.random.Generator) -> Planted:
     rates = {"old": 0.0, "new": 0.10}
     return Planted([within_100_km(run, rng.random(1000) < rate) for run, rate in rates.items()], {})

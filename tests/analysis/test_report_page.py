@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,10 +13,11 @@ from typing import Any
 import polars as pl
 import pytest
 
+from vlm_backbones._backbone_facts import BackboneFacts, StageFacts
 from vlm_backbones.analysis import analyze
 from vlm_backbones.analysis.columns import TABLES, build_table
 from vlm_backbones.analysis.log_files import RunInfo
-from vlm_backbones.analysis.report.certificate_words import fact_name, fact_value
+from vlm_backbones.analysis.report.certificate_words import _NAMES, fact_name, fact_value
 from vlm_backbones.analysis.report.changes import find_changes
 from vlm_backbones.analysis.report.page import write_report
 from vlm_backbones.analysis.report.verdict import write_verdict
@@ -224,7 +226,9 @@ def test_the_certificates_facts_have_names_and_units() -> None:
     )
     assert fact_name("digits 36.12") == "pieces that a number is split into: 36.12"
     assert fact_name("something new") == "something new"
-    assert fact_value("ab" * 32) == "fingerprint abababababab"
+    assert fact_value("ab" * 32) == fact_value("ab" * 16) == "fingerprint abababababab"
+    assert fact_value("ab" * 15) == "ab" * 15
+    assert {fact.name for fact in (*fields(StageFacts), *fields(BackboneFacts))} - set(_NAMES) == {"stages"}
     assert [fact_value(value) for value in (1234, 133.61, None, {}, ["36", ".", "12"])] == [
         "1,234", "133.6", "none", "none", "36 \u00b7 . \u00b7 12",
     ]  # fmt: skip

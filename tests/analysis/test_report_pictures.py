@@ -18,6 +18,7 @@ from vlm_backbones.analysis.leaderboard.write import write_leaderboard
 from vlm_backbones.analysis.log_files import RunInfo
 from vlm_backbones.analysis.report import pictures
 from vlm_backbones.analysis.report.curves import calibration_curves
+from vlm_backbones.analysis.report.frames import MOST_FRAMES, find_frames
 from vlm_backbones.analysis.report.groups import score_letters
 from vlm_backbones.analysis.report.labels import ranged
 from vlm_backbones.analysis.report.maps import plan_maps
@@ -254,6 +255,22 @@ def test_a_swapped_and_a_flipped_answer_are_visible(tmp_path: Path) -> None:
     assert "true 38.0, 142.0; answer 142.0, 38.0: 20015 km off" in svg["frames_t_0"]
     assert "n = 3" in svg["frames_t_0"]
     assert pl.read_csv(tmp_path / "charts" / "world_t_0.csv")["answer_latitude"].null_count() == 1
+
+
+def test_frames_that_are_not_drawn_are_counted() -> None:
+    def about(count: int) -> str:
+        found = pl.concat(
+            [places([(36.0, 140.0, '{"lat": 36.1, "lon": 140.2}')], frame=f"{i:02}") for i in range(count)]
+        )
+        return plan_maps(view_of({}, [NEW], ["t"]), "t", found, [NEW])[1].about
+
+    assert "frames." not in about(MOST_FRAMES)
+    assert f"The {MOST_FRAMES} largest of {MOST_FRAMES + 1} frames." in about(MOST_FRAMES + 1)
+
+
+def test_a_frame_over_the_date_line_has_its_places_on_one_side() -> None:
+    (frame,) = find_frames(places([(-17.0, 179.5, "-17, -179.5"), (-18.0, -179.0, "-18, 179.0")], frame="Fiji"))
+    assert frame.places["longitude"].to_list() == [179.5, 181.0]
 
 
 def test_lines_take_the_short_way_over_the_date_line() -> None:

@@ -320,6 +320,19 @@ def test_the_newer_stability_minus_the_older_over_conditions_and_layers(tmp_path
     assert back[0] == pytest.approx(-value)
 
 
+def test_a_document_that_one_run_lost_is_compared_nowhere(tmp_path: Path) -> None:
+    states = {}
+    for run in ("old", "new"):
+        for name in ("clean", "noise05"):
+            keys = KEYS[1:] if (run, name) == ("old", "clean") else KEYS
+            kept = vectors(3 if name == "clean" else 4)[-len(keys) :]
+            states[run, "t", name] = states_of(tmp_path, run, name, kept, keys)
+    found = stability_difference(samples({"clean": ["x"] * 12}, "old"), states, "t", ["old"], ["new"])
+    assert found is not None
+    value, _, documents, left_out, _ = found
+    assert (value, documents, left_out) == (0.0, 11, 1)
+
+
 def test_conditions_that_a_run_lacks_are_not_compared(tmp_path: Path) -> None:
     found = difference(tmp_path, vectors(2), vectors(3), ("shift4", "swap"))
     assert isinstance(found, tuple)
