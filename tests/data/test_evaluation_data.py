@@ -140,3 +140,9 @@ def test_an_image_column_that_gives_no_pictures_is_refused(tmp_path: Path) -> No
     undecoded.save_to_disk(tmp_path / "b" / "vqa_scene" / "test")
     assert json.loads((tmp_path / "b" / "vqa_scene" / "test" / "dataset_info.json").read_text())
     assert "expected pictures. Cast it to datasets.Image()" in refused(tmp_path / "b", "vqa_scene")
+
+
+def test_a_damaged_text_is_one_error(tmp_path: Path) -> None:
+    (file,) = write(tmp_path, "vqa_scene", [{}]).glob("*.arrow")
+    file.write_bytes(file.read_bytes().replace(b"How many?", b"How \xd2any?"))
+    assert "vqa_scene/test: cannot be read as a dataset" in refused(tmp_path, "vqa_scene")

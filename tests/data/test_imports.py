@@ -260,6 +260,14 @@ def test_bad_tables_are_named(tmp_path: Path, name: str, content: bytes, message
         list(read_table(tmp_path / name).rows())
 
 
+def test_a_damaged_text_of_a_table_is_one_error(tmp_path: Path) -> None:
+    file = tmp_path / "t.parquet"
+    pl.DataFrame({"a": ["a word"]}).write_parquet(file, compression="uncompressed", statistics=False)
+    file.write_bytes(file.read_bytes().replace(b"a word", b"a \xd2ord"))
+    with pytest.raises(DataError, match=r"no readable parquet file"):
+        list(read_table(file).rows())
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [("t.jsonl", b'{"a": 1}\n{"a"\n[1]\n{"a": 2}\n{"\xff": 1}\n'), ("t.csv", b"a,b\n1,2\n3\n4,5,6\n7,8\n9\n")],

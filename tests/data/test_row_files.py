@@ -156,6 +156,28 @@ def test_a_file_that_is_no_table_of_rows_is_named(tmp_path: Path) -> None:
         load_examples([tmp_path / "rows.jsonl"])
 
 
+def test_a_damaged_text_of_a_parquet_file_is_one_error(tmp_path: Path) -> None:
+    file = tmp_path / "rows.parquet"
+    pq.write_table(
+        pa.table({"messages": [CHAT]}), file, compression="NONE", use_dictionary=False, write_statistics=False
+    )
+    file.write_bytes(file.read_bytes().replace(b"A dot.", b"A \xd2ot."))
+    with pytest.raises(DataError, match=r"rows.parquet cannot be read as parquet .*UTF8"):
+        load_examples([file])
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.struct({"byt": pa.binary(), "path": pa.string()}), pa.struct({"bytes": pa.binary()})]
+)
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_picture_needs_bytes_and_path(tmp_path: Path, kind: pa.DataType, listed: bool) -> None:
+    cell = dict.fromkeys(field.name for field in kind)
+    pictures = pa.array([[cell]] if listed else [cell], pa.list_(kind) if listed else kind)
+    pq.write_table(pa.table({"image": pictures, "messages": [CHAT]}), tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match=r"rows.parquet: column image holds .*struct<.*; expected pictures"):
+        load_examples([tmp_path / "rows.parquet"])
+
+
 def test_a_link_out_of_the_folder_is_no_picture(tmp_path: Path) -> None:
     write_picture(tmp_path / "secret.png")
     folder = tmp_path / "data"

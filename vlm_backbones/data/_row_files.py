@@ -95,17 +95,30 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
     try:
         cache = str(cache_dir() / "datasets")
         table = datasets.Dataset.from_parquet(str(path), cache_dir=cache).with_format("arrow")[:]
+        name = next((column for column in ("image", "images") if column in table.column_names), None)
+        texts = table.drop_columns([name] if name else [])
+        texts.validate(full=True)  # a damaged text is no UTF-8
     except Exception as error:  # a damaged file makes datasets and Arrow raise nearly anything
         raise DataError(f"{path} cannot be read as parquet ({error.__cause__ or error}).") from error
-    name = next((column for column in ("image", "images") if column in table.column_names), None)
     pictures = table.column(name) if name else None
-    for index, row in enumerate(table.drop_columns([name] if name else []).to_pylist()):
+    if pictures is not None and not _holds_pictures(pictures.type):
+        raise DataError(f"{path}: column {name} holds {pictures.type}; expected pictures as struct<bytes, path>.")
+    for index, row in enumerate(texts.to_pylist()):
         yield index, {**row, "image": _lazy(pictures[index]) if pictures is not None else None}
+
+
+def _holds_pictures(kind: Any) -> bool:
+    """Whether a column's cells may be pictures: a struct needs bytes and path, once each."""
+    import pyarrow as pa  # type: ignore[import-untyped]
+
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return _holds_pictures(kind.value_type)
+    return not pa.types.is_struct(kind) or all(kind.get_field_index(name) >= 0 for name in ("bytes", "path"))
 
 
 def _lazy(cell: Any) -> Any:
     """Return a picture's cell: of a list its members, of an image its bytes unread where it has some, else its path."""
-    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow as pa
 
     if not cell.is_valid:
         return None

@@ -69,6 +69,8 @@ def read_rows(
     try:
         dataset = datasets.load_from_disk(str(folder))
         rows = dataset.with_format("arrow")[:] if len(dataset) else None
+        if rows is not None:
+            rows.select([name for name in rows.column_names if name != "image"]).validate(full=True)
     except IndexError:  # how datasets reads a folder that was saved without rows
         rows = None
     except Exception as error:  # a damaged folder makes datasets and Arrow raise nearly anything
