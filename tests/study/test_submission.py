@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -94,9 +94,11 @@ def test_the_local_executor_runs_the_study_in_the_background_each_training_in_tw
     jobs = submit_study(load_study(tiny_study, [*quick, one, "training.processes=2"]), out, "local", {})
     assert list(jobs) == ["study"]
     assert "running" in status(out)
-    wait_for(lambda: (out / "report.html").is_file(), "the report")
-    _reap(jobs)
-    wait_for(lambda: not job_states(out), "the end of the process")
+    # this test is the parent that collects the ended child, a shell's user is not
+    wait_for(lambda: os.waitpid(int(jobs["study"]), os.WNOHANG)[0], "the end of the process")
+    (log,) = (out / "jobs").glob("*_log.err")
+    assert (out / "report.html").is_file(), log.read_text(encoding="utf-8")
+    assert not job_states(out)
     assert "5 of 5 stages done" in status(out)
     record = json.loads((out / "tiny-1" / "run.json").read_text())
     assert record["hardware"]["processes"] == 2
@@ -113,11 +115,6 @@ def test_a_training_asks_for_its_gpus_and_every_other_job_for_one(tiny_study: Pa
     assert settings_for(train, {"time": "60"}) == {"time": "60"}  # processes of one machine without GPUs
     with pytest.raises(ConfigError, match="16 cannot be divided over 3 nodes of 6 GPUs"):
         settings_for(train, {"gpus_per_node": "6"})
-
-
-def _reap(jobs: Mapping[str, str]) -> None:
-    """Collect the ended child: this test is its parent, a shell's user is not."""
-    os.waitpid(int(jobs["study"]), 0)
 
 
 def test_data_that_is_missing_is_named_once_though_training_and_evaluation_need_it(tmp_path: Path) -> None:
