@@ -11,7 +11,7 @@ import numpy as np
 
 from vlm_backbones._hub import loading_options, opening_error, part_files
 from vlm_backbones._label_facts import check_labels, kept_of_cut, special_words
-from vlm_backbones._prompt_facts import prompt_problems
+from vlm_backbones._prompt_facts import prompt_problems, room_problems
 from vlm_backbones._untrained_tokens import untrained_tokens
 from vlm_backbones.backbones import Backbone, get_backbone
 from vlm_backbones.data._bad_rows import BadRows
@@ -175,6 +175,10 @@ def view_data(
         for turn in example.turns
     ]
     problems += prompt_problems(parts.name, parts.tokenizer, parts.template, stages[-1].recipe, [*taught, *asked])
+    if facts.context_tokens is not None:
+        problems += room_problems(
+            parts.name, parts.tokenizer, parts.template, facts.context_tokens, tower.image_tokens, asked
+        )
     turns = {turn: None for stage in stages for example in stage.examples for turn in example.turns}
     return BackboneView(
         facts,

@@ -15,7 +15,7 @@ from vlm_backbones.data.chat_format import (
 from vlm_backbones.data.evaluation_data import Asked
 from vlm_backbones.recipe import StageRecipe
 
-__all__ = ["prompt_problems"]
+__all__ = ["prompt_problems", "room_problems"]
 
 _QUESTION, _ANSWER = "What is shown?", "A star."
 _TRIED = 512
@@ -54,6 +54,30 @@ def prompt_problems(
             yield (
                 f"{row.place}: {name} is asked {asked_as!r}, other questions as {frame!r}: the chat template must "
                 "write the same around every question. Mend it, or use chat_format: shared."
+            )
+            return
+
+
+def room_problems(
+    name: str, tokenizer: Any, template: str, context_tokens: int, image_tokens: int, questions: Sequence[Asked]
+) -> Iterator[str]:
+    """Yield which question leaves a backbone no room for its answer: it would be cut here and not elsewhere.
+
+    Parameters
+    ----------
+    context_tokens
+        What the backbone takes, prompt and answer together.
+    questions
+        Of tests; those of the most bytes are tried, which are at least as many as tokens.
+    """
+    longest = sorted(questions, key=lambda row: len(row.question.encode(errors="replace")) + row.answer_tokens)
+    for row in longest[-_TRIED:][::-1]:
+        asked = len(_asked_prompt(tokenizer, template, row)) + (image_tokens - 1 if row.with_image else 0)
+        if asked + row.answer_tokens > context_tokens:
+            yield (
+                f"{row.place}: a prompt of {asked} tokens and an answer of up to {row.answer_tokens} do not fit the "
+                f"context of {name} ({context_tokens} tokens): answers would be cut or refused. Shorten the question, "
+                "or take a vision tower of fewer image tokens or a backbone of a longer context."
             )
             return
 

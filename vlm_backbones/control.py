@@ -39,7 +39,7 @@ from vlm_backbones.run import Run
 from vlm_backbones.study import Study
 from vlm_backbones.vision import VisionTower, get_vision_tower, squared_as
 
-VERSION = 5
+VERSION = 6
 _WORDING = ("prompts.py", "data/_region_words.py")
 _GROUPED = {
     "length": "characters of question and answer, 64 an image: no tokenizer's lengths",

@@ -180,6 +180,24 @@ def test_a_test_question_that_one_tokenizer_reads_as_a_special_token(tiny_study:
     assert "leave_out" not in found
 
 
+def test_a_test_question_that_leaves_a_context_no_room_for_its_answer(tiny_study: Path, tmp_path: Path) -> None:
+    """48 tokens of coordinates behind the longest prompt: one backbone's context is a token too short for them."""
+    copy = Path(shutil.copytree(tiny_study.parent / "tiny-2", tmp_path / "variant"))
+    asked = 81  # the prompt of coordinates, 17 of the image's among them
+    data = rows(tmp_path, ("What?", "red"))
+    backbones = f"backbones=[{tiny_study.parent / 'tiny-1'},{copy}]"
+    tasks = "tasks=[vqa_scene,seismic_coords]"
+    config = json.loads((copy / "config.json").read_text())
+    for context, expected in ((asked + 48, 0), (asked + 47, 1)):
+        (copy / "config.json").write_text(json.dumps(config | {"max_position_embeddings": context}))
+        found = confounds(tiny_study, tmp_path / str(context), backbones, tasks, *data)
+        assert len(found) == expected
+    said = (
+        "seismic_coords/test: a prompt of 81 tokens and an answer of up to 48 do not fit the context of variant (128 "
+    )
+    assert said in found[0]
+
+
 INSTRUCT = (
     "{{ bos_token }}{% for m in messages %}{{ '[' + m['role'] + ']\n' }}"
     "{% if m['role'] == 'assistant' %}{% generation %}"
@@ -197,7 +215,7 @@ def test_packaged_formats_and_instruct_templates_are_innocent(
     override = variant(tiny_study, tmp_path, lambda _: INSTRUCT)
     long = ["recipe.align.max_length_tokens=700", "recipe.finetune.max_length_tokens=700"]
     found = confounds(tiny_study, tmp_path / "out", override, f"chat_format={chat_format}", *long)
-    assert [problem for problem in found if "does not fit the context" not in problem] == []
+    assert [problem for problem in found if "not fit the context" not in problem] == []
 
 
 def test_a_start_token_is_written_by_the_chat_format_alone(tiny_study: Path, tmp_path: Path) -> None:

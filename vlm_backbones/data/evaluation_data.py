@@ -10,6 +10,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+
+from vlm_backbones._study_loading import package_folder
 from vlm_backbones.data._bad_rows import BadRows
 from vlm_backbones.data._task_folders import TASKS, image_of, read_rows
 from vlm_backbones.data.conversations import IMAGE_TOKEN, ImageSource
@@ -36,24 +39,32 @@ class Asked(NamedTuple):
     place: str
     question: str
     with_image: bool
+    answer_tokens: int = 0
+    """How many its task lets an answer take."""
 
 
 def asked_questions(task: str, folder: Path, name: str = EVALUATION_SPLIT) -> list[Asked]:
     """Return the questions of a split that `check_test_split` has found to be good; no picture is read."""
     import datasets  # type: ignore[import-untyped]
 
-    split = folder / task / name
+    split, answer_tokens = folder / task / name, _answer_tokens(task)
     if task != "vqa_scene":
         wording = {"seismic_description": description_prompt, "seismic_coords": coordinates_prompt}[task]
-        return [Asked(str(split), wording(), with_image=True)]
+        return [Asked(str(split), wording(), with_image=True, answer_tokens=answer_tokens)]
     rows = datasets.load_from_disk(str(split))
     columns = [column for column in ("question", "paraphrase") if column in rows.column_names]
     return [
-        Asked(f"{split} row {index}", vqa_prompt(str(row[column])), with_image=True)
+        Asked(f"{split} row {index}", vqa_prompt(str(row[column])), with_image=True, answer_tokens=answer_tokens)
         for index, row in enumerate(rows.select_columns(columns))
         for column in columns
         if row[column]
     ]
+
+
+def _answer_tokens(task: str) -> int:
+    path = package_folder("vlm_backbones.tasks") / task / f"{task}.yaml"
+    content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # takes no tag for more than text
+    return int(content["generation_kwargs"]["max_new_tokens"])
 
 
 def check_test_split(
