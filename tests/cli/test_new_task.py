@@ -107,6 +107,8 @@ def test_user_tasks_are_listed_and_known(table: Path, tmp_path: Path, monkeypatc
         ({"answer": []}, r"row 1: the answer is \[\], expected a text, or a list of one to ten"),
         ({"image": "pictures/none.png"}, "row 1: image .* cannot be read"),
         ({"image": "/etc/passwd"}, "row 1: image '/etc/passwd' lies outside"),
+        ({"options": ["red", "\ud800"]}, r"row 1: a text holds '\\ud800', half of a character"),
+        ({"question_type": "\udfff"}, "row 1: a text holds .*half of a character"),
         ({"options": "red"}, "row 1: options is 'red', expected a list"),
     ],
 )

@@ -5,6 +5,7 @@ The folder can be moved: its YAML names the data beside it.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from vlm_backbones.cache import atomic_write_text, staged_path
 from vlm_backbones.data._bad_rows import BadRows
 from vlm_backbones.data.imports.tables import Table, picture_of, read_table
 from vlm_backbones.data.imports.write import features_of
-from vlm_backbones.errors import ConfigError, DataError
+from vlm_backbones.errors import ConfigError, DataError, half_character
 
 __all__ = ["write_task"]
 
@@ -83,13 +84,17 @@ def _example(row: Mapping[str, Any], place: str, root: Path) -> dict[str, Any]:
     options = row.get("options") or []
     if not isinstance(options, list):
         raise DataError(f"{place}: options is {options!r}, expected a list of texts.")
-    return {
-        "image": {"bytes": picture_of(row.get("image"), root, place), "path": None},
+    texts = {
         "question": question,
         "answers": answers,
         "options": [str(option) for option in options],
         "question_type": str(row.get("question_type") or ""),
     }
+    try:
+        json.dumps(texts, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{place}: {half_character(error)}") from error
+    return {"image": {"bytes": picture_of(row.get("image"), root, place), "path": None}, **texts}
 
 
 def _save(table: Table, file: Path, kinds: Mapping[str, str]) -> int:
