@@ -68,6 +68,8 @@ def _settings(log: LogFile, read: Callable[[Path], Mapping[str, Any]]) -> Mappin
 
 def _configs(path: Path) -> Mapping[str, Any]:
     """Return what a results file says of each task; nothing where it is missing, or is no such file."""
+    if not path.is_file():  # a pipe would be waited for, a device never end
+        return {}
     try:
         content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # the samples are read without it; the leaderboard says what is wrong with it

@@ -24,6 +24,9 @@ def load_parts(name: str) -> ModuleType:
     return module
 
 
+load_parts("state_shards")  # imported by its name
+
+
 @pytest.fixture(scope="session")
 def tiny_parts() -> ModuleType:
     """The builders of `tests/tiny_parts.py`."""

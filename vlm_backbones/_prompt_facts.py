@@ -68,10 +68,12 @@ def room_problems(
     context_tokens
         What the backbone takes, prompt and answer together.
     questions
-        Of tests; those of the most bytes are tried, which are at least as many as tokens.
+        Of tests. The longest come first, up to where even a token a byte would fit.
     """
-    longest = sorted(questions, key=lambda row: len(row.question.encode(errors="replace")) + row.answer_tokens)
-    for row in longest[-_TRIED:][::-1]:
+    for row in sorted(questions, key=_most_tokens, reverse=True):
+        text = _asked_text(tokenizer, template, row)
+        if len(text.encode(errors="replace")) + image_tokens + row.answer_tokens <= context_tokens:
+            return
         asked = len(_asked_prompt(tokenizer, template, row)) + (image_tokens - 1 if row.with_image else 0)
         if asked + row.answer_tokens > context_tokens:
             yield (
@@ -80,6 +82,10 @@ def room_problems(
                 "or take a vision tower of fewer image tokens or a backbone of a longer context."
             )
             return
+
+
+def _most_tokens(row: Asked) -> int:
+    return len(row.question.encode(errors="replace")) + row.answer_tokens
 
 
 def _spread(questions: Sequence[Asked]) -> list[Asked]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -52,3 +53,14 @@ def test_settings_that_are_alike_or_unknown_are_not(tmp_path: Path, make: Simple
     for path in tmp_path.rglob("*_results.json"):
         path.write_text("[")
     assert said(tmp_path / "logs") == []
+
+
+def test_results_that_are_no_file_are_neither_waited_for_nor_read_without_end(
+    tmp_path: Path, make: SimpleNamespace
+) -> None:
+    for run in ("a", "b"):
+        write(tmp_path / run, make, USUAL)
+        (tmp_path / run / NAMES["now"][1]).unlink()
+    os.mkfifo(tmp_path / "a" / NAMES["now"][1])
+    (tmp_path / "b" / NAMES["now"][1]).symlink_to("/dev/zero")
+    assert said(tmp_path) == []

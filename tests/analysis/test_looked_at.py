@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from state_shards import write_shard
 
 from vlm_backbones.analysis.leaderboard.write import write_leaderboard
 from vlm_backbones.analysis.pipeline import analyze
@@ -74,23 +74,14 @@ def with_few_confidences(row: dict[str, Any]) -> dict[str, Any]:
 
 def write_states(folder: Path, rows: list[dict[str, Any]], rng: np.random.Generator, noise: float) -> None:
     """Hidden states that tell a document's count and place the better the less noise there is."""
-    folder.mkdir(parents=True, exist_ok=True)
     targets = [json.loads(row["backbones"]["targets"]) for row in rows]
     known = np.array([target.get("count", target.get("latitude")) for target in targets], dtype=float)
     base = np.random.default_rng(5).normal(size=(len(rows), len(LAYERS), len(TOKENS), WIDTH))
     base[..., 0] = (known - known.mean())[:, None, None] / known.std()
     states = base + noise * rng.normal(size=base.shape)
-    keys = "".join(row["token_counts"][0]["reasoning_tokens"]["doc_key"] for row in rows)
+    keys = [row["token_counts"][0]["reasoning_tokens"]["doc_key"] for row in rows]
     task = "vqa_scene" if "vqa_accuracy" in rows[0] else "seismic_coords"
-    save_file(
-        {
-            "states": states.astype(np.float16),
-            "scales": np.ones(states.shape[:-1], dtype=np.float32),
-            "doc_key": np.frombuffer(bytes.fromhex(keys), dtype=np.uint8).reshape(len(rows), 32).copy(),
-        },
-        folder / f"{task}-rank0-00000.safetensors",
-        metadata={"layers": json.dumps(LAYERS), "token_types": json.dumps(TOKENS)},
-    )
+    write_shard(folder / f"{task}-rank0-00000.safetensors", states, keys, layers=LAYERS, token_types=TOKENS)
 
 
 @pytest.fixture(scope="module")
@@ -149,8 +140,8 @@ def difference(found: str, expected: str, name: str) -> str:
     return "" if len(ours) == len(theirs) else f"{name}: {len(ours)} lines, looked at were {len(theirs)}"
 
 
-def compare(written: Path, folder: str) -> None:
-    """Hold all text files of a folder to those that were looked at."""
+def differing(written: Path, folder: str) -> list[str]:
+    """Hold all text files of a folder to those that were looked at; say where they differ and what to do."""
     files = {file.name: file for file in sorted(written.iterdir()) if file.suffix in {".csv", ".md", ".tex"}}
     known = {file.name: file for file in sorted((LOOKED_AT / folder).glob("*"))}
     found = [
@@ -158,17 +149,18 @@ def compare(written: Path, folder: str) -> None:
         for name, file in files.items()
     ]
     found += [f"{name} was not written" for name in set(known) - set(files)]
-    if any(found):
-        shutil.rmtree(BUILT / folder, ignore_errors=True)
-        (BUILT / folder).mkdir(parents=True)
-        for file in files.values():
-            shutil.copy(file, BUILT / folder)
-    assert not any(found), f"look at {BUILT / folder}, then copy it to {LOOKED_AT}:\n" + "\n".join(filter(None, found))
+    if not any(found):
+        return []
+    shutil.rmtree(BUILT / folder, ignore_errors=True)
+    (BUILT / folder).mkdir(parents=True)
+    for file in files.values():
+        shutil.copy(file, BUILT / folder)
+    return [*filter(None, found), f"look at {BUILT / folder}, then copy it to {LOOKED_AT}"]
 
 
 def test_the_tables_of_a_study(study: Path, tmp_path: Path) -> None:
     analyze([study], tmp_path, study_dir=study, bootstrap=200, seed=3)
-    compare(tmp_path / "tables", "tables")
+    assert differing(tmp_path / "tables", "tables") == []
 
 
 def test_a_leaderboard_of_runs_and_a_published_table(study: Path, tmp_path: Path) -> None:
@@ -180,11 +172,11 @@ def test_a_leaderboard_of_runs_and_a_published_table(study: Path, tmp_path: Path
         bootstrap=200,
         seed=3,
     )
-    compare(tmp_path / "out", "leaderboard")
+    assert differing(tmp_path / "out", "leaderboard") == []
 
 
 def test_the_leaderboard_of_the_shipped_study(tmp_path: Path) -> None:
     write_leaderboard(["vip-llava-study"], tmp_path, bootstrap=200, seed=3)
     for name in ("leaderboard_scores.csv", "leaderboard_pairs.csv"):
         (tmp_path / name).unlink()  # long; the other leaderboard holds their columns
-    compare(tmp_path, "shipped")
+    assert differing(tmp_path, "shipped") == []

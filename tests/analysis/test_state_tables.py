@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import polars as pl
 import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
+from state_shards import write_shard
 
 from vlm_backbones.analysis.cka import cka_matrices
 from vlm_backbones.analysis.log_files import CONDITIONS, RunInfo, find_logs
@@ -36,17 +36,7 @@ def vectors(seed: int, documents: int = len(KEYS)) -> Floats:
 
 
 def write(path: Path, states: Floats, keys: list[str], **header: object) -> Path:
-    """A shard as the wrapper writes it; a vector of NaN is a document without such tokens."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    has = ~np.isnan(states[..., 0])
-    content: dict[str, Floats] = {
-        "states": np.where(has[..., None], states / 2, 0).astype(np.float16),
-        "scales": np.where(has, 2, 0).astype(np.float32),
-        "doc_key": np.frombuffer(bytes.fromhex("".join(keys)), dtype=np.uint8).reshape(len(keys), 32).copy(),
-    }
-    facts = {"layers": LAYERS, "token_types": TOKENS, **header}
-    save_file(content, path, metadata={name: json.dumps(value) for name, value in facts.items()})
-    return path
+    return write_shard(path, states, keys, **{"layers": LAYERS, "token_types": TOKENS, **header})
 
 
 def states_of(folder: Path, run: str, condition: str, states: Floats, keys: list[str] = KEYS) -> TaskStates:
