@@ -124,8 +124,7 @@ def _who_meets_whom(part: pl.DataFrame) -> list[str]:
     runs = part["run"].unique(maintain_order=True).to_list()
     if len(runs) < 2:
         return []
-    if part["doc_key"].null_count():
-        refuse_other_targets(part)
+    refuse_other_targets(part)
     looked_at = pl.col("doc_id").is_in(_some_of_all(part, runs).implode())
     few = [name for name in NEEDED if name in part.columns]
     shared = _shared(in_slices(part, lambda some: some.select(few).filter(looked_at)), runs)

@@ -13,7 +13,7 @@ from pathlib import Path
 from vlm_backbones.analysis._folders import files_below
 from vlm_backbones.analysis._run_names import Place, name_runs
 from vlm_backbones.analysis._values import text
-from vlm_backbones.done_files import STATES, files_of, samples_of
+from vlm_backbones.done_files import STATES, files_of, is_of_another_checkpoint, run_folder, samples_of
 from vlm_backbones.errors import LogError
 from vlm_backbones.hashes import changed, read_sealed_json
 from vlm_backbones.json_text import parse_json
@@ -135,6 +135,11 @@ def _refuse_lost_samples(done: Path) -> None:
         raise LogError(
             f"{done} is no intact JSON object: it is damaged or was edited. {_AGAIN}; or delete it to read the logs "
             "beside it as they are."
+        )
+    if content is not None and is_of_another_checkpoint(done, content):
+        raise LogError(
+            f"{done}: another checkpoint answered than the one in {run_folder(done) / 'checkpoint'}: the logs are "
+            f"another run's, or of before it was trained again. {_AGAIN}."
         )
     for task, row in tasks.items():
         try:

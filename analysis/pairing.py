@@ -79,7 +79,7 @@ def pair_runs(samples: pl.DataFrame, runs: Sequence[str]) -> Paired:
     Raises
     ------
     LogError
-        If one doc_id has different targets in two runs.
+        If one document has different targets in two runs.
     """
     needed = [name for name in NEEDED if name in samples.columns]
     frame = samples.select(needed).with_row_index("row").filter(pl.col("run").is_in(list(runs)))
@@ -108,34 +108,48 @@ def cluster_codes(names: pl.Series) -> NDArray[np.int64]:
 
 def _with_key(frame: pl.DataFrame, runs: list[str]) -> tuple[pl.DataFrame, list[str]]:
     """Add the columns that two samples share where they answer the same question, and name them."""
+    refuse_other_targets(frame)
     if frame["doc_key"].null_count() == 0:
         # Two documents may be identical in text and image: the k-th of one run meets the k-th of the other.
         name = pl.col("doc_id").cast(pl.String)
         frame = frame.sort(name.cast(pl.Int64, strict=False), name, maintain_order=True)
         return frame.with_columns(pl.int_range(pl.len()).over("run", "doc_key").alias("repeat")), ["doc_key", "repeat"]
-    refuse_other_targets(frame)
     return frame.with_columns(particular_texts(frame, runs)), ["doc_id", "particular"]
 
 
 def refuse_other_targets(frame: pl.DataFrame) -> None:
-    """Raise LogError where the runs of a task have different targets for one doc_id."""
-    documents, targets = (frame[name].cast(pl.Categorical()).to_physical() for name in ("doc_id", "target"))
+    """Raise LogError where the runs of a task have different targets for one document: one doc_key where every sample
+    has one, else one doc_id."""
+    name = "doc_id" if frame["doc_key"].null_count() else "doc_key"
+    if not _has_other_targets(frame, name):
+        return
+    place = pl.col("doc_id").cast(pl.String)
+    ordered = frame.sort(place.cast(pl.Int64, strict=False), place, maintain_order=True)
+    # a run may have one document twice, with a target each: the k-th of one run meets the k-th of the other
+    repeat = pl.int_range(pl.len()).over("run", name).alias("repeat")
+    documents = ordered.with_columns(repeat).group_by(name, "repeat", maintain_order=True)
+    clash = documents.agg("run", "target", pl.col("doc_id").first().alias("number")).filter(
+        pl.col("target").list.n_unique() > 1
+    )
+    if not clash.height:
+        return
+    row: dict[str, Any] = clash.row(0, named=True)
+    said = dict(zip(row["target"], row["run"], strict=True))
+    shown = "; ".join(f"{run} has {target[:60]!r}" for target, run in list(said.items())[:3])
+    raise LogError(
+        f"task {frame['task'][0]}: doc_id {row['number']} has different targets in different runs ({shown}); "
+        f"{clash.height} such documents. These runs saw different data: evaluate them on one version of the task."
+    )
+
+
+def _has_other_targets(frame: pl.DataFrame, name: str) -> bool:
+    """Whether any two samples of one document have different targets."""
+    documents, targets = (frame[column].cast(pl.Categorical()).to_physical() for column in (name, "target"))
     target_of = np.full(documents.to_numpy().max(initial=0) + 1, _NO_TARGET)
     for part in pl.DataFrame([documents, targets]).iter_slices(_ROWS_AT_ONCE):
         document, target = (column.to_numpy() for column in part)
         is_new = target_of[document] == _NO_TARGET
         target_of[document[is_new]] = target[is_new]
         if (target_of[document] != target).any():
-            break
-    else:
-        return
-    clash = (
-        frame.group_by("doc_id", maintain_order=True).agg("run", "target").filter(pl.col("target").list.n_unique() > 1)
-    )
-    row: dict[str, Any] = clash.row(0, named=True)
-    said = dict(zip(row["target"], row["run"], strict=True))
-    shown = "; ".join(f"{run} has {target[:60]!r}" for target, run in list(said.items())[:3])
-    raise LogError(
-        f"task {frame['task'][0]}: doc_id {row['doc_id']} has different targets in different runs ({shown}); "
-        f"{clash.height} such documents. These runs saw different data: evaluate them on one version of the task."
-    )
+            return True
+    return False

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vlm_backbones._trained_runs import training_notes
 from vlm_backbones.analysis.samples import load_logs
 from vlm_backbones.cache import atomic_write_text, recorded_writes
 from vlm_backbones.done_files import REPORT_SEAL
@@ -70,6 +71,8 @@ def analyze(
         backbones=backbones,
         tasks=[str(task) for task in study.get("tasks") or ()],
     )
+    folders = {run: info.run_dir for run, info in logs.runs.items() if info.run_dir is not None}
+    logs.notes.extend(training_notes(folders, is_study=bool(study)))
     tasks = logs.samples["task"].unique(maintain_order=True).to_list()
     count = f"{logs.samples.height:,} samples of {len(logs.runs)} runs and {len(tasks)} tasks"
     tell(f"computing the tables: {count}, {bootstrap:,} resamples an interval")

@@ -39,6 +39,12 @@ def render_check(certificate: Mapping[str, Any]) -> None:
     for name, facts in certificate["backbones"].items():
         for token, why in facts["untold_tokens"].items():
             console.print(escape(f"note: {name}, token {token!r}: {why}."), soft_wrap=True, highlight=False)
+    names: dict[str, list[str]] = {}
+    for name, facts in certificate["backbones"].items():
+        names.setdefault(facts["files"], []).append(name)
+    for same in (same for same in names.values() if len(same) > 1):
+        text = f"note: {' and '.join(same)} are the same LLM: what will differ between them is no other backbone's."
+        console.print(escape(text), soft_wrap=True, highlight=False)
     for warning in certificate["unpinned"]:
         console.print(f"warning: {escape(warning)}", soft_wrap=True, highlight=False)
 

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from vlm_backbones._study_loading import package_folder
-from vlm_backbones.cache import atomic_write_text
 from vlm_backbones.errors import ConfigError
 
-__all__ = ["files_fingerprint", "hash_of", "read_record", "stage_version", "write_record"]
+__all__ = ["files_fingerprint", "hash_of", "read_record", "stage_version"]
 
 _VERSION = re.compile(r"^(?:DATA_)?VERSION(?:: *\w+)? *= *(\d+)", re.MULTILINE)
 _SMALL_BYTES = 64 * 2**20
@@ -56,8 +55,3 @@ def read_record(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}
-
-
-def write_record(path: Path, fingerprint: str, seconds: float) -> None:
-    """Record that a stage finished with this fingerprint."""
-    atomic_write_text(path, json.dumps({"fingerprint": fingerprint, "seconds": round(seconds, 2)}))

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from vlm_backbones._seals import SEAL, changed_files
-from vlm_backbones.done_files import REPORT_SEAL, damaged_files
+from vlm_backbones.done_files import REPORT_SEAL, damaged_files, is_of_another_checkpoint
 from vlm_backbones.errors import CheckpointError
 from vlm_backbones.hashes import changed, listed_files, read_sealed_json
 from vlm_backbones.json_text import parse_json
 
-__all__ = ["missing_outputs"]
+__all__ = ["missing_outputs", "training_of"]
 
 
 def missing_outputs(path: Path) -> list[Path]:
@@ -21,6 +21,14 @@ def missing_outputs(path: Path) -> list[Path]:
         return [path]
     read = _READERS.get(path.name, _itself if path.suffix == ".json" else _nothing)
     return list(dict.fromkeys(read(path)))
+
+
+def training_of(outputs: Iterable[Path]) -> str | None:
+    """Return the fingerprint of what a run was trained from, as its record among the outputs states it."""
+    for path in outputs:
+        if path.name == "run.json" and (content := read_sealed_json(path)) is not None:
+            return str(content.get("fingerprint"))
+    return None
 
 
 def _nothing(path: Path) -> list[Path]:
@@ -32,6 +40,12 @@ def _itself(path: Path) -> list[Path]:
 
 
 def _of_evaluation(done: Path) -> list[Path]:
+    """Return what it lists and is gone or changed; itself where another checkpoint answered than the run's own."""
+    try:
+        if is_of_another_checkpoint(done, read_sealed_json(done) or {}):
+            return [done]
+    except CheckpointError:
+        pass  # a damaged seal is the training's
     return [path for found in damaged_files(done).values() for path in found]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,16 @@ from vlm_backbones.errors import CheckpointError
 from vlm_backbones.hashes import changed, listed_files, relative_sha256
 from vlm_backbones.json_text import parse_json
 
-__all__ = ["SEAL", "changed_files", "check_seal", "is_remark", "read_seal", "write_seal"]
+__all__ = [
+    "SEAL",
+    "changed_files",
+    "check_seal",
+    "fingerprint_of",
+    "is_remark",
+    "read_seal",
+    "sealed_fingerprint",
+    "write_seal",
+]
 
 SEAL = "seal.json"
 
@@ -64,6 +74,20 @@ def read_seal(folder: Path) -> dict[str, Any]:
             "the checkpoint anew from its finished stages; or copy the whole folder again from where it is intact."
         ) from error
     return seal
+
+
+def fingerprint_of(files: Mapping[str, str]) -> str:
+    """Return the sha256 of a checkpoint, of its files' names with their sha256; remarks do not count."""
+    total = hashlib.sha256()
+    for name, digest in sorted(files.items()):
+        total.update(f"{name}\0{digest}\n".encode())
+    return total.hexdigest()
+
+
+def sealed_fingerprint(folder: Path) -> str | None:
+    """Return the fingerprint that a checkpoint was sealed with, None of no seal; CheckpointError as of `read_seal`."""
+    files = read_seal(folder).get("files")
+    return None if files is None else fingerprint_of(files)
 
 
 def changed_files(folder: Path) -> list[Path]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vlm_backbones._fingerprints import files_fingerprint, hash_of, read_record, stage_version
-from vlm_backbones._outputs import missing_outputs
+from vlm_backbones._outputs import missing_outputs, training_of
 from vlm_backbones._scheduler import Job, cores
 from vlm_backbones._study_loading import package_folder
 from vlm_backbones._sweep import choice_file
+from vlm_backbones.cache import atomic_write_text
 from vlm_backbones.data._references import referenced_images
 from vlm_backbones.done_files import REPORT_SEAL
 from vlm_backbones.errors import DataError
@@ -61,8 +63,19 @@ class Stage:
 
     @property
     def lost(self) -> list[Path]:
-        """The outputs that are gone or damaged, and so the files that they list."""
-        return list(dict.fromkeys(gone for path in self.outputs for gone in missing_outputs(path)))
+        """The outputs that are gone, damaged or another run's, and the files that they list and that are so."""
+        lost = dict.fromkeys(gone for path in self.outputs for gone in missing_outputs(path))
+        training = read_record(self.record).get("training")
+        if self.has_ended and training is not None and training != training_of(self.outputs):
+            lost |= dict.fromkeys(path for path in self.outputs if path.name == "run.json")
+        return list(lost)
+
+    def write_record(self, seconds: float) -> None:
+        """Record that it finished, and by which training its run came about."""
+        training = training_of(self.outputs)
+        made = {} if training is None else {"training": training}
+        row = {"fingerprint": self.fingerprint, "seconds": round(seconds, 2), **made}
+        atomic_write_text(self.record, json.dumps(row))
 
 
 def choose_stage(study: Study, out: Path, backbone: str, validated: Mapping[Run, Stage]) -> Stage:

@@ -1,27 +1,36 @@
-"""Were the runs of a study trained alike? Their records, compared with each other and the certificate. No torch."""
+"""Were runs trained alike? Their records, compared with each other, the study and the certificate. No torch."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from vlm_backbones._seals import read_seal
+from vlm_backbones._sweep import choice_file, read_choice
 from vlm_backbones.errors import ConfigError
-from vlm_backbones.run import Run
+from vlm_backbones.recipe import Recipe
+from vlm_backbones.run import Run, slug
 from vlm_backbones.study import Study
 
-__all__ = ["check_trained_runs"]
+__all__ = ["check_trained_runs", "training_notes"]
 
 Records = Mapping[str, Mapping[str, Any]]
 """run.json of each finished run, by the run's name."""
 
 _AGAIN = "Train every run again in another --out."
+_LENGTH = ("steps", "epochs", "batch_size")
+_NO_EFFECT = {"micro_batch_size", "gradient_checkpointing"}
+"""Of a stage's recipe: what is learned does not depend on it."""
+_PACKAGES = ("vlm-backbones", "torch", "transformers", "peft", "accelerate")
 
 
 def check_trained_runs(study: Study, out: Path, names: Collection[str] | None = None) -> None:
-    """Refuse a study whose finished runs differ in more than their backbone and seed.
+    """Refuse a study whose finished runs differ in more than their backbone and seed, or are not as it says.
 
     Parameters
     ----------
@@ -31,19 +40,72 @@ def check_trained_runs(study: Study, out: Path, names: Collection[str] | None = 
     Raises
     ------
     ConfigError
-        Naming every difference: code version, seed, order of examples, batch, steps, pictures, weights.
+        Naming every difference: code version, seed, recipe, order of examples, batch, steps, pictures, weights.
     """
-    records = {
-        name: record
-        for name in (run.name for run in study.runs())
-        if (names is None or name in names) and (record := _read(out / name / "run.json")).get("state") == "finished"
-    }
+    runs = {run.name: run for run in study.runs() if names is None or run.name in names}
+    records = _finished({name: out / name for name in runs})
     problems = [*_versions(records), *_seeds(study, out, records), *_certified(study, out, records)]
-    for what, fact in _FACTS.items():
-        problems += _unlike(study, records, what, fact)
+    for name, record in records.items():
+        problems += _as_stated(study, out, runs[name], record)
+    for fact in _FACTS:
+        problems += _unlike(records, fact, lambda name, stage, keys: study.deviates(runs[name].backbone, stage, keys))
     if problems:
         lines = "\n".join(f"- {problem}" for problem in problems)
         raise ConfigError(f"the runs of {out} cannot be compared, not only their backbones differ:\n{lines}")
+
+
+def training_notes(folders: Mapping[str, Path], *, is_study: bool) -> list[str]:
+    """Say what a reader must know of the trainings of runs, by name -> folder; of a study's, more is refused before."""
+    records = _finished(folders)
+    return [*_same_backbones(records), *_environments(records), *([] if is_study else _unlike_trainings(records))]
+
+
+def _same_backbones(records: Records) -> Iterator[str]:
+    names: dict[str, dict[str, str]] = {}
+    for name, record in records.items():
+        if source := record.get("facts", {}).get("backbone"):
+            names.setdefault(str(source), {}).setdefault(str(record.get("backbone")), name)
+    for same in (list(runs.values()) for runs in names.values() if len(runs) > 1):
+        yield f"{' and '.join(same)} started from the same LLM files: what differs between them is no other backbone's."
+
+
+def _environments(records: Records) -> Iterator[str]:
+    """Which packages and devices differ between the trainings."""
+    said = []
+    for package in _PACKAGES:
+        said += _groups(package, {name: record.get("versions", {}).get(package) for name, record in records.items()})
+    said += _groups("on", {name: record.get("hardware", {}).get("device") for name, record in records.items()})
+    if said:
+        yield (
+            f"the runs were not all trained with the same software on the same device: {'; '.join(said)}. The last "
+            "digits of sums differ between them, and so may a few answers; train all in one place to rule that out."
+        )
+
+
+def _unlike_trainings(records: Records) -> Iterator[str]:
+    """In what else than backbone and seed runs differ that no study holds together."""
+    for fact in _FACTS:
+        yield from _unlike(records, fact, lambda name, stage, keys: False)
+    recipes = {name: recipe for name, record in records.items() if (recipe := _recipe(record)) is not None}
+    for name, recipe in recipes.items():
+        first_name, first = next(iter(recipes.items()))
+        if told := _differences(recipe, first):
+            yield f"{name} was not trained by the recipe of {first_name}: {'; '.join(told)}. {_AGAIN}"
+
+
+def _groups(what: str, values: Mapping[str, Any]) -> list[str]:
+    names: dict[str, list[str]] = {}
+    for name, value in values.items():
+        if value is not None:
+            names.setdefault(str(value), []).append(name)
+    if len(names) < 2:
+        return []
+    return [f"{what} " + ", ".join(f"{value} ({', '.join(runs)})" for value, runs in names.items())]
+
+
+def _finished(folders: Mapping[str, Path]) -> dict[str, Mapping[str, Any]]:
+    records = {name: _read(folder / "run.json") for name, folder in folders.items()}
+    return {name: record for name, record in records.items() if record.get("state") == "finished"}
 
 
 def _versions(records: Records) -> Iterator[str]:
@@ -54,8 +116,9 @@ def _versions(records: Records) -> Iterator[str]:
 
 
 def _seeds(study: Study, out: Path, records: Records) -> Iterator[str]:
-    """A seed that did not reach the training: another one in the record, or the same weights for two seeds."""
+    """A seed that did not reach the training, or a backbone that is another one for another seed."""
     weights: dict[tuple[str, str], Run] = {}
+    sources: dict[str, tuple[str, Any]] = {}
     for run in (run for run in study.runs() if run.name in records):
         name, found = run.name, records[run.name].get("seed")
         if found != run.seed:
@@ -65,49 +128,118 @@ def _seeds(study: Study, out: Path, records: Records) -> Iterator[str]:
         other = weights.setdefault((run.backbone, digest), run)
         if files and other.seed != run.seed:
             yield f"{name} has the same weights as {other.name}: the seed was not passed on to the training. {_AGAIN}"
+        source = records[name].get("facts", {}).get("backbone")
+        first_name, first = sources.setdefault(run.backbone, (name, source))
+        if source != first:
+            yield f"{name} and {first_name} did not start from the same files of {run.backbone}. {_AGAIN}"
 
 
 def _certified(study: Study, out: Path, records: Records) -> Iterator[str]:
     """What a run saw against what the certificate says that every run sees."""
     certified = _read(out / "certificate.json").get("equal", {}).get("examples_in_order", {})
-    for name, record in _undeclared(study, records).items():
+    backbones = {run.name: run.backbone for run in study.runs()}
+    for name, record in records.items():
         for stage, digest in certified.items():
             found = record.get("stages", {}).get(stage, {}).get("order_sha256", digest)
-            if found != digest:
+            if found != digest and not study.deviates(backbones[name], stage, _ORDER.keys):
                 yield (
                     f"{name}, {stage}: the steps did not see the examples in the certificate's order, which follows "
                     "characters and no tokenizer's lengths. Run `study check` again, then train it again."
                 )
 
 
-def _of_stages(key: str) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    return lambda record: {name: stage[key] for name, stage in record.get("stages", {}).items() if key in stage}
+def _as_stated(study: Study, out: Path, run: Run, record: Mapping[str, Any]) -> Iterator[str]:
+    """What a run was made from against what the study says: a folder of another study has other values."""
+    backbone = str(record.get("backbone"))
+    if slug(backbone) != slug(run.backbone):  # a folder may have moved since
+        yield f"{run.name} was trained from {backbone}, the study says {run.backbone}. Train it again."
+    facts = record.get("facts", {})
+    rate = record.get("learning_rate") if run.is_best else None
+    if run.is_best and choice_file(out, run.backbone).is_file():
+        rate = read_choice(out, run.backbone)
+    found = _recipe(record)
+    told = ["its run.json holds none"] if found is None else _differences(found, study.recipe_for(run.backbone, rate))
+    if told:
+        yield f"{run.name} was not trained by the study's recipe: {'; '.join(told)}. Train it again."
+    chat_format = study.chat_format_for(run.backbone)
+    if "chat_format" in facts and facts["chat_format"][0] != chat_format:
+        yield (
+            f"{run.name} was trained in the chat format {facts['chat_format'][0]!r}, the study says {chat_format!r}. "
+            "Train it again."
+        )
 
 
-_FACTS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
-    "the order of the examples differs": _of_stages("order_sha256"),
-    "the examples an optimizer step (the effective batch) differ": _of_stages("batch_size"),
-    "the optimizer steps differ": _of_stages("steps"),
-    "the loss is computed by liger-kernel in some runs only": _of_stages("fused_loss"),
-    "the examples seen differ": _of_stages("examples_seen"),
-    "pictures are not prepared alike": _of_stages("image_processor"),
-    "the vision towers differ": lambda record: record.get("facts", {}).get("vision_tower"),
-    "the training examples differ": lambda record: record.get("facts", {}).get("examples"),
-}
+def _recipe(record: Mapping[str, Any]) -> Recipe | None:
+    """Return a run's recipe; None where it has none that this version knows."""
+    try:
+        return Recipe.model_validate(record.get("facts", {}).get("recipe"))
+    except ValidationError:
+        return None
 
 
-def _unlike(study: Study, records: Records, what: str, fact: Callable[[Mapping[str, Any]], Any]) -> Iterator[str]:
-    found = {name: fact(record) for name, record in _undeclared(study, records).items()}
-    known = {name: value for name, value in found.items() if value}
-    if len({json.dumps(value, sort_keys=True) for value in known.values()}) > 1:
-        shown = "; ".join(f"{name}: {_short(value)}" for name, value in known.items())
-        yield f"{what}: {shown}. {_AGAIN}"
+def _differences(found: Recipe, stated: Recipe) -> list[str]:
+    """Name each setting that another weight could come from, with its value in the one and in the other."""
+    own, other = _settings(found), _settings(stated)
+    return [
+        f"{key} is {own.get(key, 'left out')}, not {other.get(key, 'left out')}"
+        for key in dict.fromkeys([*other, *own])
+        if own.get(key, "left out") != other.get(key, "left out")
+    ]
 
 
-def _undeclared(study: Study, records: Records) -> Records:
-    """Return the runs of backbones for which the study declares no deviation."""
-    declared = {run.name for run in study.runs() if study.deviations.get(run.backbone)}
-    return {name: record for name, record in records.items() if name not in declared}
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    stages = {
+        f"{name}.{key}": value
+        for name, stage in recipe.stages.items()
+        for key, value in stage.model_dump(mode="json").items()
+        if key not in _NO_EFFECT
+    }
+    return {"standardize_features": recipe.standardize_features, **stages}
+
+
+@dataclass(frozen=True)
+class _Fact:
+    """What records must have in common: a key of each stage's, or of the whole run's facts."""
+
+    what: str
+    key: str
+    keys: tuple[str, ...] = ()
+    """Of a stage's recipe: a declared deviation in one of them makes the fact another."""
+    of_stage: bool = True
+
+    def found(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Stage -> value, the stage empty where the fact is the run's."""
+        if not self.of_stage:
+            return {"": record.get("facts", {}).get(self.key)}
+        return {name: stage[self.key] for name, stage in record.get("stages", {}).items() if self.key in stage}
+
+
+_ORDER = _Fact("the order of the examples differs", "order_sha256", (*_LENGTH, "batch_grouping", "data_seed"))
+_FACTS = (
+    _ORDER,
+    _Fact("the examples an optimizer step (the effective batch) differ", "batch_size", ("batch_size",)),
+    _Fact("the optimizer steps differ", "steps", _LENGTH),
+    _Fact("the loss is computed by liger-kernel in some runs only", "fused_loss", ("answer_weighting",)),
+    _Fact("the examples seen differ", "examples_seen", _LENGTH),
+    _Fact("pictures are not prepared alike", "image_processor", ("image_aspect_ratio",)),
+    _Fact("the vision towers differ", "vision_tower", of_stage=False),
+    _Fact("other layers or sizes of the vision tower are read", "image_features", of_stage=False),
+    _Fact("the training examples differ", "examples", of_stage=False),
+)
+
+
+def _unlike(records: Records, fact: _Fact, is_declared: Callable[[str, str, Collection[str]], bool]) -> Iterator[str]:
+    """Say of each stage that runs differ in a fact; a run's stage in which that is declared is not compared."""
+    found = {name: fact.found(record) for name, record in records.items()}
+    for stage in dict.fromkeys(stage for values in found.values() for stage in values):
+        known = {
+            name: values[stage]
+            for name, values in found.items()
+            if values.get(stage) is not None and not is_declared(name, stage, fact.keys)
+        }
+        if len({json.dumps(value, sort_keys=True) for value in known.values()}) > 1:
+            shown = "; ".join(f"{name} {_short(value)}" for name, value in known.items())
+            yield f"{f'{stage}: ' if stage else ''}{fact.what}: {shown}. {_AGAIN}"
 
 
 def _short(value: Any) -> str:

@@ -238,7 +238,6 @@ def _find_confounds(study: Study, views: Mapping[str, BackboneView], out: Path) 
     """Return what differs between backbones though it must not, and is not declared."""
     problems, cuts, unlike = list[str](), list[str](), set[str]()
     first_name, first = next(iter(views.items()))
-    declared = {Run(backbone).name for backbone in study.deviations}
     for name, view in views.items():
         problems += [*view.problems, *_untrained(name, view.facts, first_name, first.facts)]
         for stage, found in view.facts.stages.items():
@@ -253,17 +252,32 @@ def _find_confounds(study: Study, views: Mapping[str, BackboneView], out: Path) 
                     f"{stage}: {name} cuts {found.truncated_answers} answers, {first_name} cuts "
                     f"{expected.truncated_answers}, {where}: raise max_length_tokens."
                 )
-            for key in ("optimizer_steps", "examples_seen"):
-                if getattr(found, key) != getattr(expected, key) and not declared & {name, first_name}:
-                    problems.append(f"{stage}: {key} of {name} and {first_name} differ.")
         taught = _read_otherwise(view.special_taught, first.special_taught)
         unlike |= taught
         cuts += _read_problem(name, view.special_taught, first_name, first.special_taught, taught)
         tested = _read_otherwise(view.special_asked, first.special_asked)
         problems += _read_problem(name, view.special_asked, first_name, first.special_asked, tested)
+    problems += _unlike_steps(study, views)
     if unlike:
         cuts[-1] += " " + _write_left_out(study, out, sorted(unlike))
     return problems + cuts
+
+
+def _unlike_steps(study: Study, views: Mapping[str, BackboneView]) -> Iterator[str]:
+    """Steps and examples that differ between backbones of which the study declares no other number of them."""
+    deviating = {
+        (Run(backbone).name, stage)
+        for backbone in study.deviations
+        for stage in study.recipe.stages
+        if study.deviates(backbone, stage, ("steps", "epochs", "batch_size"))
+    }
+    for stage in next(iter(views.values())).facts.stages:
+        found = {name: view.facts.stages[stage] for name, view in views.items() if (name, stage) not in deviating}
+        for key in ("optimizer_steps", "examples_seen"):
+            first_name, first = next(iter(found.items()), ("", None))
+            for name, row in found.items():
+                if getattr(row, key) != getattr(first, key):
+                    yield f"{stage}: {key} of {name} and {first_name} differ."
 
 
 def _read_otherwise(words: SpecialWords, first: SpecialWords) -> set[str]:

@@ -10,9 +10,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vlm_backbones._seals import sealed_fingerprint
 from vlm_backbones.hashes import changed, listed_files, read_sealed_json
 
-__all__ = ["MEDIA", "REPORT_SEAL", "STATES", "damaged_files", "files_of", "run_folder", "samples_of"]
+__all__ = [
+    "MEDIA",
+    "REPORT_SEAL",
+    "STATES",
+    "damaged_files",
+    "files_of",
+    "is_of_another_checkpoint",
+    "run_folder",
+    "samples_of",
+]
 
 STATES, MEDIA = "states", "media"
 """Folders of a run beside its logs."""
@@ -56,6 +66,20 @@ def files_of(done: Path, row: object, *folders: str) -> dict[Path, str]:
     run = run_folder(done)
     files = listed_files(run, row.get("files", {}))
     return {path: sha for path, sha in files.items() if not folders or path.relative_to(run).parts[0] in folders}
+
+
+def is_of_another_checkpoint(done: Path, content: Mapping[str, Any]) -> bool:
+    """Whether an evaluation in a run's folder answered with another checkpoint than the one that lies there.
+
+    False where that cannot be told: no checkpoint lies there, or it has no seal.
+
+    Raises
+    ------
+    CheckpointError
+        If the seal is damaged.
+    """
+    own = sealed_fingerprint(run_folder(done) / "checkpoint")
+    return own is not None and content.get("checkpoint") != own
 
 
 def damaged_files(done: Path) -> dict[str, list[Path]]:

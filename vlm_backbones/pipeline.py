@@ -18,7 +18,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from vlm_backbones._fingerprints import write_record
 from vlm_backbones._launch import Nodes
 from vlm_backbones._names import shipped_studies
 from vlm_backbones._plan import plan_study, stages_left
@@ -108,7 +107,7 @@ def _run_stages(
         if job.name in trainings:
             done = {trainings[other.job.name] for other in stages if other.job.name in trainings and other.is_done}
             check_trained_runs(study, out, {*done, trainings[job.name]})
-        write_record(stage.record, stage.fingerprint, seconds)
+        stage.write_record(seconds)
 
     places = {stage.job.name: (number, len(stages)) for number, stage in enumerate(stages, start=1)}
     again = [stage for stage in stages_left(stages) if names is None or stage.job.name in names]
@@ -123,7 +122,10 @@ def _tell_of_damage(stages: Sequence[Stage]) -> None:
         lost = [str(path) for path in stage.lost]
         if lost:
             shown = ", ".join(lost[:_SHOWN]) + (f" and {len(lost) - _SHOWN} more" if len(lost) > _SHOWN else "")
-            print(f"note: gone or damaged since {stage.job.name} wrote it, which runs again: {shown}", file=sys.stderr)
+            print(
+                f"note: gone, damaged or replaced since {stage.job.name} wrote it, which runs again: {shown}",
+                file=sys.stderr,
+            )
 
 
 def run_stage(study: Study, out: Path, name: str, display: Display, nodes: Nodes | None = None) -> None:

@@ -17,7 +17,7 @@ __all__ = [
     "load_study",
 ]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -211,6 +211,11 @@ class Study(Strict):
         """
         recipe = self._deviating(backbone)
         return recipe if learning_rate is None else at_learning_rate(recipe, learning_rate)
+
+    def deviates(self, backbone: str, stage: str, keys: Collection[str]) -> bool:
+        """Whether a declared deviation gives a backbone another value of one of these keys in a stage's recipe."""
+        shared, own = self.recipe.stages.get(stage), self._deviating(backbone).stages.get(stage)
+        return any(getattr(own, key, None) != getattr(shared, key, None) for key in keys)
 
     def _deviating(self, backbone: str) -> Recipe:
         changes = {key: value for key, value in self.deviations.get(backbone, {}).items() if key != "reason"}

@@ -69,6 +69,24 @@ def test_doc_keys_pair_whatever_the_numbers_are(study_dir: Path) -> None:
     assert paired.singletons
 
 
+def test_other_targets_under_one_key_are_refused_whatever_the_numbers_are(study_dir: Path) -> None:
+    """As of test data that were edited between two evaluations; two documents may be the same but for their target."""
+    runs = ["pocket-llama-1", "pocket-llama-3"]
+    frame = read_samples([study_dir]).filter(pl.col("run").is_in(runs), task="seismic_coords", condition="clean")
+    number = pl.col("doc_id").cast(pl.Int64)
+    is_second = pl.col("run") == runs[1]
+    moved = frame.with_columns(doc_id=pl.when(is_second).then(1000 - number).otherwise(number).cast(pl.String))
+    pair_runs(moved, runs)
+    edited = moved.with_columns(
+        target=pl.when(is_second & (number == 993)).then(pl.lit("edited")).otherwise(pl.col("target").cast(pl.String))
+    )
+    with pytest.raises(LogError, match=r"doc_id 7 has different targets in different runs \(.*'edited'\); 1 such doc"):
+        pair_runs(edited, runs)
+
+    twins = frame.with_columns(doc_key=pl.when(number < 2).then(pl.lit("twins")).otherwise(pl.col("doc_key")))
+    assert pair_runs(twins, runs).rows.shape == (2, 120)
+
+
 def test_pairs_of_many_runs_are_those_of_each_two(tmp_path: Path, make: SimpleNamespace) -> None:
     """Whether a third run shares their numbers and words, or has another prompt and questions of its own."""
     make.log(tmp_path / "a", rows(make, [1, 0, 1]))

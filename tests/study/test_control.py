@@ -201,6 +201,15 @@ def test_the_supervised_text_of_three_examples_is_shown(
     assert "characters of question and answer, 64 an image" in printed  # no sentence is cut, only a hash is
     assert certificate["equal"]["images"][:12] in printed
     assert certificate["equal"]["images"] not in printed
+    assert "note:" not in printed
+
+
+def test_two_names_for_one_backbone_are_said(certificate: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = certificate["backbones"]
+    facts = {**certificate["backbones"], second: {**certificate["backbones"][second]}}
+    facts[second]["files"] = facts[first]["files"]
+    render_check({**certificate, "backbones": facts})
+    assert f"note: {first} and {second} are the same LLM: what will differ" in capsys.readouterr().out
 
 
 def test_every_bad_row_and_image_is_named(tiny_study: Path, tmp_path: Path) -> None:
@@ -373,7 +382,10 @@ def test_every_confound_of_every_backbone_is_told(tiny_study: Path, tmp_path: Pa
 
 def test_what_a_deviation_declares_is_no_confound(tiny_study: Path, tmp_path: Path) -> None:
     """Whether it stands at the first backbone or at another."""
-    study = load_study(tiny_study).model_copy(update={"deviations": {"./tiny-1": {"reason": "its own batch"}}})
+    study = load_study(tiny_study)
+    backbone = next(name for name in study.backbones if name.endswith("tiny-1"))
+    changes = {backbone: {"finetune.batch_size": 1, "reason": "its memory"}}
+    study = study.model_copy(update={"deviations": changes})
     steps = view(optimizer_steps=4, examples_seen=8)
     assert _find_confounds(study, {"tiny-1": view(), "tiny-2": steps}, tmp_path) == []
     assert _find_confounds(study, {"tiny-2": view(), "tiny-1": steps}, tmp_path) == []

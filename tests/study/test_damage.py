@@ -11,6 +11,11 @@ from typing import Any
 
 import pytest
 
+from vlm_backbones._fingerprints import hash_of
+from vlm_backbones._trained_runs import check_trained_runs
+from vlm_backbones.analysis.log_files import find_logs
+from vlm_backbones.errors import ConfigError, LogError
+from vlm_backbones.hashes import sealed_json
 from vlm_backbones.pipeline import study_status
 from vlm_backbones.study import load_study
 
@@ -90,6 +95,40 @@ def test_every_damage_is_seen_and_named(out: Path, finished: Path, left: Callabl
         assert left() == [f"{stage}: {path.relative_to(out).as_posix()}"], (pattern, damage)
         shutil.copy2(finished / path.relative_to(out), path)
     assert left() == []
+
+
+def test_logs_that_another_run_answered_are_asked_again_and_not_analyzed(
+    tiny_study: Path, out: Path, left: Callable[[], list[str]]
+) -> None:
+    for name in ("logs", "states", "media"):
+        (out / "tiny-1" / name).rename(out / "moved")
+        (out / "tiny-2" / name).rename(out / "tiny-1" / name)
+        (out / "moved").rename(out / "tiny-2" / name)
+    conditions = load_study(tiny_study).conditions()
+    assert left() == [
+        f"eval {run}: {', '.join(f'{run}/logs/{condition}/done.json' for condition in conditions)}"
+        for run in ("tiny-1", "tiny-2")
+    ]
+    with pytest.raises(
+        LogError, match=r"tiny-1/logs/.*done\.json: another checkpoint answered than the one in .*tiny-1"
+    ):
+        find_logs([out])
+    shutil.rmtree(out / "tiny-1" / "checkpoint")  # a folder of logs alone is nobody's
+    (out / "tiny-2" / "checkpoint" / "seal.json").unlink()
+    assert find_logs([out])
+
+
+def test_a_run_of_another_study_is_trained_again_and_not_analyzed(
+    tiny_study: Path, out: Path, left: Callable[[], list[str]]
+) -> None:
+    """As copied from a study that is the same but for its learning rate."""
+    path = out / "tiny-1" / "run.json"
+    content = json.loads(path.read_text())
+    content["facts"]["recipe"]["finetune"]["learning_rate"] *= 2
+    path.write_text(sealed_json(content | {"fingerprint": hash_of(content["facts"])}))
+    assert left() == ["train tiny-1: tiny-1/run.json"]
+    with pytest.raises(ConfigError, match=r"tiny-1 was not trained by the study's recipe: finetune\.learning_rate is"):
+        check_trained_runs(load_study(tiny_study), out)
 
 
 def test_what_a_user_adds_or_frees_is_no_damage(out: Path, left: Callable[[], list[str]]) -> None:

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from vlm_backbones import _fingerprints, control
-from vlm_backbones._fingerprints import files_fingerprint, hash_of, read_record, stage_version, write_record
+from vlm_backbones._fingerprints import files_fingerprint, hash_of, read_record, stage_version
+from vlm_backbones._scheduler import Job
+from vlm_backbones._stage_kinds import Stage
 from vlm_backbones.errors import ConfigError
 
 
@@ -75,8 +77,17 @@ def test_a_large_folder_is_sizes_and_times(
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     path = tmp_path / "stage.json"
     assert read_record(path) == {}
-    write_record(path, "abc", 1.23456)
+    stage = Stage(Job("train tiny", "module", (), tmp_path / "log"), "abc", path, (tmp_path / "run.json",))
+    stage.write_record(1.23456)
     assert json.loads(path.read_text()) == read_record(path) == {"fingerprint": "abc", "seconds": 1.23}
+    (tmp_path / "run.json").write_text('{"fingerprint": "of its training"}')
+    stage.write_record(1.23456)
+    assert read_record(path) == {"fingerprint": "abc", "seconds": 1.23, "training": "of its training"}
+    assert stage.is_done
+    (tmp_path / "run.json").write_text('{"fingerprint": "of another"}')
+    assert stage.lost == [tmp_path / "run.json"]
+    assert stage.has_ended
+    assert not stage.is_done
     for damaged in ("[1]", "{", ""):
         path.write_text(damaged)
         assert read_record(path) == {}

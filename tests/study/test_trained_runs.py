@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from vlm_backbones._trained_runs import check_trained_runs
+from vlm_backbones._trained_runs import check_trained_runs, training_notes
 from vlm_backbones.control import check_study
 from vlm_backbones.data.conversations import Example
 from vlm_backbones.errors import ConfigError
@@ -96,7 +97,7 @@ def test_an_order_that_follows_the_tokenizers_lengths(
     train(study_file, study_file.parent / "other", out)
     found = problems(study_file, out)
     assert found[0].startswith("other, align: the steps did not see the examples in the certificate's order")
-    assert any(problem.startswith("the order of the examples differs: backbone: align") for problem in found)
+    assert any(problem.startswith("align: the order of the examples differs: backbone ") for problem in found)
 
 
 def test_a_smaller_batch_for_one_backbone(study_file: Path, out: Path, tmp_path: Path) -> None:
@@ -104,18 +105,17 @@ def test_a_smaller_batch_for_one_backbone(study_file: Path, out: Path, tmp_path:
     path = changed(study_file, tmp_path, lambda stage: stage.update(batch_size=2))
     train(path, study_file.parent / "other", out)
     found = problems(study_file, out)
-    assert any(
-        problem.startswith("the examples an optimizer step (the effective batch) differ")
-        and "backbone: align 4, finetune 4; other: align 4, finetune 2" in problem
-        for problem in found
-    )
+    said = "finetune: the examples an optimizer step (the effective batch) differ: backbone 4; other 2."
+    assert any(problem.startswith(said) for problem in found)
+    assert any("other was not trained by the study's recipe: finetune.batch_size is 2, not 4." in row for row in found)
 
 
 def test_pictures_prepared_in_another_way(study_file: Path, out: Path, tmp_path: Path) -> None:
     path = changed(study_file, tmp_path, lambda stage: stage.update(image_aspect_ratio="pad"))
     train(path, study_file.parent / "other", out)
-    (found,) = problems(study_file, out)
-    assert found.startswith("pictures are not prepared alike: backbone: align")
+    by_recipe, by_pictures = problems(study_file, out)
+    assert "finetune.image_aspect_ratio is pad, not None. Train it again." in by_recipe
+    assert by_pictures.startswith("finetune: pictures are not prepared alike: backbone ")
 
 
 def test_a_loss_of_other_kernels(study_file: Path, out: Path) -> None:
@@ -125,7 +125,9 @@ def test_a_loss_of_other_kernels(study_file: Path, out: Path) -> None:
     record["stages"]["finetune"]["fused_loss"] = True  # there is no GPU here
     path.write_text(json.dumps(record))
     (found,) = problems(study_file, out)
-    assert found.startswith("the loss is computed by liger-kernel in some runs only: backbone: align False")
+    assert found.startswith(
+        "finetune: the loss is computed by liger-kernel in some runs only: backbone False; other True"
+    )
 
 
 def test_code_of_another_version(study_file: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,4 +144,92 @@ def test_a_declared_deviation_is_no_confound(study_file: Path, out: Path, tmp_pa
     train(path, study_file.parent / "other", out)
     study = load_study(study_file)
     declared = {study.backbones[1]: {"finetune.batch_size": 2, "reason": "its memory"}}
-    check_trained_runs(Study.model_validate({**study.model_dump(), "deviations": declared}), out)
+    deviating = Study.model_validate({**study.model_dump(), "deviations": declared})
+    check_trained_runs(deviating, out)
+
+    # what was not declared is compared all the same
+    record = out / "other" / "run.json"
+    content = json.loads(record.read_text())
+    content["stages"]["align"]["batch_size"] = 2
+    content["stages"]["finetune"]["image_processor"] = "another"
+    record.write_text(json.dumps(content))
+    with pytest.raises(ConfigError) as caught:
+        check_trained_runs(deviating, out)
+    assert [line.partition(": backbone")[0] for line in str(caught.value).splitlines()[1:]] == [
+        "- align: the examples an optimizer step (the effective batch) differ",
+        "- finetune: pictures are not prepared alike",
+    ]
+
+
+SETTINGS: dict[str, Any] = {
+    "learning_rate": 0.5,
+    "weight_decay": 0.25,
+    "schedule": "constant",
+    "max_grad_norm": 0.125,
+    "trainable": ["projector"],
+    "max_length_tokens": 99,
+    "answer_weighting": "inverse_sqrt_length",
+    "precision": "bf16",
+    "data_seed": 3,
+}
+
+
+@pytest.mark.parametrize("key", SETTINGS)
+def test_a_setting_of_the_recipe_that_only_one_run_has(study_file: Path, out: Path, tmp_path: Path, key: str) -> None:
+    """As of a folder that was copied from a study of other values; what has no effect on the weights is none."""
+    path = changed(study_file, tmp_path, lambda stage: stage.update({key: SETTINGS[key], "micro_batch_size": 1}))
+    record = out / "backbone" / "run.json"
+    content = json.loads(record.read_text())
+    content["facts"]["recipe"] = load_study(path).recipe.model_dump(mode="json")
+    record.write_text(json.dumps(content))
+    before = getattr(load_study(study_file).recipe.finetune_stages[0], key)
+    (found,) = problems(study_file, out)
+    said = f"finetune.{key} is {SETTINGS[key]}, not {before}"
+    assert found == f"backbone was not trained by the study's recipe: {said}. Train it again."
+
+
+def test_a_run_of_another_backbone_chat_format_or_recipe_format(study_file: Path, out: Path) -> None:
+    record = out / "backbone" / "run.json"
+    content = json.loads(record.read_text())
+    content["facts"]["chat_format"] = ["vicuna_v1", None]
+    content["facts"]["recipe"] = {"a newer": "one"}
+    record.write_text(json.dumps({**content, "backbone": "gpt"}))
+    assert problems(study_file, out) == [
+        f"backbone was trained from gpt, the study says {load_study(study_file).backbones[0]}. Train it again.",
+        "backbone was not trained by the study's recipe: its run.json holds none. Train it again.",
+        "backbone was trained in the chat format 'vicuna_v1', the study says 'native'. Train it again.",
+    ]
+
+
+def test_a_backbone_that_changed_between_two_seeds(study_file: Path, out: Path) -> None:
+    train(study_file, study_file.parent / "other", out)
+    for folder, seed, source in (("backbone-seed1", 1, "changed"), ("other-seed1", 1, None)):
+        shutil.copytree(out / folder.removesuffix("-seed1"), out / folder)
+        record = json.loads((out / folder / "run.json").read_text())
+        record["seed"] = seed
+        record["facts"]["backbone"] = source or record["facts"]["backbone"]
+        (out / folder / "run.json").write_text(json.dumps(record))
+    found = [problem for problem in problems(study_file, out) if "start from" in problem]
+    backbone = load_study(study_file).backbones[0]
+    assert len(found) == 1
+    assert found[0].startswith(f"backbone-seed1 and backbone did not start from the same files of {backbone}.")
+
+
+def test_what_runs_of_no_study_differ_in_is_said(study_file: Path, out: Path, tmp_path: Path) -> None:
+    folders = {"one": out / "backbone", "two": tmp_path / "two"}
+    shutil.copytree(folders["one"], folders["two"])
+    assert training_notes(folders, is_study=False) == []
+    record = json.loads((folders["two"] / "run.json").read_text())
+    record["facts"]["recipe"]["finetune"]["learning_rate"] = 0.5
+    record["stages"]["finetune"]["steps"] = 3
+    record["versions"]["torch"] = "1.0"
+    record["hardware"]["device"] = "an abacus"
+    record["backbone"] = "the same under another name"
+    (folders["two"] / "run.json").write_text(json.dumps(record))
+    same, where, steps, recipe = training_notes(folders, is_study=False)
+    assert same.startswith("one and two started from the same LLM files")
+    assert f"torch {version('torch')} (one), 1.0 (two); on " in where
+    assert "an abacus (two). The last digits" in where
+    assert steps.startswith("finetune: the optimizer steps differ: one 2; two 3.")
+    assert "two was not trained by the recipe of one: finetune.learning_rate is 0.5, not 0.01." in recipe
+    assert training_notes(folders, is_study=True) == [same, where]

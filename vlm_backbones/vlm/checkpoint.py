@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping
@@ -14,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaProcessor
 
-from vlm_backbones._seals import is_remark, write_seal
+from vlm_backbones._seals import fingerprint_of, is_remark, write_seal
 from vlm_backbones.cache import partial_name
 from vlm_backbones.errors import CheckpointError, DataError, writing_remedy
 from vlm_backbones.hashes import file_sha256, known_sha256
@@ -188,10 +187,8 @@ def checkpoint_fingerprint(path: str | Path) -> str:
     """
     folder = Path(path)
     _read_config(folder)
-    files = sorted(file for file in folder.iterdir() if file.is_file() and not is_remark(file))
+    files = [file for file in folder.iterdir() if file.is_file() and not is_remark(file)]
     if not any(file.suffix in _WEIGHTS for file in files):
         raise CheckpointError(f"{folder} has no weights: no *.safetensors file. {_AGAIN}")
-    total, hashes = hashlib.sha256(), known_sha256(files)
-    for file in files:
-        total.update(f"{file.name}\0{hashes.get(file) or file_sha256(file)}\n".encode())
-    return total.hexdigest()
+    hashes = known_sha256(files)
+    return fingerprint_of({file.name: hashes.get(file) or file_sha256(file) for file in files})
