@@ -71,20 +71,20 @@ def print_result(
 ) -> None:
     """Print the comparison of "ours" and "peer" as one line of JSON.
 
-    With a count, rates a second are compared, ours over the peer's: more is better. Without one, seconds are, ours
-    over the peer's: less is better.
+    With a count the sides are shown as rates a second, without one as seconds. The ratio says how many times as fast
+    as the peer ours is.
     """
     wall = {side: statistics.median(run.wall for run in runs) for side, runs in seconds.items()}
     cpu = {side: statistics.median(run.cpu for run in runs) for side, runs in seconds.items()}
     values = {side: count / value if count else value for side, value in wall.items()}
-    ratio_cpu = cpu["peer"] / cpu["ours"] if count else cpu["ours"] / cpu["peer"]
     spread = {side: [round(min(r.wall for r in runs), 3), round(max(r.wall for r in runs), 3)]
               for side, runs in seconds.items()}  # fmt: skip
     print(json.dumps({
         "name": name, "ours": round(values["ours"], 3), "peer": round(values["peer"], 3),
-        "ratio": round(values["ours"] / values["peer"], 2), "unit": "samples/s" if count else "s",
-        "repeats": len(seconds["ours"]), "ratio_cpu_seconds": round(ratio_cpu, 2), "seconds_min_max": spread,
-        "load_average": round(os.getloadavg()[0], 1), **more, "machine": machine(threads),
+        "ratio": round(wall["peer"] / wall["ours"], 2), "unit": "samples/s" if count else "s",
+        "repeats": len(seconds["ours"]), "ratio_cpu_seconds": round(cpu["peer"] / cpu["ours"], 2),
+        "seconds_min_max": spread, "load_average": round(os.getloadavg()[0], 1), **more,
+        "machine": machine(threads),
     }))  # fmt: skip
 
 

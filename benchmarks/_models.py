@@ -45,7 +45,7 @@ class Shape:
     patch_px: int
     tower: dict[str, int]
     backbone: dict[str, Any]
-    vocabulary: int | None = None  # the tokenizer's own 512 where left out
+    vocabulary: int = 512
 
 
 _POCKET = {"hidden_size": 128, "intermediate_size": 448, "num_hidden_layers": 4, "num_attention_heads": 4,
@@ -91,7 +91,7 @@ def load(given: Any, *, dtype: str | None = None, compiled: bool = False) -> Loa
 
 
 def build(shape: Shape, device: Any, dtype: Any) -> tuple[Any, Any]:
-    """Return a LLaVA of random weights, made on the device, and a processor with a tokenizer of 512 tokens."""
+    """Return a LLaVA of random weights, made on the device, and a processor whose tokenizer has a word for each row."""
     import torch
     from transformers import (
         CLIPImageProcessor,
@@ -102,14 +102,12 @@ def build(shape: Shape, device: Any, dtype: Any) -> tuple[Any, Any]:
         LlavaProcessor,
     )
 
-    tokenizer = _tokenizer()
+    tokenizer = _tokenizer(shape.vocabulary)
     vision = CLIPVisionConfig(
         **shape.tower, projection_dim=shape.tower["hidden_size"], image_size=shape.image_side_px,
         patch_size=shape.patch_px,
     )  # fmt: skip
-    text = LlamaConfig(
-        **shape.backbone, vocab_size=shape.vocabulary or len(tokenizer), bos_token_id=1, eos_token_id=2, pad_token_id=0
-    )
+    text = LlamaConfig(**shape.backbone, vocab_size=shape.vocabulary, bos_token_id=1, eos_token_id=2, pad_token_id=0)
     patches = (shape.image_side_px // shape.patch_px) ** 2
     config = LlavaConfig(
         vision_config=vision, text_config=text, image_token_index=3, vision_feature_layer=-2,
@@ -149,11 +147,11 @@ def build_engine(model: Any, processor: Any, device: Any, *, compiled: bool = Fa
     )  # fmt: skip
 
 
-def save(shape: str, folder: Path) -> Path:
+def save(shape: str, folder: Path, dtype: str = "float32") -> Path:
     """Write a checkpoint of random weights."""
     import torch
 
-    return write(*build(SHAPES[shape], torch.device("cpu"), torch.float32), folder)
+    return write(*build(SHAPES[shape], torch.device("cpu"), getattr(torch, dtype)), folder)
 
 
 def write(model: Any, processor: Any, folder: Path) -> Path:
@@ -256,22 +254,29 @@ def make_requests(rows: Any, new_tokens: int, *, options: bool = True) -> list[A
     ]  # fmt: skip
 
 
-def _tokenizer() -> Any:
+def _tokenizer(size: int) -> Any:
+    """Return a tokenizer of so many tokens; beyond those that it learnt are words that only answers have."""
+    import json
+
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     from vlm_backbones.prompts import vqa_prompt
 
-    model = Tokenizer(models.BPE())
-    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    model.decoder = decoders.ByteLevel()
+    learnt = Tokenizer(models.BPE())
+    learnt.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    learnt.decoder = decoders.ByteLevel()
+    special = ["<pad>", "<s>", "</s>", "<image>"]
     trainer = trainers.BpeTrainer(
-        vocab_size=512, special_tokens=["<pad>", "<s>", "</s>", "<image>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
+        vocab_size=512, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )  # fmt: skip
     text = [vqa_prompt(QUESTION.format(size="small", shape=shape, side="left")) for shape in ("circle", "star")]
-    model.train_from_iterator([*text, "USER: ", f"ASSISTANT:\n{' '.join(OPTIONS)}"] * 8, trainer)
+    learnt.train_from_iterator([*text, "USER: ", f"ASSISTANT:\n{' '.join(OPTIONS)}"] * 8, trainer)
+    content = json.loads(learnt.to_str())
+    vocabulary = content["model"]["vocab"]
+    vocabulary |= {f"\u0120w{number}": number for number in range(len(vocabulary), size)}
     return PreTrainedTokenizerFast(
-        tokenizer_object=model, pad_token="<pad>", bos_token="<s>", eos_token="</s>",
+        tokenizer_object=Tokenizer.from_str(json.dumps(content)), pad_token="<pad>", bos_token="<s>", eos_token="</s>",
         additional_special_tokens=["<image>"],
     )  # fmt: skip

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import _measure
 import _models
 
-__all__ = ["peak_share", "shares", "training_operations"]
+__all__ = ["peak_share", "prefill", "shares", "training_operations"]
 
 # Dense bf16 operations a second, from the vendor's data sheets.
 BF16_PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
@@ -29,10 +29,27 @@ def shares(loaded: _models.Loaded, answers: Sequence[Any], runs: Sequence[_measu
         return found
     import torch
 
-    operations = 2.0 * (read + written) * _parameters(model.model.language_model)
-    operations += 2.0 * images * each * _parameters(model.model.vision_tower)
+    operations = _operations(model, read + written, images)
     memory = round(torch.cuda.max_memory_allocated() / 2**30, 1)
     return found | {"bf16_peak_share": peak_share(operations / seconds), "memory_gib": memory}
+
+
+def prefill(loaded: _models.Loaded, answer: Callable[[], Sequence[Any]], repeats: int) -> dict[str, Any]:
+    """Time answers of one token each, which are nearly all prefill: tokens read a second, and the share of the peak.
+
+    What else a question costs counts as time and not as operations: decoding of pictures, prompts, the output head.
+    """
+    answers = answer()
+    runs = _measure.compare({"prefill": answer}, repeats)["prefill"]
+    found = shares(loaded, answers, runs)
+    return {f"prefill_{name}": found[name] for name in ("tokens_read_per_s", "bf16_peak_share") if name in found}
+
+
+def _operations(model: Any, tokens: int, images: int) -> float:
+    """Return the operations of a forward pass: 2 a parameter and token; attention's own products are left out."""
+    pixels = images * model.config.image_seq_length
+    operations = 2.0 * tokens * _parameters(model.model.language_model)
+    return operations + 2.0 * pixels * _parameters(model.model.vision_tower)
 
 
 def peak_share(operations_per_s: float) -> float | None:

@@ -16,6 +16,8 @@ def train(setting: Any, recipe: Any) -> None:
     """Train with TRL's SFTTrainer, which pads; loader processes prepare its pictures, as LLaVA's scripts have it."""
     from trl import SFTConfig, SFTTrainer
 
+    from vlm_backbones.train.loss import has_fused_loss
+
     with tempfile.TemporaryDirectory(dir=setting.folder) as run:
         settings = SFTConfig(
             output_dir=run, max_steps=recipe.steps, per_device_train_batch_size=recipe.micro_batch_size,
@@ -24,7 +26,7 @@ def train(setting: Any, recipe: Any) -> None:
             max_length=recipe.max_length_tokens, assistant_only_loss=True, bf16=recipe.precision == "bf16",
             gradient_checkpointing=bool(recipe.gradient_checkpointing), train_sampling_strategy="sequential",
             dataloader_num_workers=setting.loader_workers, use_cpu=not torch.cuda.is_available(), report_to="none",
-            disable_tqdm=True, seed=0,
+            disable_tqdm=True, seed=0, use_liger_kernel=has_fused_loss(recipe),
         )  # fmt: skip
         SFTTrainer(
             model=build_model(setting, recipe), args=settings, train_dataset=setting.rows,

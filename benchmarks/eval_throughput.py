@@ -5,7 +5,9 @@
 
 Both answer the same `vqa_scene` requests through `generate_until`, as lmms-eval calls them; ours scores the four
 options besides. With a checkpoint the questions are the task's own. Ours is also checked against its own batch 1, token
-for token; exit 1 where they differ in float32. How many texts differ from the peer's is told. The last line is JSON.
+for token; exit 1 where they differ in float32. How many texts differ from the peer's is told. Answers of one token
+without options are timed by themselves: they are nearly all prefill, whose share of a card's bf16 peak is told. The
+last line is JSON.
 """
 
 from __future__ import annotations
@@ -36,17 +38,18 @@ def main() -> int:
     unlike = different_texts(found, answer(peer))
     print(f"ours against the peer: {unlike} of {len(found)} texts differ", flush=True)
     seconds = _measure.compare({"ours": partial(answer, ours), "peer": partial(answer, peer)}, given.repeats)
+    first_tokens = partial(answers, ours, loaded=loaded, new_tokens=1, options=False)
     _measure.print_result(
         "eval_throughput", seconds, count=len(found), threads=given.threads, differ_from_batch_1=differ,
         texts_differ_from_peer=unlike, rows_at_once=loaded.engine.room.rows,
-        **_peak.shares(loaded, found, seconds["ours"]),
+        **_peak.shares(loaded, found, seconds["ours"]), **_peak.prefill(loaded, first_tokens, given.repeats),
     )  # fmt: skip
     return 1 if differ and loaded.engine.model.dtype.itemsize == 4 else 0
 
 
-def answers(model: Any, *, loaded: _models.Loaded, new_tokens: int) -> list[Any]:
+def answers(model: Any, *, loaded: _models.Loaded, new_tokens: int, options: bool = True) -> list[Any]:
     """Return one model's answers."""
-    found = model.generate_until(_models.make_requests(loaded.rows, new_tokens))
+    found = model.generate_until(_models.make_requests(loaded.rows, new_tokens, options=options))
     texts = [answer if isinstance(answer, str) else answer[0] for answer in found]
     # Stock code turns an exception into an empty answer, which would look fast.
     if not any(texts):

@@ -2,11 +2,12 @@
 
     python benchmarks/scale.py [--work train,eval,analyze] [--processes 1,2] [--repeats 3]
 
-Sizes: optimizer steps of the pocket study's two stages, documents of `vqa_scene`, and questions of three
-made-up logs. Each command is a process of its own; the time of a step more is taken from 4 to 16 times and compared
-with that from 1 to 4 times, since what a command costs before its first step would hide growth. A ratio of 1 is linear;
-the last column is the largest resident set. Seconds are of the cores, which other work disturbs less. With more than
-one process, training and evaluation run under torchrun (gloo). The last line is JSON, its ratio the worst of all.
+Sizes: optimizer steps of the pocket study's two stages, documents of `vqa_scene` (its own, again and again, with other
+pictures), and questions of three made-up logs. Each command is a process of its own; the time of a step more is taken
+from 4 to 16 times and compared with that from 1 to 4 times, since what a command costs before its first step would hide
+growth. A ratio of 1 is linear; the last column is the largest resident set. Seconds are of the cores, which other work
+disturbs less. With more than one process, training and evaluation run under torchrun (gloo). The last line is JSON, its
+ratio the worst of all; exit 1 where that is more than 1.3, or where the first step more took no time that can be told.
 """
 
 from __future__ import annotations
@@ -14,18 +15,21 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import _measure
 
 TIMES = (1, 4, 16)
-BASE = {"train": 25, "eval": 70, "analyze": 4_000}
+BASE = {"train": 25, "eval": 1_000, "analyze": 4_000}
+MOST = 1.3
 BACKBONE = "pocket-llama-3"
 
 
@@ -44,12 +48,12 @@ def main() -> int:
             for processes in counts:
                 rows.append(measure(getattr(commands, work), work, processes, given.repeats))
                 print(json.dumps(rows[-1]), flush=True)
-    worst = max(row["ratio"] for row in rows)
+    worst = max(float(row["ratio"]) for row in rows)
     print(json.dumps({
         "name": "scale", "ours": worst, "peer": 1.0, "ratio": worst, "unit": "time of a step at 16 times, of that at 4",
         "repeats": given.repeats, "rows": rows, "machine": _measure.machine(1),
     }))  # fmt: skip
-    return 0
+    return 0 if worst <= MOST else 1
 
 
 class Commands:
@@ -73,11 +77,14 @@ class Commands:
             subprocess.run(self.train(2, 1), check=True, env=environment(), stdout=subprocess.DEVNULL)
             found = next(self.folder.glob(f"train-*/{BACKBONE}/checkpoint"))
             checkpoint.symlink_to(found)
+        if not (self.folder / "data").exists():
+            write_documents(self.folder / "data", max(TIMES) * BASE["eval"])
         start = (
             ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
         )
         return [
-            sys.executable, *start, "-m", "lmms_eval", "--model", "backbone_vlm", "--tasks", "vqa_scene",
+            "env", f"VLM_BACKBONES_DATA={self.folder / 'data'}", sys.executable, *start,
+            "-m", "lmms_eval", "--model", "backbone_vlm", "--tasks", "vqa_scene",
             "--model_args", f"pretrained={checkpoint}", "--batch_size", "16", "--limit", str(documents),
         ]  # fmt: skip
 
@@ -89,6 +96,24 @@ class Commands:
         if not logs.exists():
             write_logs(logs, questions, 3)
         return [*CLI, "analyze", str(logs), "--bootstrap", "1000", "--out", str(self.folder / f"report-{questions}")]
+
+
+def write_documents(folder: Path, count: int) -> None:
+    """Write `vqa_scene` with so many documents: its test split over and over, each time with pictures of its own."""
+    from datasets import Dataset, DatasetDict, load_from_disk
+
+    from vlm_backbones.tasks.data import dataset_dir
+
+    test = load_from_disk(str(dataset_dir("vqa_scene")))["test"]
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for number in range(count):
+            row = test[number % len(test)]
+            row["image"].putpixel((0, 0), (number // len(test), 0, 0))
+            yield row
+
+    made = Dataset.from_generator(rows, features=test.features)
+    DatasetDict({"test": made}).save_to_disk(folder / "vqa_scene")
 
 
 CLI = [sys.executable, "-m", "vlm_backbones.cli"]
@@ -111,10 +136,11 @@ def measure(command: Callable[[int, int], list[str]], work: str, processes: int,
             memory[size] = max(memory[size], held)
             seconds[size].append(taken)
     medians = [statistics.median(seconds[size]) for size in sizes]
+    peaks = [round(memory[size], 2) for size in sizes]
     small, large = ((medians[at + 1] - medians[at]) / (sizes[at + 1] - sizes[at]) for at in (0, 1))
     return {
         "work": work, "processes": processes, "sizes": sizes, "core_seconds": [round(each, 2) for each in medians],
-        "ratio": round(large / small, 2), "largest_gb": [round(memory[size], 2) for size in sizes],
+        "ratio": round(large / small, 2) if small > 0 else math.inf, "largest_gb": peaks,
     }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import argparse
 import importlib
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -57,6 +58,32 @@ def test_trl_trains_on_the_same_tokens(script: Any, tmp_path: Path) -> None:
     other = {**setting.data.packed, index: replace(packed, targets=packed.targets[:-1])}
     with pytest.raises(SystemExit, match="trains on other tokens"):
         trl.refuse_other_tokens(replace(setting, data=replace(setting.data, packed=other)))
+
+
+def test_random_answers_of_a_large_vocabulary_are_text_that_can_be_compared(script: Any) -> None:
+    models, throughput, peak = script("_models"), script("eval_throughput"), script("_peak")
+    shape = replace(models.SHAPES["pocket"], vocabulary=20_000)
+    model, processor = models.build(shape, torch.device("cpu"), torch.float32)
+    assert len(processor.tokenizer) == model.lm_head.out_features == 20_000
+    loaded = models.Loaded(models.build_engine(model, processor, torch.device("cpu")), models.make_rows(8, 112))
+    ours, peer = models.ours(loaded, 4), models.peer(loaded)
+    found = throughput.answers(ours, loaded=loaded, new_tokens=4)
+    assert all(text for text, _ in found)
+    assert len({text for text, _ in found}) > 1
+    assert throughput.different_texts(found, throughput.answers(peer, loaded=loaded, new_tokens=4)) == 0
+    one = partial(throughput.answers, ours, loaded=loaded, new_tokens=1, options=False)
+    assert peak.prefill(loaded, one, 1)["prefill_tokens_read_per_s"] > 0
+
+
+def test_bf16_changes_are_counted_with_their_interval(script: Any) -> None:
+    def answer(text: str, logprob: float) -> Any:
+        return text, {"reasoning_tokens": {"option_logprobs": {"a": logprob, "b": -1.0}}}
+
+    found = [answer("a", -1.0), answer("a", -2.0), answer("b", -3.0)]
+    others = [answer("a", -1.25), answer("b", -2.0), answer("b", -3.0)]
+    changed = script("eval_bf16").changed(found, others)
+    assert (changed["differ"], changed["n"], changed["share"]) == (1, 3, [0.3333, 0.0615, 0.7923])
+    assert changed["option_logprob_moves"] == {"median": 0.0, "largest": 0.25}
 
 
 @pytest.mark.parametrize("is_full", [True, False])

@@ -142,7 +142,7 @@ def test_the_cluster_test_keeps_its_level_where_mcnemar_does_not(repetitions: in
     pairs = [agreement(planted.draw(seed), bootstrap=100).row(0, named=True) for seed in range(repetitions)]
     by_cluster, by_question = (float(np.mean([pair[name] <= 0.05 for pair in pairs])) for name in ("p", "mcnemar_p"))
     print(f"{repetitions} studies without a difference: p <= .05 in {by_cluster} by clusters, {by_question} McNemar")
-    assert by_cluster <= _tolerated(0.05, repetitions, 0.0, 0.065)[1]
+    assert by_cluster <= _most_errors(repetitions)
     assert by_question > 0.07
 
 
@@ -156,7 +156,12 @@ def test_holm_keeps_the_error_of_a_family(repetitions: int) -> None:
         assert pairs.height == 3
         rejected += bool((pairs["p_holm"] <= 0.05).any())
     print(f"{repetitions} families of three pairs without a difference: Holm rejects in {rejected / repetitions}")
-    assert rejected / repetitions <= _tolerated(0.05, repetitions, 0.0, 0.065)[1]
+    assert rejected / repetitions <= _most_errors(repetitions)
+
+
+def _most_errors(repetitions: int) -> float:
+    """Return the level itself for the thousand repetitions that it is asked of; fewer are left to chance as well."""
+    return 0.05 if repetitions >= 1000 else _tolerated(0.05, repetitions, 0.0, 0.05)[1]
 
 
 def _tolerated(share: float, repetitions: int, low: float, high: float) -> tuple[float, float]:
