@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,36 +12,22 @@ from types import ModuleType
 import pytest
 
 
-def load_parts(name: str) -> ModuleType:
-    """Load a module beside this one; there is no tests package to import it from."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).resolve().parent / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-load_parts("state_shards")  # imported by its name
-
-
 @pytest.fixture(scope="session")
 def tiny_parts() -> ModuleType:
     """The builders of `tests/tiny_parts.py`."""
-    return load_parts("tiny_parts")
+    return importlib.import_module("tiny_parts")
 
 
 @pytest.fixture(scope="session")
 def region_parts() -> ModuleType:
     """The builders of `tests/region_parts.py`."""
-    return load_parts("region_parts")
+    return importlib.import_module("region_parts")
 
 
 @pytest.fixture(scope="session")
 def originals() -> ModuleType:
     """The builders of `tests/original_checkpoints.py`."""
-    return load_parts("original_checkpoints")
+    return importlib.import_module("original_checkpoints")
 
 
 @pytest.fixture(scope="session")
