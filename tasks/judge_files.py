@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, ValidationError
 
 from vlm_backbones.cache import atomic_write_text
-from vlm_backbones.done_files import run_folder
+from vlm_backbones.done_files import damaged_files, run_folder
 from vlm_backbones.errors import LogError
 from vlm_backbones.hashes import file_sha256, read_sealed_json, sealed_json
 from vlm_backbones.json_text import parse_json, written_json
@@ -104,7 +104,7 @@ def read_grades(logs: Path, grades: Path) -> GradedCounts:
 
 def _update_checksum(log: Path) -> None:
     """Note the new content of log and results where the evaluation listed the old: they would be taken for damaged."""
-    done = next((folder / "done.json" for folder in log.parents if (folder / "done.json").is_file()), None)
+    done = _listing(log)
     content = None if done is None else read_sealed_json(done)
     if done is None or content is None:  # of a damaged one, the next analysis says so
         return
@@ -130,11 +130,26 @@ def _judged_logs(root: Path) -> Iterator[tuple[Path, list[Sample]]]:
             raise LogError(f"{path} is no readable log of samples ({error}). Evaluate again.") from error
         if samples and all(_waits_for_a_judge(sample) for sample in samples):
             found = True
+            _refuse_damaged(path)
             for row, sample in enumerate(samples, start=1):
                 _check(sample, f"{path} row {row}")
             yield path, samples
     if not found:
         raise LogError(f"{root} holds no logged samples that a judge grades: {', '.join(_TASKS)}.")
+
+
+def _refuse_damaged(log: Path) -> None:
+    """Refuse a log that is not the one that its evaluation listed: with grades it would be listed as whole."""
+    done = _listing(log)
+    if done is not None and any(log in paths for paths in damaged_files(done).values()):
+        raise LogError(
+            f"{log} is not the file that the evaluation wrote (its sha256 is not the one in {done.name}): it is damaged "
+            "or was edited. Run the study or the evaluation again, which replaces it."
+        )
+
+
+def _listing(log: Path) -> Path | None:
+    return next((folder / "done.json" for folder in log.parents if (folder / "done.json").is_file()), None)
 
 
 def _waits_for_a_judge(sample: Any) -> bool:

@@ -208,6 +208,12 @@ def test_a_finished_condition_knows_what_the_grades_changed(tmp_path: Path, monk
     assert not set(before) & {file_sha256(path), file_sha256(results)}
     assert damaged_files(done) == {}
 
+    damaged = path.read_bytes().replace(b"5", b"6", 1)
+    path.write_bytes(damaged)
+    with pytest.raises(LogError, match=r"_samples_vip_bench_bbox\.jsonl is not the file that the evaluation wrote"):
+        read_grades(Path("clean"), tmp_path / "grades.jsonl")
+    assert path.read_bytes() == damaged
+
 
 @pytest.mark.usefixtures("no_judge")
 def test_bad_grades_are_named(tmp_path: Path) -> None:
