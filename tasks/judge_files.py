@@ -143,8 +143,8 @@ def _refuse_damaged(log: Path) -> None:
     done = _listing(log)
     if done is not None and any(log in paths for paths in damaged_files(done).values()):
         raise LogError(
-            f"{log} is not the file that the evaluation wrote (its sha256 is not the one in {done.name}): it is damaged "
-            "or was edited. Run the study or the evaluation again, which replaces it."
+            f"{log} is not the file that the evaluation wrote (its sha256 is not the one in {done.name}): it is "
+            "damaged or was edited. Run the study or the evaluation again, which replaces it."
         )
 
 

@@ -77,8 +77,9 @@ def run_study(study: Study, out: Path, display: Display) -> Path:
     """
     out = out.expanduser().resolve()
     with hold(out):
+        stages = plan_study(study, out)  # refuses missing data before anything is written
         atomic_write_text(out / "study.yaml", study.model_dump_yaml())
-        _run_stages(study, out, plan_study(study, out), display)
+        _run_stages(study, out, stages, display)
         _remember(study, out)
     return out / "report.html"
 

@@ -91,10 +91,10 @@ def submit_study(study: Study, out: Path, executor: str, settings: Mapping[str, 
     busy = [f"{name} ({state})" for name, state in job_states(out).items()]
     if busy:
         raise ConfigError(f"jobs of {out} still wait or run: {', '.join(busy)}. Cancel them first, or wait.")
-    atomic_write_text(out / "study.yaml", study.model_dump_yaml())
     left = stages_left(plan_study(study, out))
     if not left:
         raise ConfigError(f"every stage of {out} is done; its report is {out / 'report.html'}.")
+    atomic_write_text(out / "study.yaml", study.model_dump_yaml())
     jobs = _submit_local(out) if executor == "local" else _submit_slurm(study.name, out, left, settings)
     atomic_write_text(_note(out), json.dumps({"executor": executor, "jobs": jobs}, indent=1))
     return jobs
