@@ -12,7 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from vlm_backbones._display import StudyDisplay
 from vlm_backbones.errors import ConfigError, DataError
 from vlm_backbones.pipeline import plan_study, run_study
 from vlm_backbones.study import load_study
@@ -124,19 +126,9 @@ def test_data_that_is_missing_is_named_once_though_training_and_evaluation_need_
     with pytest.raises(DataError, match="no such data"):
         submit_study(load_study("barn"), tmp_path / "out", "local", {})
     assert not (tmp_path / "out").exists()
-    with pytest.raises(DataError, match="no such data"):
-        run_study(load_study("barn"), tmp_path / "out", Silent())
+    with StudyDisplay(Console(quiet=True)) as display, pytest.raises(DataError, match="no such data"):
+        run_study(load_study("barn"), tmp_path / "out", display)
     assert not (tmp_path / "out" / "study.yaml").exists()
-
-
-class Silent:
-    """Shows nothing."""
-
-    def update(self, waiting: object, running: object, finished: object) -> None: ...
-
-    def started(self, running: object) -> None: ...
-
-    def ended(self, running: object, seconds: float) -> None: ...
 
 
 def test_what_cannot_be_submitted_says_why(tiny_study: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
