@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -150,7 +149,8 @@ def lost_text(tokenizer: Any, texts: Iterable[tuple[str, str]]) -> LostText:
 
 def around_difference(*texts: str) -> list[str]:
     """Return texts in quotes, of long ones what lies around the first letter in which they differ."""
-    start = max(0, len(os.path.commonprefix(texts)) - _SHOWN // 2) if max(map(len, texts)) > 2 * _SHOWN else 0
+    differ = (place for place, letters in enumerate(zip(*texts, strict=False)) if len(set(letters)) > 1)
+    start = max(0, next(differ, min(map(len, texts))) - _SHOWN // 2) if max(map(len, texts)) > 2 * _SHOWN else 0
     return [repr(text[start : start + 2 * _SHOWN]) for text in texts]
 
 
