@@ -66,7 +66,7 @@ def fact_value(value: Any) -> str:
         return f"{value:.4g}"
     if isinstance(value, list):
         return " \u00b7 ".join(map(str, value))[:_LONGEST]
-    if value is None or value == {}:
+    if value is None or value in ({}, ""):
         return "none"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     if len(text) >= 32 and all(letter in "0123456789abcdef" for letter in text):
