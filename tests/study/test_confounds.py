@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from vlm_backbones._check_display import render_check
+from vlm_backbones._label_facts import around_difference
 from vlm_backbones._study_loading import package_folder
 from vlm_backbones.control import check_study
 from vlm_backbones.errors import CheckpointError, ConfigError, DataError
@@ -344,6 +345,13 @@ def test_a_tokenizer_that_loses_a_questions_text(
         "(1 of 2 rows are read otherwise): a tokenizer loses text"
     )
     assert found.endswith(f"--set data.leave_out={tmp_path / 'out' / 'leave_out.txt'}")
+
+
+def test_a_long_question_is_shown_around_what_is_lost() -> None:
+    texts = [100 * "a" + letter + 100 * "c" for letter in "Bb"]
+    assert around_difference(*texts) == [repr(20 * "a" + letter + 59 * "c") for letter in "Bb"]
+    assert around_difference(100 * "a", 99 * "a") == [repr(21 * "a"), repr(20 * "a")]
+    assert around_difference("B", "b") == ["'B'", "'b'"]
 
 
 def test_bytes_that_a_tokenizer_has_no_token_for(tiny_study: Path, tmp_path: Path) -> None:

@@ -118,7 +118,12 @@ def test_a_files_numbers_are_read_once(parts: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setattr("vlm_backbones.hashes._AT_REST_NS", 0)
     read = list[Path]()
     look = whole_weights._spoilt_of
-    monkeypatch.setattr(whole_weights, "_spoilt_of", lambda path: (read.append(path), look(path))[1])
+
+    def reading(path: Path) -> str:
+        read.append(path)
+        return look(path)
+
+    monkeypatch.setattr(whole_weights, "_spoilt_of", reading)
     for _ in range(2):
         looked_at(parts / "backbone")
     assert read == [parts / "backbone" / "model.safetensors"]
