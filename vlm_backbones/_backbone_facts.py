@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vlm_backbones._config_facts import attention_window, dropouts, rotary_positions
 from vlm_backbones._hub import loading_options, opening_error, part_files
-from vlm_backbones._label_facts import check_labels, kept_of_cut, special_words
+from vlm_backbones._label_facts import LostText, around_difference, check_labels, kept_of_cut, lost_text, special_words
 from vlm_backbones._prompt_facts import prompt_problems, room_problems
 from vlm_backbones._untrained_tokens import untrained_tokens
 from vlm_backbones.backbones import Backbone, get_backbone
 from vlm_backbones.data._bad_rows import BadRows
-from vlm_backbones.data.chat_format import get_chat_template, stop_token_ids
+from vlm_backbones.data.chat_format import get_chat_template
 from vlm_backbones.data.conversations import Example
 from vlm_backbones.data.evaluation_data import Asked
 from vlm_backbones.data.packing import PackedExample, pack_examples
@@ -82,6 +83,16 @@ class BackboneFacts:
     trained_parameters: dict[str, int]
     chat_template: str
     """Its sha256."""
+    answer_ends: list[str]
+    """Tokens that end an answer: its own files', and the chat format's end of turn."""
+    dropout: dict[str, float]
+    """What its configuration drops at random; training takes 0 in its place."""
+    attention_window: int | None
+    rotary_positions: dict[str, Any]
+    unplaced_weights: str
+    """Tensors of its files that have no place in the model."""
+    lost_questions: str
+    """How many rows have a question that is another text after its tokenizer, and an example."""
     untrained_tokens: dict[str, str]
     """Tokens of the training text whose embedding the backbone never learnt, and how that is seen."""
     untold_tokens: dict[str, str]
@@ -102,13 +113,17 @@ class BackboneView:
     """By file and row of the training text, the words in it that the tokenizer reads as special tokens."""
     special_asked: Mapping[str, frozenset[str]]
     """Of the test splits' questions."""
+    lost_taught: LostText
+    """The training data's questions that are another text after the tokenizer."""
+    lost_asked: LostText
+    """The test splits'."""
     problems: tuple[str, ...]
     """Why this backbone would be evaluated otherwise than it is trained, or taught other text than the answers."""
 
 
 @dataclass(frozen=True)
 class TextParts:
-    """A backbone without its weights."""
+    """A backbone without its weights, which were looked at."""
 
     name: str
     tokenizer: Any
@@ -116,13 +131,25 @@ class TextParts:
     config: Any
     files: str
     row: Backbone
+    answer_ends: list[str]
+    unplaced_weights: str
 
 
 def open_tokenizer(backbone: str, chat_format: str, *, trust_remote_code: bool = False) -> TextParts:
-    """Return a backbone's tokenizer, chat template and configuration; no weights are read."""
+    """Return a backbone's tokenizer, chat template and configuration, after a look at its weights where they lie.
+
+    Raises
+    ------
+    CheckpointError
+        If a file cannot be opened, weights are missing or not finite, or a word of ordinary text would end answers.
+    ConfigError
+        If the chat format does not fit the tokenizer.
+    """
     from transformers import AutoConfig, AutoTokenizer
 
+    from vlm_backbones.vlm.answer_ends import answer_ends
     from vlm_backbones.vlm.start_token import add_no_tokens
+    from vlm_backbones.vlm.whole_weights import check_files
 
     row = get_backbone(backbone)
     options = {**loading_options(row), "trust_remote_code": trust_remote_code}
@@ -135,8 +162,9 @@ def open_tokenizer(backbone: str, chat_format: str, *, trust_remote_code: bool =
         tokenizer.add_tokens([_IMAGE_TOKEN], special_tokens=True)
     add_no_tokens(tokenizer)  # as the composed checkpoint's
     template = get_chat_template(chat_format, tokenizer, native=row.chat_format)
-    stop_token_ids(tokenizer, template, row.stop_tokens)  # refuses what could never end an answer
-    return TextParts(row.id, tokenizer, template, config, part_files(row), row)
+    ends = [str(tokenizer.convert_ids_to_tokens(token)) for token in answer_ends(row, tokenizer, config, template)]
+    unplaced = check_files(row, config, trust_remote_code=trust_remote_code)
+    return TextParts(row.id, tokenizer, template, config, part_files(row), row, ends, unplaced)
 
 
 def view_data(
@@ -148,6 +176,9 @@ def view_data(
     then the view is of the others.
     """
     packed = {stage.name: _pack(parts, tower, stage, bad) for stage in stages}
+    turns = {turn: None for stage in stages for example in stage.examples for turn in example.turns}
+    lost_taught = lost_text(parts.tokenizer, ((turn.place, turn.question) for turn in turns))
+    lost_asked = lost_text(parts.tokenizer, ((row.place, row.question) for row in asked))
     added = untrained_tokens(parts.row, parts.tokenizer, parts.config, _used_tokens(parts, packed))
     facts = BackboneFacts(
         files=parts.files,
@@ -155,6 +186,12 @@ def view_data(
         digits={number: number_pieces(parts.tokenizer, number) for number in _DIGITS},
         trained_parameters={stage.name: _trained_parameters(parts, tower, stage.recipe) for stage in stages},
         chat_template=hashlib.sha256(parts.template.encode()).hexdigest(),
+        answer_ends=parts.answer_ends,
+        dropout=dropouts(parts.config),
+        attention_window=attention_window(parts.config),
+        rotary_positions=rotary_positions(parts.config),
+        unplaced_weights=parts.unplaced_weights,
+        lost_questions=_said_of_lost(lost_taught, lost_asked),
         untrained_tokens=added.untrained,
         untold_tokens=added.untold,
         stages={stage.name: _stage_facts(parts, tower, stage, packed[stage.name].rows) for stage in stages},
@@ -179,15 +216,23 @@ def view_data(
         problems += room_problems(
             parts.name, parts.tokenizer, parts.template, facts.context_tokens, tower.image_tokens, asked
         )
-    turns = {turn: None for stage in stages for example in stage.examples for turn in example.turns}
     return BackboneView(
         facts,
         shown,
         cut,
         special_words(parts.tokenizer, ((turn.place, f"{turn.question}\n{turn.answer}") for turn in turns)),
         special_words(parts.tokenizer, ((row.place, row.question) for row in asked)),
+        lost_taught,
+        lost_asked,
         tuple(problems),
     )
+
+
+def _said_of_lost(*lost: LostText) -> str:
+    """As in `2 of 76: 'CAF\u00c9?' becomes 'cafe?'`."""
+    found = [texts[0] for part in lost for texts in part.changed.values()]
+    example = f": {' becomes '.join(around_difference(*found[0]))}" if found else ""
+    return f"{len(found):,} of {sum(part.rows for part in lost):,}{example}"
 
 
 def _used_tokens(parts: TextParts, packed: Mapping[str, _Packed]) -> set[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["duration_of", "render_check", "render_estimate"]
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.markup import escape
@@ -39,6 +39,8 @@ def render_check(certificate: Mapping[str, Any]) -> None:
     for name, facts in certificate["backbones"].items():
         for token, why in facts["untold_tokens"].items():
             console.print(escape(f"note: {name}, token {token!r}: {why}."), soft_wrap=True, highlight=False)
+        for note in _notes(facts):
+            console.print(escape(f"note: {name}, {note}."), soft_wrap=True, highlight=False)
     names: dict[str, list[str]] = {}
     for name, facts in certificate["backbones"].items():
         names.setdefault(facts["files"], []).append(name)
@@ -128,6 +130,17 @@ def _by_backbone(estimates: Sequence[StageEstimate]) -> dict[str, list[StageEsti
     return {name: [row for row in estimates if row.backbone == name] for name in names}
 
 
+def _notes(facts: Mapping[str, Any]) -> Iterator[str]:
+    """What of a backbone's own files is not as one would think."""
+    if facts["dropout"]:
+        shares = ", ".join(f"{key} {share:g}" for key, share in facts["dropout"].items())
+        yield f"its configuration's dropout is left out of the training: {shares}"
+    if facts["unplaced_weights"]:
+        yield f"left out of its weights, having no place in the model: {facts['unplaced_weights']}"
+    if not facts["lost_questions"].startswith("0 of"):
+        yield f"rows with a question that its tokenizer changes: {facts['lost_questions']}"
+
+
 def _pairs(title: str, facts: Mapping[str, Any]) -> list[dict[str, str]]:
     rows = []
     for key, value in facts.items():
@@ -137,6 +150,11 @@ def _pairs(title: str, facts: Mapping[str, Any]) -> list[dict[str, str]]:
             )
             rows.append({title: f"{key} {name}".strip(), "": _short(str(shown))})
     return rows
+
+
+def _joined(facts: Mapping[str, Any]) -> str:
+    """Its values by key, long lists of numbers left out."""
+    return ", ".join(f"{key} {value}" for key, value in facts.items() if not isinstance(value, list)) or "none"
 
 
 def _short(fact: str) -> str:
@@ -150,6 +168,9 @@ def _backbones(backbones: Mapping[str, Any]) -> list[dict[str, str]]:
     cells = {
         "files": [row["files"] if "@" in row["files"] else row["files"][:12] for row in facts],
         "context_tokens": [row["context_tokens"] for row in facts],
+        "attention_window": [row["attention_window"] or "all tokens" for row in facts],
+        "rotary positions": [_joined(row["rotary_positions"]) for row in facts],
+        "answers end at": [" ".join(row["answer_ends"]) for row in facts],
     }
     cells |= {f"{text} is": ["|".join(row["digits"][text]) for row in facts] for text in facts[0]["digits"]}
     for stage in facts[0]["stages"]:

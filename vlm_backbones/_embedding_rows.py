@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_backbones._hub import opening_error
+from vlm_backbones._hub import opening_error, weight_files
 from vlm_backbones.backbones import Backbone
 
 __all__ = ["FloatArray", "Rows", "find_tables", "why_unseen"]
@@ -58,7 +57,7 @@ def find_tables(row: Backbone, config: Any) -> dict[str, Rows]:
         wanted["output row"] = _OUTPUT
     found: dict[str, Rows] = {}
     try:
-        for path in _weights(row):
+        for path in weight_files(row):
             for word, endings in wanted.items():
                 for table in _tables(path, endings):
                     found.setdefault(word, table)
@@ -81,17 +80,3 @@ def why_unseen(row: Backbone) -> str:
     if Path(row.source).is_dir() and list(Path(row.source).glob("*.bin")):
         return "its weights are a pickle, which a check does not open"
     return "its weights were not read: they are not here, or hold no embedding by a known name"
-
-
-def _weights(row: Backbone) -> Sequence[Path]:
-    folder = Path(row.source)
-    if folder.is_dir():
-        return sorted(folder.glob("*.safetensors"))
-    from huggingface_hub import try_to_load_from_cache
-
-    index = try_to_load_from_cache(row.source, "model.safetensors.index.json", revision=row.revision)
-    names = {"model.safetensors"}
-    if isinstance(index, str):
-        names = set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values())
-    found = [try_to_load_from_cache(row.source, name, revision=row.revision) for name in sorted(names)]
-    return [Path(path) for path in found if isinstance(path, str)]

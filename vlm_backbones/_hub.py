@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-__all__ = ["Part", "download_checkpoint", "is_here", "loading_options", "opening_error", "part_files", "unpinned"]
+__all__ = [
+    "Part",
+    "download_checkpoint",
+    "is_here",
+    "loading_options",
+    "opening_error",
+    "part_files",
+    "unpinned",
+    "weight_files",
+]
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -89,10 +99,33 @@ def is_here(row: Part) -> bool:
 
 def _loaded_commit(row: Part) -> str | None:
     """Return the commit of a repository's files in the hub's cache; None of what is not downloaded."""
+    found = _file_of(row, "config.json")
+    return found.parent.name if found is not None else None
+
+
+def weight_files(row: Part) -> list[Path]:
+    """Return the safetensors that transformers loads of a part; none of a pickle, or where not all are downloaded."""
+    whole, index = (_file_of(row, f"model.safetensors{end}") for end in ("", ".index.json"))
+    if whole is not None:
+        return [whole]
+    if index is None:
+        return []
+    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    if Path(row.source).is_dir():
+        return [index.parent / name for name in names]
+    found = [_file_of(row, name) for name in names]
+    return [path for path in found if path is not None] if None not in found else []
+
+
+def _file_of(row: Part, name: str) -> Path | None:
+    """Return a file of a part where it is, in its folder or in the hub's cache."""
+    folder = Path(row.source)
+    if folder.is_dir():
+        return folder / name if (folder / name).is_file() else None
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(row.source, "config.json", revision=row.revision)
-    return Path(found).parent.name if isinstance(found, str) else None
+    found = try_to_load_from_cache(row.source, name, revision=row.revision)
+    return Path(found) if isinstance(found, str) else None
 
 
 def part_files(row: Part) -> str:

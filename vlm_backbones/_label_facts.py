@@ -1,10 +1,11 @@
-"""Is the text that a backbone is taught the examples' own? Labels against answers, and what is left of those cut."""
+"""Is the text that a backbone is taught, and asked, the rows' own? Labels, what is left of those cut, questions."""
 
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from vlm_backbones.data._bad_rows import BadRows
 from vlm_backbones.data.chat_format import chat_messages, encode_chats, special_token_ids
@@ -12,7 +13,25 @@ from vlm_backbones.data.conversations import Example
 from vlm_backbones.data.packing import PackedExample
 from vlm_backbones.errors import DataError
 
-__all__ = ["check_labels", "kept_of_cut", "special_words"]
+__all__ = ["LostText", "around_difference", "check_labels", "kept_of_cut", "lost_text", "special_words"]
+
+_BATCH = 4096
+_SHOWN = 40
+
+
+class Changed(NamedTuple):
+    """A text, and what a tokenizer leaves of it."""
+
+    before: str
+    after: str
+
+
+class LostText(NamedTuple):
+    """What a tokenizer changes of the text of some rows."""
+
+    rows: int
+    changed: Mapping[str, tuple[Changed, ...]]
+    """By file and row; the rows whose text it keeps are left out."""
 
 
 def check_labels(
@@ -103,6 +122,40 @@ def special_words(tokenizer: Any, texts: Iterable[tuple[str, str]]) -> dict[str,
         if words:
             found[place] = found.get(place, frozenset()) | words
     return found
+
+
+def lost_text(tokenizer: Any, texts: Iterable[tuple[str, str]]) -> LostText:
+    """Return which texts, given with their places, are others after a tokenizer: letters, digits or bytes are lost.
+
+    White space counts as one space, and a letter with its accent as the same one written in two; texts in which the
+    tokenizer reads special tokens are left to `special_words`.
+    """
+    places: dict[str, list[str]] = {}
+    for place, text in texts:
+        places.setdefault(text, []).append(place)
+    special = special_words(tokenizer, ((text, text) for text in places))
+    plain = [text for text in places if text not in special]
+    found: dict[str, tuple[Changed, ...]] = {}
+    for start in range(0, len(plain), _BATCH):
+        batch = plain[start : start + _BATCH]
+        ids = tokenizer(batch, add_special_tokens=False)["input_ids"]
+        read = tokenizer.batch_decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        for before, after in zip(batch, read, strict=True):
+            changed = Changed(_spaced(before), _spaced(after))
+            for place in places[before] if changed.before != changed.after else ():
+                found[place] = (*found.get(place, ()), changed)
+    return LostText(len({place for same in places.values() for place in same}), found)
+
+
+def around_difference(*texts: str) -> list[str]:
+    """Return texts in quotes, of long ones what lies around the first letter in which they differ."""
+    differ = (place for place, letters in enumerate(zip(*texts, strict=False)) if len(set(letters)) > 1)
+    start = max(0, next(differ, min(map(len, texts))) - _SHOWN // 2) if max(map(len, texts)) > 2 * _SHOWN else 0
+    return [repr(text[start : start + 2 * _SHOWN]) for text in texts]
+
+
+def _spaced(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def _short(text: str) -> str:

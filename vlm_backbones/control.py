@@ -16,11 +16,13 @@ from vlm_backbones._backbone_facts import (
     BackboneView,
     StageFacts,
     StageInput,
+    TextParts,
     open_tokenizer,
     view_data,
 )
 from vlm_backbones._fingerprints import files_fingerprint, hash_of
 from vlm_backbones._hub import is_here, part_files, unpinned
+from vlm_backbones._label_facts import LostText, around_difference
 from vlm_backbones._reporters import check_reporters
 from vlm_backbones._study_loading import package_folder
 from vlm_backbones._untrained_tokens import differs_by_chance
@@ -39,7 +41,7 @@ from vlm_backbones.run import Run
 from vlm_backbones.study import Study
 from vlm_backbones.vision import VisionTower, get_vision_tower, squared_as
 
-VERSION = 6
+VERSION = 7
 _WORDING = ("prompts.py", "data/_region_words.py")
 _GROUPED = {
     "length": "characters of question and answer, 64 an image: no tokenizer's lengths",
@@ -65,10 +67,12 @@ def check_study(study: Study, out: Path, tell: Callable[[str], None] = lambda li
     DataError
         With every bad row and image (file, row, why), or where labels do not decode to their answers.
     ConfigError, CheckpointError
-        Where a part cannot be opened, or a reporter cannot start.
+        Where a part cannot be opened or has no whole weights, or a reporter cannot start.
     """
     check_reporters(study.report_to)
     _check_tower(get_vision_tower(study.vision_tower))
+    tell(f"opening {', '.join(study.backbones)}, and looking at their weights")
+    parts = {backbone: _open(study, backbone) for backbone in study.backbones}
     bad = BadRows()
     files = ", ".join(map(str, study.data.training_files)) or "the pocket data"
     tell(f"reading the training examples of {files}")
@@ -83,7 +87,9 @@ def check_study(study: Study, out: Path, tell: Callable[[str], None] = lambda li
     _refuse(bad, study, out)
     tell(f"rendering every label for {', '.join(study.backbones)}")
     asked = _asked(study)
-    views = {Run(backbone).name: _view_of(study, backbone, stages, asked, bad) for backbone in study.backbones}
+    views = {
+        Run(backbone).name: _view_of(study, backbone, opened, stages, asked, bad) for backbone, opened in parts.items()
+    }
     _refuse(bad, study, out)
     certificate = {
         "version": VERSION,
@@ -207,9 +213,13 @@ def _preprocessing(row: VisionTower, recipe: StageRecipe) -> str:
     return hash_of(json.loads(build_image_processor(squared_as(row, recipe.image_aspect_ratio)).to_json_string()))
 
 
-def _view_of(study: Study, backbone: str, stages: Stages, asked: Sequence[Asked], bad: BadRows) -> BackboneView:
-    chat_format = study.chat_format_for(backbone)
-    parts = open_tokenizer(backbone, chat_format, trust_remote_code=study.trust_remote_code)
+def _open(study: Study, backbone: str) -> TextParts:
+    return open_tokenizer(backbone, study.chat_format_for(backbone), trust_remote_code=study.trust_remote_code)
+
+
+def _view_of(
+    study: Study, backbone: str, parts: TextParts, stages: Stages, asked: Sequence[Asked], bad: BadRows
+) -> BackboneView:
     recipes = study.recipe_for(backbone).stages
     inputs = [
         StageInput(name, stages[name], order_examples(stages[name], recipe), recipe) for name, recipe in recipes.items()
@@ -225,6 +235,11 @@ def _varying(study: Study, facts: Mapping[str, BackboneFacts]) -> dict[str, str]
         "trained_parameters": "each backbone's own size",
         "context_tokens": "each backbone's own context",
         "chat_template": f"chat_format: {study.chat_format}",
+        "answer_ends": "each backbone's own end tokens",
+        "dropout": "as each was published; training takes none",
+        "attention_window": "each backbone's own layers",
+        "rotary_positions": "each backbone's own layers",
+        "unplaced_weights": "each backbone's own files",
         "untrained_tokens": "each backbone's own vocabulary",
         "untold_tokens": "each backbone's own vocabulary",
     }
@@ -257,6 +272,11 @@ def _find_confounds(study: Study, views: Mapping[str, BackboneView], out: Path) 
         cuts += _read_problem(name, view.special_taught, first_name, first.special_taught, taught)
         tested = _read_otherwise(view.special_asked, first.special_asked)
         problems += _read_problem(name, view.special_asked, first_name, first.special_asked, tested)
+        lost = _read_otherwise(view.lost_taught.changed, first.lost_taught.changed)
+        unlike |= lost
+        cuts += _lost_problem(name, view.lost_taught, first_name, first.lost_taught, lost)
+        lost = _read_otherwise(view.lost_asked.changed, first.lost_asked.changed)
+        problems += _lost_problem(name, view.lost_asked, first_name, first.lost_asked, lost)
     problems += _unlike_steps(study, views)
     if unlike:
         cuts[-1] += " " + _write_left_out(study, out, sorted(unlike))
@@ -280,8 +300,8 @@ def _unlike_steps(study: Study, views: Mapping[str, BackboneView]) -> Iterator[s
                     yield f"{stage}: {key} of {name} and {first_name} differ."
 
 
-def _read_otherwise(words: SpecialWords, first: SpecialWords) -> set[str]:
-    """Return the places of texts in which two tokenizers read other words as special tokens."""
+def _read_otherwise(words: Mapping[str, object], first: Mapping[str, object]) -> set[str]:
+    """Return the places of texts in which two tokenizers find something else: special tokens, or what they lose."""
     return {place for place in words.keys() | first.keys() if words.get(place) != first.get(place)}
 
 
@@ -298,6 +318,22 @@ def _read_problem(
     others = len(places) - 1
     more = f" ({others} more such row{'s'[: others - 1]})" if others else ""
     yield f"{place}: {said[0]} in its text as special tokens, {said[1]}{more}: write the text otherwise."
+
+
+def _lost_problem(
+    name: str, lost: LostText, first_name: str, first: LostText, places: Collection[str]
+) -> Iterator[str]:
+    if not places:
+        return
+    place = min(places)
+    own, other = (dict(found.changed.get(place, ())) for found in (lost, first))
+    text = next(text for text in [*own, *other] if own.get(text) != other.get(text))
+    asked, to_it, to_first = around_difference(text, own.get(text, text), other.get(text, text))
+    yield (
+        f"{place}: the question {asked} is {to_it} to {name} and {to_first} to {first_name} ({len(places):,} of "
+        f"{lost.rows:,} rows are read otherwise): a tokenizer loses text, and what it loses cannot be answered. Choose "
+        "another backbone, or write the text otherwise."
+    )
 
 
 def _untrained(name: str, row: BackboneFacts, first_name: str, first: BackboneFacts) -> Iterator[str]:

@@ -11,7 +11,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -27,6 +27,7 @@ __all__ = [
     "listed_files",
     "read_sealed_json",
     "relative_sha256",
+    "remembered",
     "sealed_json",
 ]
 
@@ -45,10 +46,20 @@ def file_sha256(path: Path) -> str:
 
 
 def known_sha256(paths: Iterable[Path]) -> dict[Path, str]:
-    """Return the sha256 of each path that is a readable regular file, without reading again what is known.
+    """Return the sha256 of each path that is a readable regular file, without reading again what is known."""
+    return remembered("hashes", paths, file_sha256)
 
-    A file is known where its inode, size and both its times are those of when it was hashed: what `mv`, `cp -p`, `tar`
+
+def remembered(kind: str, paths: Iterable[Path], find: Callable[[Path], str]) -> dict[Path, str]:
+    """Return what `find` says of each path that is a readable regular file, without reading again what is known.
+
+    A file is known where its inode, size and both its times are those of when it was read: what `mv`, `cp -p`, `tar`
     or `rsync` put in its place with older times has another inode or time of change. The user cache remembers it.
+
+    Parameters
+    ----------
+    kind
+        What is found, and the name of its folder in the cache.
     """
     folders: dict[Path, list[Path]] = {}
     for path in dict.fromkeys(paths):
@@ -56,12 +67,12 @@ def known_sha256(paths: Iterable[Path]) -> dict[Path, str]:
     found: dict[Path, str] = {}
     for folder, files in folders.items():
         with suppress(OSError, ValueError):  # no folder can have such a name
-            found |= _of_folder(folder.resolve(), files)
+            found |= _of_folder(kind, folder.resolve(), files, find)
     return found
 
 
-def _of_folder(folder: Path, files: Iterable[Path]) -> dict[Path, str]:
-    note = cache_dir() / "hashes" / f"{hashlib.sha256(os.fsencode(folder)).hexdigest()}.json"
+def _of_folder(kind: str, folder: Path, files: Iterable[Path], find: Callable[[Path], str]) -> dict[Path, str]:
+    note = cache_dir() / kind / f"{hashlib.sha256(os.fsencode(folder)).hexdigest()}.json"
     known, found, is_new = _read_note(note), dict[Path, str](), False
     for path in files:
         with suppress(OSError, ValueError):  # gone, unreadable, or no file can have such a name
@@ -73,7 +84,7 @@ def _of_folder(folder: Path, files: Iterable[Path]) -> dict[Path, str]:
             if isinstance(kept, list) and kept[:-1] == mark:
                 found[path] = str(kept[-1])
                 continue
-            found[path] = file_sha256(path)
+            found[path] = find(path)
             if time.time_ns() - status.st_ctime_ns > _AT_REST_NS:
                 known[path.name], is_new = [*mark, found[path]], True
     if is_new:

@@ -25,6 +25,12 @@ _NAMES = {
     "digits": "pieces that a number is split into",
     "trained_parameters": "trained parameters",
     "chat_template": "chat template",
+    "answer_ends": "tokens that end an answer",
+    "dropout": "dropout as published; training takes none",
+    "attention_window": "tokens that a layer sees back, where not all",
+    "rotary_positions": "rotary positions",
+    "unplaced_weights": "weights without a place in the model",
+    "lost_questions": "rows with a question that the tokenizer changes",
     "untrained_tokens": "tokens that the backbone never learnt",
     "untold_tokens": "added tokens of which it cannot be told whether they were trained",
     "optimizer_steps": "optimizer steps",
@@ -60,7 +66,7 @@ def fact_value(value: Any) -> str:
         return f"{value:.4g}"
     if isinstance(value, list):
         return " \u00b7 ".join(map(str, value))[:_LONGEST]
-    if value is None or value == {}:
+    if value is None or value in ({}, ""):
         return "none"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     if len(text) >= 32 and all(letter in "0123456789abcdef" for letter in text):

@@ -20,6 +20,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from vlm_backbones._backbone_facts import number_pieces
+from vlm_backbones._label_facts import lost_text
 from vlm_backbones.data.chat_format import chat_messages, encode_chats, get_chat_template, stop_token_ids
 from vlm_backbones.data.conversations import Example, ImageSource, Turn
 from vlm_backbones.data.packing import pack_examples
@@ -135,6 +136,12 @@ def test_token_ids_are_nodes_own(facts: dict[str, Any], real: dict[str, Any], ki
         if kind == "two" and text.startswith(" "):
             continue  # of a text that starts with one, only sentencepiece itself and legacy files add another space
         assert real[kind](text, add_special_tokens=False)["input_ids"] == ids, text
+
+
+@pytest.mark.parametrize("kind", ["one", "two", "three", "phi"])
+def test_no_real_vocabulary_loses_text(real: dict[str, Any], kind: str) -> None:
+    """Nor is a leading space, a word split at its accent or a letter in bytes taken for a loss."""
+    assert lost_text(real[kind], [(text, text) for text in [*TEXTS, "cafe\u0301", "caf\u00e9"]]).changed == {}
 
 
 def test_known_ids(real: dict[str, Any]) -> None:

@@ -10,15 +10,17 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from vlm_backbones._check_display import render_check
+from vlm_backbones._label_facts import around_difference
 from vlm_backbones._study_loading import package_folder
 from vlm_backbones.control import check_study
-from vlm_backbones.errors import ConfigError, DataError
+from vlm_backbones.errors import CheckpointError, ConfigError, DataError
 from vlm_backbones.recipe import StageRecipe
 from vlm_backbones.study import load_study
+from vlm_backbones.vlm import compose
 
 
 def variant(tiny_study: Path, folder: Path, change: Callable[[str], str]) -> str:
@@ -242,6 +244,150 @@ def test_a_last_stage_in_another_format_than_the_checkpoint_keeps(tiny_study: Pa
     found = [problem for problem in found if "context" not in problem]  # of these tiny backbones
     assert len(found) == 2  # each backbone
     assert "the last stage's chat_format is 'vicuna_v1', and the checkpoint keeps the study's" in found[0]
+
+
+def changed_files(tiny_study: Path, folder: Path, name: str, change: Callable[[dict[str, Any]], Any]) -> str:
+    """Copy tiny-2 with another content of one of its files, tensors or JSON, and put it into the study."""
+    file = Path(shutil.copytree(tiny_study.parent / "tiny-2", folder / "variant")) / name
+    content = load_file(file) if file.suffix == ".safetensors" else json.loads(file.read_text(encoding="utf-8"))
+    change(content)
+    if file.suffix == ".safetensors":
+        save_file(content, file, metadata={"format": "pt"})
+    else:
+        file.write_text(json.dumps(content), encoding="utf-8")
+    return f"backbones=[{tiny_study.parent / 'tiny-1'},{folder / 'variant'}]"
+
+
+DOWN = "model.layers.1.mlp.down_proj.weight"
+BROKEN: dict[str, tuple[str, Callable[[dict[str, Any]], Any], str]] = {
+    "a tensor less": ("model.safetensors", lambda file: file.pop(DOWN), rf"lacks weights.* 1 tensor \({DOWN}\)"),
+    "no head of its own": (
+        "config.json", lambda file: file.update(tie_word_embeddings=False), r"lacks weights.*\(lm_head.weight\)"
+    ),
+    "another size": (
+        "config.json", lambda file: file.update(intermediate_size=48),
+        r"6 tensors \(.*is \(32, 64\), expected \(32, 48\)"
+    ),
+    "not a number": (
+        "model.safetensors", lambda file: file[DOWN].view(-1)[7].fill_(torch.nan),
+        rf"variant/model\.safetensors holds NaN or infinity in 1 tensor \({DOWN}\)",
+    ),
+    "a word ends answers": (
+        "generation_config.json", lambda file: file.update(eos_token_id=[2, 70]),
+        r"eos_token_id of .*variant/generation_config\.json names 70 \('.'\), which .* ordinary text",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "change", "said"), BROKEN.values(), ids=BROKEN)
+def test_a_backbone_that_is_not_whole(
+    tiny_study: Path, tmp_path: Path, file: str, change: Callable[[dict[str, Any]], Any], said: str
+) -> None:
+    """transformers would draw what is missing at random; composing refuses alike, and `study check` before that."""
+    override = changed_files(tiny_study, tmp_path, file, change)
+    with pytest.raises(CheckpointError, match=said):
+        confounds(tiny_study, tmp_path / "out", override)
+    with pytest.raises(CheckpointError, match=said):
+        compose(tmp_path / "variant", tiny_study.parent / "eye")
+
+
+def test_special_end_tokens_of_a_backbones_own_are_listed(tiny_study: Path, tmp_path: Path) -> None:
+    override = changed_files(
+        tiny_study, tmp_path, "generation_config.json", lambda file: file.update(eos_token_id=[1, 2])
+    )
+    certificate = check_study(load_study(tiny_study, [override]), tmp_path / "out")
+    assert certificate["confounds"] == []
+    ends = {name: facts["answer_ends"] for name, facts in certificate["backbones"].items()}
+    assert ends == {"tiny-1": ["</s>"], "variant": ["<s>", "</s>"]}
+    assert certificate["varies"]["answer_ends"] == "each backbone's own end tokens"
+
+
+def test_what_a_configuration_says_of_attention_is_listed(
+    tiny_study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stretched = {"attention_dropout": 0.5, "sliding_window": 8, "rope_scaling": {"rope_type": "linear", "factor": 4.0}}
+    override = changed_files(
+        tiny_study, tmp_path, "config.json", lambda file: (file.pop("rope_parameters", None), file.update(stretched))
+    )
+    certificate = check_study(load_study(tiny_study, [override]), tmp_path / "out")
+    assert certificate["confounds"] == []
+    first, second = certificate["backbones"].values()
+    assert (first["dropout"], first["attention_window"]) == ({}, None)
+    assert (second["dropout"], second["attention_window"]) == ({"attention_dropout": 0.5}, 8)
+    assert first["rotary_positions"]["rope_type"] == "default"
+    assert second["rotary_positions"]["factor"] == 4.0
+    assert certificate["varies"].keys() >= {"dropout", "attention_window", "rotary_positions"}
+    render_check(certificate)
+    printed = capsys.readouterr().out
+    assert "note: variant, its configuration's dropout is left out of the training: attention_dropout 0.5." in printed
+    assert "note: tiny-1" not in printed
+
+
+LOSES: dict[str, tuple[dict[str, Any], str, str]] = {
+    "digits": ({"type": "Replace", "pattern": {"Regex": "[0-9]"}, "content": "0"}, "Is it 1 or 2?", "Is it 0 or 0?"),
+    "capitals": ({"type": "Lowercase"}, "WHAT IS IT?", "what is it?"),
+    "accents": (
+        {"type": "Sequence", "normalizers": [{"type": "NFD"}, {"type": "StripAccents"}]},
+        "Où est-il né?", "Ou est-il ne?",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("normalizer", "question", "left"), LOSES.values(), ids=LOSES)
+def test_a_tokenizer_that_loses_a_questions_text(
+    tiny_study: Path, tmp_path: Path, normalizer: dict[str, Any], question: str, left: str
+) -> None:
+    override = changed_files(tiny_study, tmp_path, "tokenizer.json", lambda file: file.update(normalizer=normalizer))
+    data = rows(tmp_path, ("what?", "red"), (question, "blue"))
+    *_, found = confounds(tiny_study, tmp_path / "out", override, *data)
+    assert found.startswith(
+        f"{tmp_path / 'rows.json'} row 1: the question {question!r} is {left!r} to variant and {question!r} to tiny-1 "
+        "(1 of 2 rows are read otherwise): a tokenizer loses text"
+    )
+    assert found.endswith(f"--set data.leave_out={tmp_path / 'out' / 'leave_out.txt'}")
+
+
+def test_a_long_question_is_shown_around_what_is_lost() -> None:
+    texts = [100 * "a" + letter + 100 * "c" for letter in "Bb"]
+    assert around_difference(*texts) == [repr(20 * "a" + letter + 59 * "c") for letter in "Bb"]
+    assert around_difference(100 * "a", 99 * "a") == [repr(21 * "a"), repr(20 * "a")]
+    assert around_difference("B", "b") == ["'B'", "'b'"]
+
+
+def test_bytes_that_a_tokenizer_has_no_token_for(tiny_study: Path, tmp_path: Path) -> None:
+    def without_bytes(file: dict[str, Any]) -> None:
+        for piece in ("Ã", "©"):  # the two bytes of é
+            del file["model"]["vocab"][piece]
+
+    override = changed_files(tiny_study, tmp_path, "tokenizer.json", without_bytes)
+    (found,) = confounds(tiny_study, tmp_path / "out", override, *rows(tmp_path, ("café?", "red"), ("What?", "blue")))
+    assert "row 0: the question 'café?' is 'caf?' to variant and 'café?' to tiny-1 (1 of 2 rows" in found
+
+
+def test_a_test_question_that_one_tokenizer_loses(tiny_study: Path, tmp_path: Path) -> None:
+    lower = changed_files(
+        tiny_study, tmp_path, "tokenizer.json", lambda file: file.update(normalizer={"type": "Lowercase"})
+    )
+    data = rows(tmp_path, ("what?", "red"))
+    (found,) = confounds(tiny_study, tmp_path / "out", lower, "tasks=[vqa_scene]", *data)
+    assert "/vqa_scene/test row 0: the question 'What colour is it 0?" in found
+    assert "(12 of 12 rows are read otherwise)" in found
+    assert "leave_out" not in found
+
+
+def test_text_that_every_tokenizer_loses_is_listed(
+    tiny_study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    override = changed_files(
+        tiny_study, tmp_path, "tokenizer.json", lambda file: file.update(normalizer={"type": "Lowercase"})
+    )
+    twin = shutil.copytree(tmp_path / "variant", tmp_path / "twin")
+    override = f"backbones=[{tmp_path / 'variant'},{twin}]"
+    certificate = check_study(load_study(tiny_study, [override, *rows(tmp_path, ("WHY?", "red"))]), tmp_path / "out")
+    assert certificate["confounds"] == []
+    assert certificate["backbones"]["twin"]["lost_questions"] == "14 of 14: 'WHY?' becomes 'why?'"
+    render_check(certificate)
+    assert "note: twin, rows with a question that its tokenizer changes: 14 of 14: 'WHY?'" in capsys.readouterr().out
 
 
 def test_a_picture_that_is_gone(tiny_study: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from transformers.integrations import integration_utils
 
 from vlm_backbones._backbone_facts import BackboneFacts, BackboneView, StageFacts
 from vlm_backbones._check_display import duration_of, render_check
+from vlm_backbones._label_facts import LostText
 from vlm_backbones._reporters import _CHECKED_AS
 from vlm_backbones.control import VERSION, _find_confounds, check_study
 from vlm_backbones.data._bad_rows import BadRows
@@ -167,6 +168,7 @@ def test_each_part_of_the_check_is_said_before_it_begins(tiny_study: Path, tmp_p
     study, said = load_study(tiny_study, ["recipe.align=null"]), list[str]()
     check_study(study, tmp_path, said.append)
     assert said == [
+        f"opening {', '.join(study.backbones)}, and looking at their weights",
         f"reading the training examples of {study.data.finetune[0]}",
         "opening the pictures of all examples (finetune 48), and the test splits",
         f"rendering every label for {', '.join(study.backbones)}",
@@ -354,8 +356,9 @@ STAGE = StageFacts(
 def view(places: tuple[str, ...] = (), problems: tuple[str, ...] = (), **changes: Any) -> BackboneView:
     """What one backbone makes of a stage `finetune`, in a context of 256 tokens."""
     stages = {"finetune": replace(STAGE, **changes)}
-    facts = BackboneFacts("", 256, {}, {}, "", {}, {}, stages)
-    return BackboneView(facts, {}, {"finetune": frozenset(places)}, {}, {}, problems)
+    facts = BackboneFacts("", 256, {}, {}, "", [], {}, None, {}, "", "0 of 0", {}, {}, stages)
+    kept = LostText(0, {})
+    return BackboneView(facts, {}, {"finetune": frozenset(places)}, {}, {}, kept, kept, problems)
 
 
 def test_every_confound_of_every_backbone_is_told(tiny_study: Path, tmp_path: Path) -> None:

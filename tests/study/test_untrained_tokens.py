@@ -49,6 +49,8 @@ def write_weights(folder: Path, table: NDArray[np.float32], name: str = "model.e
     """Two shards; the embedding is not in the first."""
     save_file({"lm_head.weight": torch.zeros(2, 2)}, folder / "model-1.safetensors")
     save_file({name: torch.from_numpy(table)}, folder / "model-2.safetensors")
+    index = {"weight_map": {"lm_head.weight": "model-1.safetensors", name: "model-2.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     return Backbone(id="b", family="llama", local_path=str(folder))
 
 
@@ -87,10 +89,8 @@ def test_rows_are_read_where_the_hubs_cache_keeps_them(
     (tmp_path / "models--lab--llm" / "refs").mkdir()
     (tmp_path / "models--lab--llm" / "refs" / "main").write_text("abc")
     write_weights(snapshot, table)
-    if is_indexed:
-        weights = {"lm_head.weight": "model-1.safetensors", "model.embed_tokens.weight": "model-2.safetensors"}
-        (snapshot / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weights}))
-    else:
+    if not is_indexed:
+        (snapshot / "model.safetensors.index.json").unlink()
         (snapshot / "model-2.safetensors").rename(snapshot / "model.safetensors")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     assert reasons(Backbone(id="b", family="llama", hub_repo="lab/llm"), USED) == SAID

@@ -20,15 +20,18 @@ from transformers import (
 )
 from transformers.initialization import no_init_weights
 
+from vlm_backbones._config_facts import dropouts
 from vlm_backbones._hub import loading_options, opening_error
 from vlm_backbones.backbones import Backbone, get_backbone
-from vlm_backbones.data.chat_format import get_chat_template, stop_token_ids
+from vlm_backbones.data.chat_format import get_chat_template
 from vlm_backbones.errors import CheckpointError
 from vlm_backbones.trust import tell_of_remote_code
 from vlm_backbones.vision import VisionTower, get_vision_tower
 from vlm_backbones.vision.preprocessing import build_image_processor
+from vlm_backbones.vlm.answer_ends import answer_ends
 from vlm_backbones.vlm.start_token import add_no_tokens
 from vlm_backbones.vlm.towers import load_vision_tower
+from vlm_backbones.vlm.whole_weights import check_loaded
 
 __all__ = ["Vlm", "add_image_token", "build_processor", "build_skeleton", "compose", "load_vision_tower"]
 
@@ -71,10 +74,12 @@ def compose(
     ConfigError
         If an id or the chat format is unknown.
     CheckpointError
-        If a part cannot be loaded.
+        If a part cannot be loaded, lacks weights, or holds some that are not finite.
 
     Notes
     -----
+    Dropout of the backbone's configuration is set to 0: backbones are trained alike, whatever their makers did.
+
     A tower row with several feature layers makes a VipLlava: their states side by side, a norm, the projector.
     """
     tower_row, backbone_row = get_vision_tower(vision_tower), get_backbone(backbone)
@@ -87,8 +92,9 @@ def compose(
     image_token_id = int(tokenizer.convert_tokens_to_ids(image_token))
     model = _assemble(llm, tower, tower_row, image_token_id, seed, weights=weights)
     template = get_chat_template(chat_format, tokenizer, native=backbone_row.chat_format)
-    stops = stop_token_ids(tokenizer, template, backbone_row.stop_tokens)
-    model.generation_config = _build_generation_config(llm, tokenizer, stops)
+    model.generation_config = _build_generation_config(
+        tokenizer, answer_ends(backbone_row, tokenizer, llm.config, template)
+    )
     return model, build_processor(tower_row, build_image_processor(tower_row), tokenizer, template, image_token)
 
 
@@ -115,20 +121,27 @@ def build_processor(
 
 
 def _load_backbone(row: Backbone, dtype: torch.dtype, trust_remote_code: bool, *, weights: bool) -> tuple[Any, Any]:
-    options = {**loading_options(row), "trust_remote_code": trust_remote_code}
+    options: dict[str, Any] = {**loading_options(row), "trust_remote_code": trust_remote_code}
+    llm: Any
     if trust_remote_code:
         tell_of_remote_code(row)
     try:
         tokenizer = AutoTokenizer.from_pretrained(row.source, **options)
+        config = AutoConfig.from_pretrained(row.source, **options)
+        for name in dropouts(config):
+            setattr(config, name, 0.0)
         if weights:
-            llm = AutoModelForCausalLM.from_pretrained(row.source, dtype=dtype, weights_only=True, **options)
+            load: Any = AutoModelForCausalLM.from_pretrained
+            ask = {"weights_only": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
+            llm, report = load(row.source, config=config, dtype=dtype, **ask, **options)
         else:
-            config = AutoConfig.from_pretrained(row.source, **options)
             with no_init_weights():  # memory that nobody writes to is not taken
                 llm = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
             llm.tie_weights()
     except Exception as error:  # a damaged file makes tokenizers and transformers raise nearly anything
         raise opening_error("backbone", row, error) from error
+    if weights and (unplaced := check_loaded(row, llm, report)):
+        print(f"{row.id}: left out of its weights, having no place in the model: {unplaced}")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     return llm, tokenizer
@@ -242,11 +255,8 @@ def _start_projector(projector: Any, word_size: float, seed: int) -> None:
             projector.projector_layernorm.reset_parameters()
 
 
-def _build_generation_config(llm: Any, tokenizer: Any, chat_stops: list[int]) -> Any:
-    """Return greedy defaults that stop at the end of turn as well as at the model's own stop tokens."""
-    own = getattr(llm.generation_config, "eos_token_id", None)
-    own = [own] if isinstance(own, int) else list(own or [])
-    stops = list(dict.fromkeys([*own, *chat_stops]))
+def _build_generation_config(tokenizer: Any, stops: list[int]) -> Any:
+    """Return greedy defaults that end an answer at `stops`."""
     build: Any = GenerationConfig
     return build(
         bos_token_id=tokenizer.bos_token_id,
