@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlm_backbones._trained_runs import training_notes
 from vlm_backbones.analysis.samples import load_logs
 from vlm_backbones.cache import atomic_write_text, recorded_writes
 from vlm_backbones.done_files import REPORT_SEAL
 from vlm_backbones.errors import LogError
 from vlm_backbones.hashes import relative_sha256, sealed_json
 from vlm_backbones.locks import hold
+from vlm_backbones.trained_runs import training_notes
 
 VERSION = 4
 

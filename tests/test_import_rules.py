@@ -21,6 +21,7 @@ OPEN = [  # torch-free and open to all
     "vlm_backbones.pictures",
     "vlm_backbones.prompts",
     "vlm_backbones.scoring",
+    "vlm_backbones.trained_runs",
     "vlm_backbones.study",
     "vlm_backbones.recipe",
     "vlm_backbones.pocket.datasets",

@@ -23,12 +23,12 @@ from vlm_backbones._names import shipped_studies
 from vlm_backbones._plan import plan_study, stages_left
 from vlm_backbones._scheduler import Display, Job, run_jobs
 from vlm_backbones._stage_kinds import Stage
-from vlm_backbones._trained_runs import check_trained_runs
 from vlm_backbones.cache import atomic_write_text, read_last_study, write_last_study
 from vlm_backbones.errors import ConfigError, DataError
 from vlm_backbones.locks import hold
 from vlm_backbones.run import Run
 from vlm_backbones.study import Study, load_study
+from vlm_backbones.trained_runs import check_trained_runs
 
 _SHOWN = 5
 """Names of damaged files in a line."""

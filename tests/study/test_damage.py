@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from vlm_backbones._fingerprints import hash_of
-from vlm_backbones._trained_runs import check_trained_runs
 from vlm_backbones.analysis.log_files import find_logs
 from vlm_backbones.errors import ConfigError, LogError
 from vlm_backbones.hashes import sealed_json
 from vlm_backbones.pipeline import study_status
 from vlm_backbones.study import load_study
+from vlm_backbones.trained_runs import check_trained_runs
 
 
 @pytest.fixture

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import yaml
 
-from vlm_backbones._trained_runs import check_trained_runs, training_notes
 from vlm_backbones.control import check_study
 from vlm_backbones.data.conversations import Example
 from vlm_backbones.errors import ConfigError
 from vlm_backbones.recipe import StageRecipe
 from vlm_backbones.study import Study, load_study
 from vlm_backbones.train import dataset, finetune
+from vlm_backbones.trained_runs import check_trained_runs, training_notes
 
 
 @pytest.fixture(scope="module")

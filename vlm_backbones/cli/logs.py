@@ -44,8 +44,8 @@ def analyze(
     if study_dir is None and paths and len(paths) == 1 and (paths[0] / "certificate.json").is_file():
         study_dir = paths[0]
     if study_dir is not None and (study_dir / "study.yaml").is_file():
-        from vlm_backbones._trained_runs import check_trained_runs
         from vlm_backbones.study import load_study
+        from vlm_backbones.trained_runs import check_trained_runs
 
         check_trained_runs(load_study(study_dir), study_dir)
     from vlm_backbones import analysis

@@ -1,4 +1,4 @@
-"""Were runs trained alike? Their records, compared with each other, the study and the certificate. No torch."""
+"""Were runs trained alike? Their records against each other, the study and the certificate. No torch; open to all."""
 
 from __future__ import annotations
 
