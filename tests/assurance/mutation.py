@@ -64,7 +64,7 @@ STRATA = {
             "control.py",
             *(
                 f"_{name}.py"
-                for name in ("backbone_facts", "fingerprints", "label_facts", "prompt_facts", "reporters", "seals")
+                for name in "backbone_facts config_facts fingerprints label_facts prompt_facts reporters seals".split()
             ),
             *(
                 "hashes.py",
@@ -73,13 +73,17 @@ STRATA = {
                 "data/_bad_rows.py",
                 "data/counts.py",
                 "data/order.py",
+                "trained_runs.py",
+                "vlm/answer_ends.py",
+                "vlm/whole_weights.py",
             ),
         ),
         (
             *(
                 f"tests/study/test_{name}.py"
-                for name in ("confounds", "control", "estimate", "fingerprints", "seals", "untrained_tokens")
+                for name in "confounds control estimate fingerprints seals trained_runs untrained_tokens".split()
             ),
+            "tests/vlm/test_whole_weights.py",
             *(f"tests/data/test_{name}.py" for name in ("conversations", "order_and_features", "row_files")),
             "tests/model_wrappers/test_sealed_checkpoints.py",
             "tests/test_hashes.py",
