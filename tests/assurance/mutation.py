@@ -61,32 +61,38 @@ STRATA = {
     "report": Stratum(("analysis/report/*.py",), tuple(OF_ANALYSIS)),
     "control": Stratum(
         (
+            "_backbone_facts.py",
+            "_config_facts.py",
+            "_embedding_rows.py",
+            "_fingerprints.py",
+            "_label_facts.py",
+            "_prompt_facts.py",
+            "_reporters.py",
+            "_seals.py",
+            "_untrained_tokens.py",
             "control.py",
-            *(
-                f"_{name}.py"
-                for name in "backbone_facts config_facts fingerprints label_facts prompt_facts reporters seals".split()
-            ),
-            *(
-                "hashes.py",
-                "_embedding_rows.py",
-                "_untrained_tokens.py",
-                "data/_bad_rows.py",
-                "data/counts.py",
-                "data/order.py",
-                "trained_runs.py",
-                "vlm/answer_ends.py",
-                "vlm/whole_weights.py",
-            ),
+            "data/_bad_rows.py",
+            "data/counts.py",
+            "data/order.py",
+            "hashes.py",
+            "trained_runs.py",
+            "vlm/answer_ends.py",
+            "vlm/whole_weights.py",
         ),
         (
-            *(
-                f"tests/study/test_{name}.py"
-                for name in "confounds control estimate fingerprints seals trained_runs untrained_tokens".split()
-            ),
-            "tests/vlm/test_whole_weights.py",
-            *(f"tests/data/test_{name}.py" for name in ("conversations", "order_and_features", "row_files")),
+            "tests/data/test_conversations.py",
+            "tests/data/test_order_and_features.py",
+            "tests/data/test_row_files.py",
             "tests/model_wrappers/test_sealed_checkpoints.py",
+            "tests/study/test_confounds.py",
+            "tests/study/test_control.py",
+            "tests/study/test_estimate.py",
+            "tests/study/test_fingerprints.py",
+            "tests/study/test_seals.py",
+            "tests/study/test_trained_runs.py",
+            "tests/study/test_untrained_tokens.py",
             "tests/test_hashes.py",
+            "tests/vlm/test_whole_weights.py",
         ),
     ),
 }
