@@ -19,7 +19,7 @@ import torch
 
 from vlm_backbones.cache import atomic_write_text
 from vlm_backbones.errors import ConfigError, DataError
-from vlm_backbones.hashes import read_sealed_json, sealed_json
+from vlm_backbones.hashes import file_sha256, known_sha256, read_sealed_json, sealed_json
 from vlm_backbones.train.processes import processes, sharding
 
 _PACKAGES = (
@@ -45,10 +45,10 @@ def part_fingerprint(source: str, revision: str | None) -> str:
     folder = Path(source)
     if not folder.is_dir():
         return hash_json([source, revision])
-    total = hashlib.sha256()
-    for file in sorted(path for path in folder.iterdir() if path.is_file()):
-        with file.open("rb") as stream:
-            total.update(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    total, hashes = hashlib.sha256(), known_sha256(files)
+    for file in files:
+        total.update(f"{file.name} {hashes.get(file) or file_sha256(file)}\n".encode())
     return total.hexdigest()
 
 

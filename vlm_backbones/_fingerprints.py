@@ -12,11 +12,11 @@ from typing import Any
 
 from vlm_backbones._study_loading import package_folder
 from vlm_backbones.errors import ConfigError
+from vlm_backbones.hashes import file_sha256, known_sha256
 
 __all__ = ["files_fingerprint", "hash_of", "read_record", "stage_version"]
 
 _VERSION = re.compile(r"^(?:DATA_)?VERSION(?:: *\w+)? *= *(\d+)", re.MULTILINE)
-_SMALL_BYTES = 64 * 2**20
 
 
 def hash_of(value: Any) -> str:
@@ -36,16 +36,22 @@ def stage_version(module: str) -> int:
 
 
 def files_fingerprint(paths: Iterable[Path]) -> str:
-    """Return a hash over files and folders: by content where small, by size and time where large."""
-    rows = []
-    for root in paths:
-        files = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]
-        stats = [(path, path.stat()) for path in files if "__pycache__" not in path.parts]
-        small = sum(stat.st_size for _, stat in stats) <= _SMALL_BYTES
-        for path, stat in stats:
-            mark = hashlib.sha256(path.read_bytes()).hexdigest() if small else f"{stat.st_size}-{stat.st_mtime_ns}"
-            rows.append([str(path.relative_to(root)), mark])
+    """Return a hash over files and folders by content, wherever they lie; a large file is read once.
+
+    Raises
+    ------
+    OSError
+        If one cannot be read.
+    """
+    files = [(root, path) for root in paths for path in _files_of(root)]
+    hashes = known_sha256(path for _, path in files)
+    rows = [[str(path.relative_to(root)), hashes.get(path) or file_sha256(path)] for root, path in files]
     return hash_of(rows)
+
+
+def _files_of(root: Path) -> list[Path]:
+    files = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]
+    return [path for path in files if "__pycache__" not in path.parts]
 
 
 def read_record(path: Path) -> dict[str, Any]:
