@@ -83,15 +83,14 @@ def print_result(
         "name": name, "ours": round(values["ours"], 3), "peer": round(values["peer"], 3),
         "ratio": round(wall["peer"] / wall["ours"], 2), "unit": "samples/s" if count else "s",
         "repeats": len(seconds["ours"]), "ratio_cpu_seconds": round(cpu["peer"] / cpu["ours"], 2),
-        "seconds_min_max": spread, "load_average": round(os.getloadavg()[0], 1), **more,
-        "machine": machine(threads),
+        "seconds_min_max": spread, **more, "machine": machine(threads),
     }))  # fmt: skip
 
 
 def machine(threads: int | None = None, *packages: str) -> dict[str, Any]:
     """Return what a number depends on; of the packages, by default torch and transformers, the versions."""
     found: dict[str, Any] = {"cpu": _cpu_name(), "cores": os.cpu_count(), "threads": threads or os.cpu_count()}
-    found["python"] = platform.python_version()
+    found |= {"load_average": round(os.getloadavg()[0], 1), "python": platform.python_version()}
     found |= {name: version(name) for name in packages or ("torch", "transformers")}
     torch = sys.modules.get("torch")  # analysis does without
     return found | ({"gpu": torch.cuda.get_device_name()} if torch and torch.cuda.is_available() else {})

@@ -1,6 +1,6 @@
 """Seconds and memory of CKA between all layers of two runs, against numpy in float64, pair by pair.
 
-    python benchmarks/cka_speed.py [--documents 2000] [--hidden 1024] [--layers 8] [--repeats 3] [--no-peer]
+    python benchmarks/cka_speed.py [--documents 2000] [--hidden 1024] [--layers 8] [--repeats 5] [--no-peer]
 
 Two runs of random states that share a part. Ours gives biased and debiased CKA of every two of the 16 layers from one
 walk over tiles; the peer is Kornblith's formula for linear CKA, |X'Y|^2 / (|X'X| |Y'Y|), on the 64 pairs of a layer of
@@ -33,7 +33,7 @@ def main() -> int:
     parser.add_argument("--documents", type=int, default=2000)
     parser.add_argument("--hidden", type=int, default=1024)
     parser.add_argument("--layers", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--no-peer", action="store_true", help="measure ours alone: the peer takes minutes")
     arguments = parser.parse_args()
     states = make_states(2 * arguments.layers, arguments.documents, arguments.hidden)

@@ -1,40 +1,50 @@
-"""Write what `make bench` measured into benchmarks/RESULTS.md, between its two marks.
+"""Write what `make bench` measured into benchmarks/RESULTS.md, between the marks for a quiet or for a busy machine.
 
     python benchmarks/write_results.py LINES.jsonl
 
-Each line is a command, a tab, and the last line of its output (JSON).
+Each line is a command, a tab, and the last line of its output (JSON). A machine is busy where, in the median, a process
+more than there are cores wanted to run.
 """
 
 from __future__ import annotations
 
 import datetime
 import json
+import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
-BEGIN, END = "<!-- make bench -->\n", "<!-- end -->\n"
+END = "<!-- end -->\n"
 
 
 def main() -> int:
     """Replace the table; the file is left alone where a line or a mark is missing."""
-    rows = [line.split("\t") for line in Path(sys.argv[1]).read_text(encoding="utf-8").splitlines()]
-    table = render([(command, json.loads(result)) for command, result in rows])
-    before, _, rest = RESULTS.read_text(encoding="utf-8").partition(BEGIN)
+    lines = [line.split("\t") for line in Path(sys.argv[1]).read_text(encoding="utf-8").splitlines()]
+    results = [(command, json.loads(result)) for command, result in lines]
+    begin = f"<!-- make bench, {'busy' if is_busy(results) else 'quiet'} -->\n"
+    before, _, rest = RESULTS.read_text(encoding="utf-8").partition(begin)
     _, end, after = rest.partition(END)
     if not end:
-        raise SystemExit(f"{RESULTS} has no lines {BEGIN.strip()!r} and {END.strip()!r}: put them back.")
-    RESULTS.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
+        raise SystemExit(f"{RESULTS} has no lines {begin.strip()!r} and {END.strip()!r}: put them back.")
+    RESULTS.write_text(f"{before}{begin}\n{render(results)}\n{END}{after}", encoding="utf-8")
     return 0
+
+
+def is_busy(results: Sequence[tuple[str, dict[str, Any]]]) -> bool:
+    """Whether other work shared the cores."""
+    machines = [result["machine"] for _, result in results]
+    return statistics.median(row["load_average"] for row in machines) > machines[0]["cores"] + 1
 
 
 def render(results: Sequence[tuple[str, dict[str, Any]]]) -> str:
     """Return the day, the machine and a table with a row a command."""
     versions = {name: value for _, result in results for name, value in result["machine"].items()}
     cpu, cores = versions.pop("cpu"), versions.pop("cores")
-    versions.pop("threads")
+    for name in ("threads", "load_average"):
+        versions.pop(name)
     said = ", ".join(f"{name} {value}" for name, value in versions.items())
     today = datetime.datetime.now(datetime.UTC).date()
     head = "| command | ours | peer | ratio | by the cores' seconds | repeats | load |\n|---|---|---|---|---|---|---|"
@@ -45,7 +55,7 @@ def render(results: Sequence[tuple[str, dict[str, Any]]]) -> str:
 def _row(command: str, result: dict[str, Any]) -> str:
     unit = result["unit"]
     cells = [f"`{command}`", *(f"{_shown(result[side])} {unit}" for side in ("ours", "peer")), result["ratio"]]
-    cells += [result.get("ratio_cpu_seconds", ""), result["repeats"], result.get("load_average", "")]
+    cells += [result.get("ratio_cpu_seconds", ""), result["repeats"], result["machine"]["load_average"]]
     return f"| {' | '.join(map(str, cells))} |"
 
 
