@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from typing import TypeVar
 
-import numpy as np
 import torch
 
 from vlm_backbones.errors import CheckpointError, DataError
@@ -26,6 +26,8 @@ from vlm_backbones.model_wrappers._stops import StopStrings
 from vlm_backbones.model_wrappers._vision import ImageEncoder
 
 __all__ = ["Answerer"]
+
+T = TypeVar("T")
 
 LONG_ANSWER_TOKENS = 64
 
@@ -165,7 +167,7 @@ class Answerer:
 
     def _expanded(self, row: Prepared, features: Mapping[str, torch.Tensor]) -> Prompt:
         """Return the prompt with as many image tokens as its images have features; refuse one too long."""
-        ids = np.repeat(row.prompt, self._repeats(row, features)).tolist()
+        ids = self._expand(row, row.prompt, features)
         needed = len(ids) + max([1, *(len(option) for option in row.option_ids)])
         longest = self.engine.max_tokens
         if longest is not None and needed > longest:
@@ -176,10 +178,16 @@ class Answerer:
             )
         return Prompt(ids, row.image_keys)
 
-    def _repeats(self, row: Prepared, features: Mapping[str, torch.Tensor]) -> list[int]:
-        """Return how often each prompt token stands in the backbone's input: an image token, once a feature."""
+    def _expand(self, row: Prepared, values: Sequence[T], features: Mapping[str, torch.Tensor]) -> list[T]:
+        """Return values of the prompt's tokens where they stand in the backbone's input: an image's once a feature."""
         counts, image = iter([len(features[key]) for key in row.image_keys]), self.engine.image_token_id
-        return [next(counts) if token == image else 1 for token in row.prompt]
+        expanded: list[T] = []
+        for token, value in zip(row.prompt, values, strict=True):
+            if token == image:
+                expanded += [value] * next(counts)
+            else:
+                expanded.append(value)
+        return expanded
 
     def _rules(self, job: Job, prompt_length: int) -> Rules:
         longest, stops = self.engine.max_tokens, self.stops(job.until)
@@ -229,11 +237,12 @@ class Answerer:
 
     def _told(self, ended: Writing[_Started], features: Mapping[str, torch.Tensor]) -> Told:
         row, prompt = ended.owner.row, ended.owner.prompt
+        assert row.question is not None
         return Told(
             job=row.document.job,
             doc_key=row.document.doc_key,
             prompt=prompt.token_ids,
-            question=np.repeat(row.question or [], self._repeats(row, features)).tolist(),
+            question=self._expand(row, row.question, features),
             answer=ended.answer.token_ids,
             image_keys=row.image_keys,
         )

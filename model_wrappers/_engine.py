@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ class Engine:
     def tokenizer(self) -> Any:
         return self.processor.tokenizer
 
-    @property
+    @cached_property  # transformers' configuration takes its time to look a name up, and this is asked of every prompt
     def image_token_id(self) -> int:
         return int(self.model.config.image_token_id)
 

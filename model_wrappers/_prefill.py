@@ -117,8 +117,9 @@ def _shared_heads(prompts: Sequence[Prompt], image_token_id: int) -> tuple[list[
     places: dict[tuple[tuple[int, ...], tuple[str, ...]], int] = {}
     head_of_row, cuts = [], []
     for prompt in prompts:
-        cut = 1 + max((place for place, token in enumerate(prompt.token_ids) if token == image_token_id), default=-1)
-        key = (tuple(prompt.token_ids[:cut]), tuple(prompt.image_keys))
+        ids = prompt.token_ids
+        cut = len(ids) - ids[::-1].index(image_token_id) if image_token_id in ids else 0
+        key = (tuple(ids[:cut]), tuple(prompt.image_keys))
         head_of_row.append(places.setdefault(key, len(places)))
         cuts.append(cut)
     heads = [Prompt(ids, keys) for ids, keys in places]
