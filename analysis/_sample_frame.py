@@ -128,17 +128,15 @@ def in_slices(frame: pl.DataFrame, work: Callable[[pl.DataFrame], pl.DataFrame])
 
 
 def where(frame: pl.DataFrame, **values: str) -> pl.DataFrame:
-    """The rows that have these values; the frame itself where all have: millions of rows are not copied."""
+    """The rows that have these values; not copied where they stand together, as a file's do."""
     for column, value in values.items():
-        if frame.height and not (frame[column].n_unique() == 1 and frame[column][0] == value):
-            frame = frame.filter(pl.col(column) == value)
+        rows = frame.select(column).select(pl.arg_where(pl.col(column) == value)).to_series()
+        together = rows.len() and rows[-1] - rows[0] == rows.len() - 1
+        frame = frame.slice(rows[0], rows.len()) if together else frame[rows]
     return frame
 
 
 def split_by(frame: pl.DataFrame, *columns: str) -> Iterator[tuple[tuple[str, ...], pl.DataFrame]]:
-    """The rows by their values in some columns, in order of appearance; the frame itself where all agree."""
-    if frame.height and all(frame[column].n_unique() == 1 for column in columns):
-        yield tuple(str(value) for value in frame.head(1).select(columns).row(0)), frame
-        return
-    for key, part in frame.group_by(*columns, maintain_order=True):
-        yield tuple(str(value) for value in key), part
+    """The rows by their values in some columns, in order of appearance, as `where` gives them."""
+    for key in frame.select(columns).unique(maintain_order=True).iter_rows():
+        yield key, where(frame, **dict(zip(columns, key, strict=True)))
