@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from vlm_backbones.analysis._codes import Codes, numbered, text_codes
+from vlm_backbones.analysis._codes import Codes, Hashes, numbered, text_codes
 from vlm_backbones.analysis._sample_frame import in_slices
 
 # How many of a run's questions must have the prompt: all, else all but a few odd rows.
@@ -18,10 +18,10 @@ _SHARES = (1.0, 0.98, 0.9)
 _LOOKED_AT = 1000
 
 
-def particular_texts(documents: Codes, questions: pl.Series, of_runs: Sequence[Codes]) -> Codes:
-    """Return a code for each row: equal where two runs asked the same about one document.
+def particular_texts(documents: Codes, questions: pl.Series, of_runs: Sequence[slice]) -> Codes | Hashes:
+    """Return a number for each row: equal where two runs asked the same about one document.
 
-    Equal questions have equal codes. Of those that differ, what a run's questions have in common is taken away; a
+    Equal questions have equal numbers. Of those that differ, what a run's questions have in common is taken away; a
     question that all runs have alone is told by its document, as nothing says what its prompt is.
 
     Parameters
@@ -37,7 +37,8 @@ def particular_texts(documents: Codes, questions: pl.Series, of_runs: Sequence[C
     everywhere = (np.bincount(documents) == len(of_runs))[documents]
     if everywhere.sum() < 2 * len(of_runs):
         return np.zeros_like(asked)
-    best, most = asked, -1
+    best: Codes | Hashes = asked
+    most = -1
     for share in _SHARES:
         texts = _without_prompts(questions, asked, everywhere, of_runs, share)
         if _count_met(documents, texts) == texts.size:
@@ -50,41 +51,40 @@ def particular_texts(documents: Codes, questions: pl.Series, of_runs: Sequence[C
     return best
 
 
-def _count_met(documents: Codes, texts: Codes) -> int:
+def _count_met(documents: Codes, texts: Hashes) -> int:
     """How many rows another run's row agrees with."""
     met = np.bincount(numbered(documents, texts)[0])
     return int(met[met > 1].sum())
 
 
 def _without_prompts(
-    questions: pl.Series, asked: Codes, everywhere: NDArray[np.bool_], of_runs: Sequence[Codes], share: float
-) -> Codes:
+    questions: pl.Series, asked: Codes, everywhere: NDArray[np.bool_], of_runs: Sequence[slice], share: float
+) -> Hashes:
     """Each question without its run's prompt; `everywhere` marks the questions of all runs, which show what that is."""
-    codes, kind = np.empty_like(asked), pl.Categorical(pl.Categories.random())
-    known: dict[
-        tuple[bytes, bytes], pl.Series
-    ] = {}  # runs of one prompt log the same; one column alive keeps the codes
+    hashes = np.empty(asked.size, dtype=np.uint64)
+    known: dict[tuple[bytes, bytes], Hashes] = {}  # runs of one prompt log the same questions
     for rows in of_runs:
         key = asked[rows].tobytes(), everywhere[rows].tobytes()
         if key not in known:
-            texts = questions.gather(rows).cast(pl.String)
-            known[key] = _without_prompt(texts, pl.Series(everywhere[rows]), share, kind)
-        codes[rows] = known[key].to_physical().to_numpy()
-    return codes
+            known[key] = _without_prompt(questions[rows].cast(pl.String), pl.Series(everywhere[rows]), share)
+        hashes[rows] = known[key]
+    return hashes
 
 
-def _without_prompt(text: pl.Series, everywhere: pl.Series, share: float, kind: pl.Categorical) -> pl.Series:
-    """The questions of one run."""
+def _without_prompt(text: pl.Series, everywhere: pl.Series, share: float) -> Hashes:
+    """The questions of one run; of a text the hash, since a million of them would have to be kept: 64 bits tell those
+    about one document apart."""
     head = shared_head(text.filter(everywhere), share)
     kept = pl.Series("kept", _overlaps(text, head))
-    rest = text.to_frame("text").select(pl.col("text").str.slice(pl.lit(kept))).to_series()
-    tail = shared_tail(rest.filter(everywhere), share)
-    ends = pl.Series("ends", _overlaps(rest, tail, at_end=True))
-    middle = pl.col("rest").str.slice(0, pl.col("rest").str.len_chars().cast(pl.Int64) - pl.col("ends"))
+    # the whole questions are let go: there may be millions
+    text = pl.DataFrame([text.alias("text"), kept]).select(pl.col("text").str.slice("kept")).to_series()
+    tail = shared_tail(text.filter(everywhere), share)
+    ends = pl.Series("ends", _overlaps(text, tail, at_end=True))
+    middle = pl.col("text").str.slice(0, pl.col("text").str.len_chars().cast(pl.Int64) - pl.col("ends"))
     # What a question lacks of the prompt belongs to it: else "dog?" would be "Is there a dog?" without its head.
     lacks = len(head) - pl.col("kept"), len(tail) - pl.col("ends")
-    whole = pl.format("{} {} {}", *lacks, middle.str.strip_chars()).cast(kind)
-    return in_slices(pl.DataFrame([rest.alias("rest"), kept, ends]), lambda part: part.select(whole)).to_series()
+    whole = pl.format("{} {} {}", *lacks, middle.str.strip_chars()).hash()
+    return in_slices(pl.DataFrame([text, kept, ends]), lambda part: part.select(whole)).to_series().to_numpy()
 
 
 def _overlaps(texts: pl.Series, common: str, *, at_end: bool = False) -> np.ndarray:

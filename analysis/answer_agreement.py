@@ -87,7 +87,7 @@ class AnswerAgreement:
         terms = np.nan_to_num(self.capa_terms)
         columns: Floats = np.column_stack(
             [same, self._answered, same & self.both_wrong, self._wrong, self._kappa_parts(same), terms, self._usable]
-        ).astype(np.float64)
+        )
         return columns
 
     @cached_property

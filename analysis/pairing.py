@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from vlm_backbones.analysis._codes import Codes, numbered, text_codes
 from vlm_backbones.analysis._question_text import particular_texts
+from vlm_backbones.analysis._sample_frame import split_by
 from vlm_backbones.errors import LogError
 
 Floats = NDArray[np.float64]
@@ -84,19 +85,18 @@ def pair_runs(samples: pl.DataFrame, runs: Sequence[str]) -> Paired:
     LogError
         If one doc_id has different targets in two runs.
     """
-    frame = samples.select([name for name in NEEDED if name in samples.columns])
-    asked = frame["run"].is_in(list(runs))
-    row = asked.arg_true().to_numpy()
-    frame = frame if row.size == frame.height else frame.filter(asked)
-    names = frame.select("run")
-    of_runs = [names.select(pl.arg_where(pl.col("run") == run)).to_series().to_numpy() for run in runs]
-    place, first = _questions(frame, of_runs)
+    numbers = samples.select("run").with_row_index("row")
+    parts, own = ({run: part for (run,), part in split_by(frame, "run")} for frame in (samples, numbers))
+    of_runs, end = {}, 0
+    for run in (name for name in runs if name in parts):
+        of_runs[run] = slice(end, end := end + parts[run].height)
+    frame = pl.concat([parts[run] for run in of_runs] or [samples.clear()])
+    place, first = _questions(frame, list(of_runs.values()))
     rows = np.full((len(runs), first.size), -1, dtype=np.int64)
     score = np.full((len(runs), first.size), np.nan)
-    for index, of_run in enumerate(of_runs):
-        at = place[of_run]
-        rows[index, at] = row[of_run]
-        score[index, at] = frame["score"].gather(of_run).fill_null(np.nan).to_numpy()
+    for run, of_run in of_runs.items():
+        at = runs.index(run), place[of_run]
+        rows[at], score[at] = own[run]["row"].to_numpy(), parts[run]["score"].fill_null(np.nan).to_numpy()
     return Paired(list(runs), rows, score, cluster_codes(frame["cluster"].gather(first)), _is_share(frame))
 
 
@@ -110,7 +110,7 @@ def cluster_codes(names: pl.Series) -> NDArray[np.int64]:
     return (names.cast(pl.String).fill_null("").rank("dense").cast(pl.Int64) - 1).to_numpy()
 
 
-def _questions(frame: pl.DataFrame, of_runs: Sequence[Codes]) -> tuple[Codes, Codes]:
+def _questions(frame: pl.DataFrame, of_runs: Sequence[slice]) -> tuple[Codes, Codes]:
     """Return the question of each row, equal where two rows meet, and the first row of each question."""
     if frame["doc_key"].null_count():
         refuse_other_targets(frame)
@@ -135,7 +135,7 @@ def _rank_by_name(documents: pl.Series) -> Codes:
     return rank[codes]
 
 
-def _with_repeats(key: Codes, rank: Codes, of_runs: Sequence[Codes]) -> Codes:
+def _with_repeats(key: Codes, rank: Codes, of_runs: Sequence[slice]) -> Codes:
     """Two documents may be identical in text and image: the k-th of one run meets the k-th of the other."""
     repeat = np.zeros_like(key)
     for of_run in of_runs:

@@ -20,7 +20,7 @@ from vlm_backbones.analysis._sample_frame import where
 from vlm_backbones.analysis.bootstrap import cluster_weights, interval
 from vlm_backbones.analysis.calibration_draws import RANK_GRID, Side, aurc_draws, mean_known, measure_draws
 from vlm_backbones.analysis.columns import build_table
-from vlm_backbones.analysis.confidences import Confidences, kinds_of, primary_kind, take_confidences
+from vlm_backbones.analysis.confidences import Confidences, column_of, kinds_of, primary_kind, take_confidences
 from vlm_backbones.analysis.exact_words import is_graded
 from vlm_backbones.analysis.interval_rows import ALL_TYPES, SAMPLE_DRAWS, IntervalRow, interval_rows
 from vlm_backbones.analysis.pairing import Paired, cluster_codes, pair_runs
@@ -183,6 +183,8 @@ def calibration_pairs(tasks: Sequence[TaskRuns], *, bootstrap: int = 10_000, see
     rows: list[dict[str, Any]] = []
     for of in tasks:
         kind = primary_kind(of.part)
+        if of.part.select(column_of(kind).count()).item() < FEWEST:
+            continue
         sides = [_side(of.part, kind, rows) for rows in of.paired.rows]
         drawn = _Draws(sides, of.paired, min(bootstrap, SAMPLE_DRAWS), seed, _JUDGED_EXACT if kind == "exact" else "")
         for (i, a), (j, b) in combinations(enumerate(of.runs), 2):

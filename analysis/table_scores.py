@@ -101,34 +101,30 @@ def _asked(logs: Logs) -> dict[tuple[str, str, str], int]:
     question has (MME's perception)."""
     samples: dict[tuple[str, str], int] = {}
     asked: dict[tuple[str, str, str], int] = {}
-    for (task, condition), part in split_by(logs.samples.select("task", "condition", "doc_id"), "task", "condition"):
+    for (task, condition), part in split_by(logs.samples, "task", "condition"):
         samples[task, condition], asked[task, condition, ""] = part.height, part["doc_id"].n_unique()
-    logged = logs.metrics.select("task", "condition", "metric", "doc_id")
-    for (task, condition, metric), part in split_by(logged, "task", "condition", "metric"):
+    for (task, condition, metric), part in split_by(logs.metrics, "task", "condition", "metric"):
         if part.height < samples[task, condition] and logs.headline.get(task) != metric:
             asked[task, condition, metric] = part["doc_id"].n_unique()
     return asked
 
 
 def _parts(logs: Logs) -> Iterator[tuple[tuple[str, str, str, str], pl.DataFrame]]:
-    """The rows (doc_id, cluster, question_type, value) of each run, task, condition and metric.
+    """The rows of each run, task, condition and metric: doc_id, cluster, value, and of totals the question_type.
 
-    The headline metric comes first and is present even where it was computed here; totals are next, whose rows have the
-    question's type.
+    The headline metric comes first and is present even where it was computed here, then totals, then the others.
     """
     place = ("run", "task", "condition")
-    own = logs.samples.select(*place, "doc_id", "cluster", "question_type", value="score")
-    of_place = dict(split_by(own, *place))
+    of_place = dict(split_by(logs.samples, *place))
     for (run, task, condition), part in of_place.items():
-        yield (run, task, condition, logs.headline[task]), part
+        yield (run, task, condition, logs.headline[task]), part.rename({"score": "value"})
     rest = [(key, part) for key, part in split_by(logs.metrics, *place, "metric") if key[3] != logs.headline[key[1]]]
     totals = total_names(metric for (*_, metric), _ in rest)
     for key, part in rest:
         if key[3] in totals:
             types = of_place[key[:3]].select("doc_id", "question_type")
             yield key, part.join(types, on="doc_id", how="left", maintain_order="left")
-    unknown = pl.lit(None, own.schema["question_type"]).alias("question_type")
-    yield from ((key, part.with_columns(unknown)) for key, part in rest if key[3] not in totals)
+    yield from ((key, part) for key, part in rest if key[3] not in totals)
 
 
 def _total(part: pl.DataFrame, aggregate: SumOfRatios, asked: int, resample: SharedBootstrap) -> dict[str, Any]:
