@@ -109,7 +109,7 @@ def _asked(logs: Logs) -> dict[tuple[str, str, str], int]:
     return asked
 
 
-def _parts(logs: Logs) -> Iterator[tuple[tuple[str, str, str, str], pl.DataFrame]]:
+def _parts(logs: Logs) -> Iterator[tuple[tuple[str, ...], pl.DataFrame]]:
     """The rows of each run, task, condition and metric: doc_id, cluster, value, and of totals the question_type.
 
     The headline metric comes first and is present even where it was computed here, then totals, then the others.
