@@ -62,7 +62,7 @@ def write_explorer(
         if task not in of_task:
             continue
         present = [run for run in runs if run in of_task[task].runs]
-        part = lettered(of_task[task].part)
+        part = of_task[task].part
         documents = _Documents(part, of_task[task].pairs(present))
         types = sorted(part["question_type"].drop_nulls().unique())
         put(f"task-{number}", documents.summary(types))
@@ -94,7 +94,7 @@ class _Documents:
         self.asked = len(order)
         shown = rows[:, order[:_MOST]]
         kept = np.unique(shown[shown >= 0])
-        self._part = part[kept]
+        self._part = lettered(part[kept])
         self._has_places = is_coordinate_task(self._part["target"])
         self._first = np.searchsorted(kept, first[order[:_MOST]])
         self._rows = np.where(shown >= 0, np.searchsorted(kept, shown), -1)
