@@ -8,68 +8,83 @@ from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
+
+from vlm_backbones.analysis._codes import Codes, Hashes, numbered, text_codes
+from vlm_backbones.analysis._sample_frame import in_slices
 
 # How many of a run's questions must have the prompt: all, else all but a few odd rows.
 _SHARES = (1.0, 0.98, 0.9)
 _LOOKED_AT = 1000
 
 
-def particular_texts(frame: pl.DataFrame, runs: Sequence[str]) -> pl.Series:
-    """Return a text for each row (run, doc_id, question): equal where two runs asked the same under one doc_id.
+def particular_texts(documents: Codes, questions: pl.Series, of_runs: Sequence[slice]) -> Codes | Hashes:
+    """Return a number for each row: equal where two runs asked the same about one document.
 
-    Equal questions give equal texts. Of those that differ, what a run's questions have in common is taken away; a
-    question that all runs have alone is told by its doc_id, as nothing says what its prompt is.
+    Equal questions have equal numbers. Of those that differ, what a run's questions have in common is taken away; a
+    question that all runs have alone is told by its document, as nothing says what its prompt is.
+
+    Parameters
+    ----------
+    documents : (rows,) `text_codes` of the documents.
+    of_runs : the rows of each run.
     """
-    frame = frame.select("run", "doc_id", pl.col("question").cast(pl.String))
-    if frame.select("doc_id", "question").unique().height == frame["doc_id"].n_unique():
-        return frame["question"].alias("particular")
-    seen = frame.group_by("doc_id").len().filter(pl.col("len") == len(runs))
-    everywhere = frame["doc_id"].is_in(seen["doc_id"].implode())
-    if everywhere.sum() < 2 * len(runs):
-        return pl.repeat("", frame.height, eager=True).alias("particular")
-    best, most = frame["question"], -1
+    asked = text_codes(questions)
+    last_asked = np.empty(int(documents.max(initial=0)) + 1, dtype=np.uint32)
+    last_asked[documents] = asked
+    if (last_asked[documents] == asked).all():
+        return asked
+    everywhere = (np.bincount(documents) == len(of_runs))[documents]
+    if everywhere.sum() < 2 * len(of_runs):
+        return np.zeros_like(asked)
+    best: Codes | Hashes = asked
+    most = -1
     for share in _SHARES:
-        texts = _without_prompts(frame, everywhere, share)
-        if _count_met(frame, texts) == frame.height:
+        texts = _without_prompts(questions, asked, everywhere, of_runs, share)
+        if _count_met(documents, texts) == texts.size:
             return texts
-        texts = _as_first_logged(frame, texts)
-        met = _count_met(frame, texts)
+        place, first = numbered(documents, asked)
+        texts = texts[first[place]]  # equal questions as the first of them
+        met = _count_met(documents, texts)
         if met > most:
             best, most = texts, met
     return best
 
 
-def _count_met(frame: pl.DataFrame, texts: pl.Series) -> int:
+def _count_met(documents: Codes, texts: Hashes) -> int:
     """How many rows another run's row agrees with."""
-    met = frame.select("doc_id", texts.alias("particular")).group_by("doc_id", "particular").len()
-    return int(met["len"].filter(met["len"] > 1).sum())
+    met = np.bincount(numbered(documents, texts)[0])
+    return int(met[met > 1].sum())
 
 
-def _as_first_logged(frame: pl.DataFrame, texts: pl.Series) -> pl.Series:
-    """Give rows with one doc_id and one question the text of the first of them."""
-    shared = frame.select("doc_id", "question", texts.alias("particular"))
-    return shared.select(pl.col("particular").first().over("doc_id", "question")).to_series()
-
-
-def _without_prompts(frame: pl.DataFrame, everywhere: pl.Series, share: float) -> pl.Series:
+def _without_prompts(
+    questions: pl.Series, asked: Codes, everywhere: NDArray[np.bool_], of_runs: Sequence[slice], share: float
+) -> Hashes:
     """Each question without its run's prompt; `everywhere` marks the questions of all runs, which show what that is."""
-    parts = []
-    for rows in frame.with_row_index("row").group_by("run", maintain_order=True).agg("row")["row"]:
-        text, known = frame["question"][rows], everywhere[rows]
-        head = shared_head(text.filter(known), share)
-        kept = _overlaps(text, head)
-        rest = text.to_frame().select(pl.col("question").str.slice(pl.lit(kept))).to_series()
-        tail = shared_tail(rest.filter(known), share)
-        ends = _overlaps(rest, tail, at_end=True)
-        # What a question lacks of the prompt belongs to it: else "dog?" would be "Is there a dog?" without its head.
-        middle = pl.DataFrame({"rest": rest, "length": rest.str.len_chars().cast(pl.Int64) - ends}).select(
-            pl.col("rest").str.slice(0, "length").str.strip_chars()
-        )
-        lacks = pl.Series(len(head) - kept), pl.Series(len(tail) - ends)
-        whole = pl.DataFrame({"head": lacks[0], "middle": middle.to_series(), "tail": lacks[1]})
-        text = whole.select(pl.format("{} {} {}", "head", "tail", "middle")).to_series()
-        parts.append(pl.DataFrame({"row": rows, "particular": text}))
-    return pl.concat(parts).sort("row")["particular"]
+    hashes = np.empty(asked.size, dtype=np.uint64)
+    known: dict[tuple[bytes, bytes], Hashes] = {}  # runs of one prompt log the same questions
+    for rows in of_runs:
+        key = asked[rows].tobytes(), everywhere[rows].tobytes()
+        if key not in known:
+            known[key] = _without_prompt(questions[rows].cast(pl.String), pl.Series(everywhere[rows]), share)
+        hashes[rows] = known[key]
+    return hashes
+
+
+def _without_prompt(text: pl.Series, everywhere: pl.Series, share: float) -> Hashes:
+    """The questions of one run; of a text the hash, since a million of them would have to be kept: 64 bits tell those
+    about one document apart."""
+    head = shared_head(text.filter(everywhere), share)
+    kept = pl.Series("kept", _overlaps(text, head))
+    # the whole questions are let go: there may be millions
+    text = pl.DataFrame([text.alias("text"), kept]).select(pl.col("text").str.slice("kept")).to_series()
+    tail = shared_tail(text.filter(everywhere), share)
+    ends = pl.Series("ends", _overlaps(text, tail, at_end=True))
+    middle = pl.col("text").str.slice(0, pl.col("text").str.len_chars().cast(pl.Int64) - pl.col("ends"))
+    # What a question lacks of the prompt belongs to it: else "dog?" would be "Is there a dog?" without its head.
+    lacks = len(head) - pl.col("kept"), len(tail) - pl.col("ends")
+    whole = pl.format("{} {} {}", *lacks, middle.str.strip_chars()).hash()
+    return in_slices(pl.DataFrame([text, kept, ends]), lambda part: part.select(whole)).to_series().to_numpy()
 
 
 def _overlaps(texts: pl.Series, common: str, *, at_end: bool = False) -> np.ndarray:

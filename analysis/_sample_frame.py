@@ -51,6 +51,7 @@ SAMPLE_SCHEMA: dict[str, Any] = {
 _LARGE_BYTES = 256 * 2**20
 _GZIP_RATIO = 5
 _ROWS_AT_ONCE = 2**18
+_MOST_PIECES = 1000
 # Two bytes a sample where the values are few, four elsewhere.
 _TEXT = pl.Categorical()
 _NAME = pl.Categorical(pl.Categories("vlm_backbones.analysis", physical=pl.UInt16))
@@ -128,17 +129,26 @@ def in_slices(frame: pl.DataFrame, work: Callable[[pl.DataFrame], pl.DataFrame])
 
 
 def where(frame: pl.DataFrame, **values: str) -> pl.DataFrame:
-    """The rows that have these values; the frame itself where all have: millions of rows are not copied."""
-    for column, value in values.items():
-        if frame.height and not (frame[column].n_unique() == 1 and frame[column][0] == value):
-            frame = frame.filter(pl.col(column) == value)
-    return frame
+    """The rows that have these values; not copied where they stand together, as a file's do."""
+    return _taken(frame, _pieces(frame, *values), values)
 
 
 def split_by(frame: pl.DataFrame, *columns: str) -> Iterator[tuple[tuple[str, ...], pl.DataFrame]]:
-    """The rows by their values in some columns, in order of appearance; the frame itself where all agree."""
-    if frame.height and all(frame[column].n_unique() == 1 for column in columns):
-        yield tuple(str(value) for value in frame.head(1).select(columns).row(0)), frame
-        return
-    for key, part in frame.group_by(*columns, maintain_order=True):
-        yield tuple(str(value) for value in key), part
+    """The rows by their values in some columns, in order of appearance, as `where` gives them."""
+    pieces = _pieces(frame, *columns)
+    for key in pieces.select(columns).unique(maintain_order=True).iter_rows():
+        yield key, _taken(frame, pieces, dict(zip(columns, key, strict=True)))
+
+
+def _pieces(frame: pl.DataFrame, *columns: str) -> pl.DataFrame:
+    """The values of rows that stand together and agree in some columns, with their first row and their number."""
+    alike = frame.select(pl.struct(columns).rle().alias("alike")).unnest("alike")
+    start = (pl.col("len").cum_sum() - pl.col("len")).alias("start")
+    return alike.select(start, "len", "value").unnest("value")
+
+
+def _taken(frame: pl.DataFrame, pieces: pl.DataFrame, values: Mapping[str, str]) -> pl.DataFrame:
+    places = pieces.filter(**values).select("start", "len")
+    if places.height > _MOST_PIECES:
+        return frame.filter(**values)
+    return pl.concat([frame.slice(start, count) for start, count in places.iter_rows()] or [frame.clear()])

@@ -17,13 +17,14 @@ from vlm_backbones.analysis.interval_rows import SAMPLE_DRAWS
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Codes = NDArray[np.int32]
 Bools = NDArray[np.bool_]
 
 
-def answer_codes(parsed: pl.Series) -> Ints:
+def answer_codes(parsed: pl.Series) -> Codes:
     """A number for each distinct answer, -1 for none: (samples,)."""
     codes = parsed.cast(pl.String).cast(pl.Categorical(pl.Categories.random())).to_physical()
-    return codes.cast(pl.Int64).fill_null(-1).to_numpy()
+    return codes.cast(pl.Int32).fill_null(-1).to_numpy()
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class AnswerAgreement:
         (questions,) codes 0..C-1.
     """
 
-    first: Ints
-    second: Ints
+    first: Codes
+    second: Codes
     both_wrong: Bools
     capa_terms: Floats
     cluster: Ints
@@ -86,7 +87,7 @@ class AnswerAgreement:
         terms = np.nan_to_num(self.capa_terms)
         columns: Floats = np.column_stack(
             [same, self._answered, same & self.both_wrong, self._wrong, self._kappa_parts(same), terms, self._usable]
-        ).astype(np.float64)
+        )
         return columns
 
     @cached_property

@@ -33,12 +33,16 @@ _FLIPS = 20_000
 _MANY_SIZES = 2_000
 _CHUNK = 256
 _SPARSE = 20
+_ROWS_AT_ONCE = 2**18
 
 
 def cluster_sums(values: Floats, cluster: Ints) -> Floats:
     """Sum the rows of `values` (questions, columns) within each cluster: (clusters, columns)."""
     count = int(cluster.max()) + 1 if cluster.size else 0
-    return np.column_stack([np.bincount(cluster, weights=column, minlength=count) for column in values.T])
+    sums = np.empty((count, values.shape[1]))
+    for place, column in enumerate(values.T):
+        sums[:, place] = np.bincount(cluster, weights=column, minlength=count)
+    return sums
 
 
 def pattern_bootstrap(sums: Floats, draws: int, rng: np.random.Generator) -> Floats:
@@ -60,9 +64,11 @@ def pattern_bootstrap(sums: Floats, draws: int, rng: np.random.Generator) -> Flo
 
 def _distinct_rows(sums: Floats) -> tuple[Floats, Ints]:
     """Distinct rows in ascending order and how often each occurs, by hashing: sorting all rows would take most of the
-    time of a table."""
+    time of a table, and hashing them all at once most of its memory."""
     names = [str(column) for column in range(sums.shape[1])]
-    counted = pl.DataFrame(sums, schema=names).group_by(names).len().sort(names)
+    starts = range(0, max(1, len(sums)), _ROWS_AT_ONCE)
+    parts = [pl.DataFrame(sums[at : at + _ROWS_AT_ONCE], schema=names).group_by(names).len() for at in starts]
+    counted = pl.concat(parts).group_by(names).sum().sort(names)
     return counted.select(names).to_numpy(), counted["len"].to_numpy().astype(np.int64)
 
 

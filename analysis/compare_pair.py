@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["TaskRuns", "compare_pair", "counts_of"]
+__all__ = ["Comparison", "compare_pair", "counts_of"]
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 from typing import Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from vlm_backbones.analysis import pair_measures as pair
@@ -21,7 +19,8 @@ from vlm_backbones.analysis.bootstrap import cluster_sums, interval, pattern_boo
 from vlm_backbones.analysis.claims import Component
 from vlm_backbones.analysis.interval_rows import IntervalRow, interval_rows
 from vlm_backbones.analysis.options import option_matrix
-from vlm_backbones.analysis.pairing import Paired, pair_each
+from vlm_backbones.analysis.pairing import Paired
+from vlm_backbones.analysis.task_runs import TaskRuns
 
 Floats = NDArray[np.float64]
 Counts = tuple[int, int, int, int]
@@ -31,39 +30,34 @@ _HAS_COLUMNS = frozenset(["phi", "phi_min", "phi_max"])
 
 
 @dataclass(frozen=True)
-class TaskRuns:
-    """Samples of one task under one condition, and what every pair of its runs needs of them, found once."""
+class Comparison:
+    """The runs of a task, and what every pair of them needs of its samples, found once."""
 
-    task: str
-    part: pl.DataFrame
-    runs: Sequence[str]
-
-    @cached_property
-    def pairs(self) -> Callable[[Sequence[str]], Paired]:
-        """The paired questions of some of the runs."""
-        return pair_each(self.part, self.runs)
+    of: TaskRuns
 
     @cached_property
     def backbones(self) -> dict[str, str]:
         """Run -> backbone."""
-        return dict(self.part.group_by("run", maintain_order=True).agg(pl.col("backbone").first()).iter_rows())
+        firsts = self.of.part.select("run", "backbone").group_by("run", maintain_order=True)
+        return dict(firsts.first().iter_rows())
 
     @cached_property
-    def answers(self) -> NDArray[np.int64]:
+    def answers(self) -> NDArray[np.int32]:
         """A code of the parsed answer of each sample."""
-        return answer_codes(self.part["parsed"])
+        return answer_codes(self.of.part["parsed"])
 
     @cached_property
     def options(self) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]] | None:
         """Option probabilities, right option and number of options of each sample; None where no sample has any."""
-        if self.part["option_logprobs"].null_count() == self.part.height:
+        part = self.of.part
+        if part["option_logprobs"].null_count() == part.height:
             return None
         # run by run: the options of all at once are many times the size of the result
-        by_run = self.part.with_row_index("row").group_by("run", maintain_order=True).agg("row")["row"]
-        found = [(rows.to_numpy(), *option_matrix(self.part, rows.to_list())) for rows in by_run]
+        by_run = part.with_row_index("row").group_by("run", maintain_order=True).agg("row")["row"]
+        found = [(rows.to_numpy(), *option_matrix(part, rows.to_list())) for rows in by_run]
         width = max(shares.shape[1] for _, shares, _, _ in found)
-        all_shares = np.zeros((self.part.height, width))
-        all_right, all_counts = np.zeros((2, self.part.height), dtype=np.int64)
+        all_shares = np.zeros((part.height, width))
+        all_right, all_counts = np.zeros((2, part.height), dtype=np.int64)
         for rows, shares, right, count in found:
             all_shares[rows, : shares.shape[1]], all_right[rows], all_counts[rows] = shares, right, count
         return all_shares, all_right, all_counts
@@ -77,18 +71,18 @@ def counts_of(first: Floats, second: Floats) -> Floats:
 
 
 def compare_pair(
-    of: TaskRuns, run_a: str, run_b: str, draws: int, rng: np.random.Generator
+    runs: Comparison, run_a: str, run_b: str, draws: int, rng: np.random.Generator
 ) -> tuple[dict[str, Any], list[IntervalRow]]:
     """Return the row of the table `agreement` for two runs on one task, without the family's adjusted p-values, and
     the rows of `intervals` for its measures."""
-    seeds = _seed_groups(of.backbones, run_a, run_b)
-    paired = of.pairs(list(dict.fromkeys([run_a, run_b, *seeds[0], *seeds[1]])))
+    seeds = _seed_groups(runs.backbones, run_a, run_b)
+    paired = runs.of.pairs(list(dict.fromkeys([run_a, run_b, *seeds[0], *seeds[1]])))
     logged = (paired.rows[:2] >= 0).any(axis=0)
     scored: NDArray[np.bool_] = np.asarray(~np.isnan(paired.score[:2]).any(axis=0))
     indicators = counts_of(*paired.correct[:2])
     n11, n10, n01, n00 = (int(x) for x in indicators.sum(axis=0))
     size = {"n": int(scored.sum()), "n_missing": int((logged & ~scored).sum())}
-    row: dict[str, Any] = {"task": of.task, "run_a": run_a, "run_b": run_b}
+    row: dict[str, Any] = {"task": runs.of.task, "run_a": run_a, "run_b": run_b}
     row |= {"threshold": 0.5 if paired.is_share else math.nan} | size
     row |= {"n11": n11, "n10": n10, "n01": n01, "n00": n00}
     notes: list[str] = []
@@ -97,7 +91,7 @@ def compare_pair(
     row |= _point_values((n11, n10, n01, n00), notes)
     row |= _tests(paired, scored, (n10, n01), rng)
     resampled, drawn = _resampled(paired, scored, indicators, seeds, draws, rng, notes)
-    answers = _answers(of, paired, scored)
+    answers = _answers(runs, paired, scored)
     row |= resampled | answers.values
     if not row["n"]:
         notes.append("no question was scored by both runs")
@@ -105,7 +99,7 @@ def compare_pair(
     smallest = pair.detectable_difference(change, row["design_effect"])
     if math.isfinite(smallest) and smallest > 0 and paired.is_share:
         notes.append(f"n could show a difference of {100 * smallest:.1f} points (80 % power)")
-    place = {"table": "agreement", "task": of.task, "runs": f"{run_a} + {run_b}"}
+    place = {"table": "agreement", "task": runs.of.task, "runs": f"{run_a} + {run_b}"}
     rows = list(interval_rows(place, {name: row[name] for name in drawn}, drawn, size))
     rows += _answer_rows(place, answers, sum(size.values()), rng.spawn(1)[0])
     return row | {"note": "; ".join(notes)}, rows
@@ -204,16 +198,16 @@ def _ceiling(table: Floats, groups: list[list[tuple[int, int]]]) -> Floats:
     return pair.phi_ceiling(means[0], means[1])
 
 
-def _answers(of: TaskRuns, paired: Paired, scored: NDArray[np.bool_]) -> AnswerAgreement:
+def _answers(runs: Comparison, paired: Paired, scored: NDArray[np.bool_]) -> AnswerAgreement:
     """The parsed answers themselves, and CAPA's terms where both runs have option probabilities."""
     rows_a, rows_b = paired.rows[0][scored], paired.rows[1][scored]
     terms = np.full((rows_a.size, 4), np.nan)
-    if of.options is not None:
-        shares, right, count = of.options
+    if runs.options is not None:
+        shares, right, count = runs.options
         usable = (right[rows_a] >= 0) & (count[rows_a] > 1)
         usable &= (count[rows_a] == count[rows_b]) & (right[rows_a] == right[rows_b])  # the same options
         first, second = rows_a[usable], rows_b[usable]
         terms[usable] = pair.capa_terms(shares[first], shares[second], right[first], count[first])
     wrong = (paired.correct[0] + paired.correct[1])[scored] == 0
     cluster = np.unique(paired.cluster[scored], return_inverse=True)[1].astype(np.int64)
-    return AnswerAgreement(of.answers[rows_a], of.answers[rows_b], wrong, terms, cluster)
+    return AnswerAgreement(runs.answers[rows_a], runs.answers[rows_b], wrong, terms, cluster)

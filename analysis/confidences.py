@@ -70,8 +70,8 @@ def primary_kind(part: pl.DataFrame) -> str:
 
 def take_confidences(part: pl.DataFrame, kind: str) -> Confidences:
     """Collect the confidences of a kind from samples of one run and task."""
-    frame = part.with_row_index("row").with_columns(column_of(kind).alias("c"))
-    kept = frame.filter(pl.col("c").is_not_null() & pl.col("score").is_not_null())
+    needed = part.select("score", "correct", "answer", "target", column_of(kind).alias("c")).with_row_index("row")
+    kept = needed.filter(pl.col("c").is_not_null() & pl.col("score").is_not_null())
     confidence, correct = kept["c"].to_numpy(), outcomes(kept, kind).cast(pl.Float64).to_numpy()
     rows = kept["row"].cast(pl.Int64).to_numpy()
     brier, nll = (confidence - correct) ** 2, log_losses(confidence, correct)

@@ -41,7 +41,7 @@ def option_logits(part: pl.DataFrame, rows: Sequence[int]) -> Options:
     An option whose log-probability is not finite has probability 0, where another one's is. `answered` is -1 where the
     parsed answer is none of the options.
     """
-    taken = part[rows].select("option_logprobs", "target", "parsed").with_row_index("row")
+    taken = part.select("option_logprobs", "target", "parsed")[rows].with_row_index("row")
     listed = taken.explode("option_logprobs").unnest("option_logprobs")
     listed = listed.filter(pl.col("logprob").count().over("row") > 0).with_columns(pl.col("logprob").fill_null(-np.inf))
     texts = (folded(listed[name]) for name in ("option", "target", "parsed"))

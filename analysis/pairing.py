@@ -12,7 +12,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from vlm_backbones.analysis._codes import Codes, numbered, text_codes
 from vlm_backbones.analysis._question_text import particular_texts
+from vlm_backbones.analysis._sample_frame import split_by
 from vlm_backbones.errors import LogError
 
 Floats = NDArray[np.float64]
@@ -50,6 +52,8 @@ class Paired:
 
     def of(self, runs: Sequence[str]) -> Paired:
         """Some of the runs, on the questions that any of them logged."""
+        if list(runs) == self.runs:
+            return self
         places = [self.runs.index(run) for run in runs]
         rows, score, cluster = self.rows[places], self.score[places], self.cluster
         kept = (rows >= 0).any(axis=0)
@@ -59,9 +63,9 @@ class Paired:
         return Paired(list(runs), rows, score, cluster, self.is_share)
 
 
-def pair_each(samples: pl.DataFrame, runs: Sequence[str]) -> Callable[[Sequence[str]], Paired]:
-    """`pair_runs` for many subsets of the runs: paired once where who meets whom depends on no other run."""
-    whole, without_key = pair_runs(samples, runs), samples["doc_key"].null_count()
+def pair_each(samples: pl.DataFrame, whole: Paired) -> Callable[[Sequence[str]], Paired]:
+    """`pair_runs` for some of the runs of `whole`: taken from it where who meets whom depends on no other run."""
+    without_key = samples["doc_key"].null_count()
     # without keys a subset of the runs may meet elsewhere, unless all meet under every number
     is_met = without_key == samples.height and whole.rows.shape[1] == samples["doc_id"].n_unique()
     if without_key == 0 or is_met:
@@ -81,19 +85,19 @@ def pair_runs(samples: pl.DataFrame, runs: Sequence[str]) -> Paired:
     LogError
         If one document has different targets in two runs.
     """
-    needed = [name for name in NEEDED if name in samples.columns]
-    frame = samples.select(needed).with_row_index("row").filter(pl.col("run").is_in(list(runs)))
-    frame, key = _with_key(frame, list(runs))
-    questions = frame.group_by(key, maintain_order=True).agg(pl.col("cluster").first()).with_row_index("place")
-    frame = frame.join(questions.select("place", *key), on=key, how="left", maintain_order="left")
-    rows = np.full((len(runs), questions.height), -1, dtype=np.int64)
-    score = np.full((len(runs), questions.height), np.nan)
-    for index, run in enumerate(runs):
-        part = frame.filter(pl.col("run") == run)
-        at = part["place"].to_numpy()
-        rows[index, at] = part["row"].to_numpy()
-        score[index, at] = part["score"].fill_null(np.nan).to_numpy()
-    return Paired(list(runs), rows, score, cluster_codes(questions["cluster"]), _is_share(frame))
+    numbers = samples.select("run").with_row_index("row")
+    parts, own = ({run: part for (run,), part in split_by(frame, "run")} for frame in (samples, numbers))
+    of_runs, end = {}, 0
+    for run in (name for name in runs if name in parts):
+        of_runs[run] = slice(end, end := end + parts[run].height)
+    frame = pl.concat([parts[run] for run in of_runs] or [samples.clear()])
+    place, first = _questions(frame, list(of_runs.values()))
+    rows = np.full((len(runs), first.size), -1, dtype=np.int64)
+    score = np.full((len(runs), first.size), np.nan)
+    for run, of_run in of_runs.items():
+        at = runs.index(run), place[of_run]
+        rows[at], score[at] = own[run]["row"].to_numpy(), parts[run]["score"].fill_null(np.nan).to_numpy()
+    return Paired(list(runs), rows, score, cluster_codes(frame["cluster"].gather(first)), _is_share(frame))
 
 
 def _is_share(frame: pl.DataFrame) -> bool:
@@ -106,15 +110,41 @@ def cluster_codes(names: pl.Series) -> NDArray[np.int64]:
     return (names.cast(pl.String).fill_null("").rank("dense").cast(pl.Int64) - 1).to_numpy()
 
 
-def _with_key(frame: pl.DataFrame, runs: list[str]) -> tuple[pl.DataFrame, list[str]]:
-    """Add the columns that two samples share where they answer the same question, and name them."""
+def _questions(frame: pl.DataFrame, of_runs: Sequence[slice]) -> tuple[Codes, Codes]:
+    """Return the question of each row, equal where two rows meet, and the first row of each question."""
     refuse_other_targets(frame)
-    if frame["doc_key"].null_count() == 0:
-        # Two documents may be identical in text and image: the k-th of one run meets the k-th of the other.
-        name = pl.col("doc_id").cast(pl.String)
-        frame = frame.sort(name.cast(pl.Int64, strict=False), name, maintain_order=True)
-        return frame.with_columns(pl.int_range(pl.len()).over("run", "doc_key").alias("repeat")), ["doc_key", "repeat"]
-    return frame.with_columns(particular_texts(frame, runs)), ["doc_id", "particular"]
+    if frame["doc_key"].null_count():
+        documents = text_codes(frame["doc_id"])
+        return numbered(documents, particular_texts(documents, frame["question"], of_runs))
+    rank = _rank_by_name(frame["doc_id"])
+    order = np.argsort(rank, kind="stable").astype(np.uint32)
+    key = _with_repeats(text_codes(frame["doc_key"]), rank, of_runs)[order]
+    place, first = numbered(key, np.zeros_like(key))
+    question = np.empty_like(place)
+    question[order] = place
+    return question, order[first]
+
+
+def _rank_by_name(documents: pl.Series) -> Codes:
+    """The place of each row's document where they are sorted: numbers by size, other names before them."""
+    names, name = documents.cast(pl.Categorical()), pl.col("name").cast(pl.String)
+    known = names.unique().to_frame("name").sort(name.cast(pl.Int64, strict=False), name)["name"]
+    codes = text_codes(names)
+    rank = np.empty(int(codes.max(initial=0)) + 1, dtype=np.uint32)
+    rank[text_codes(known)] = np.arange(known.len())
+    return rank[codes]
+
+
+def _with_repeats(key: Codes, rank: Codes, of_runs: Sequence[slice]) -> Codes:
+    """Two documents may be identical in text and image: the k-th of one run meets the k-th of the other."""
+    repeat = np.zeros_like(key)
+    for of_run in of_runs:
+        own = pl.DataFrame({"key": key[of_run], "rank": rank[of_run]})
+        if own["key"].n_unique() < own.height:
+            repeat[of_run] = own.select(pl.col("rank").rank("ordinal").over("key")).to_series().to_numpy() - 1
+    if not repeat.any():
+        return key
+    return pl.Series(key.astype(np.uint64) << 32 | repeat).rank("dense").to_numpy()
 
 
 def refuse_other_targets(frame: pl.DataFrame) -> None:
@@ -144,10 +174,10 @@ def refuse_other_targets(frame: pl.DataFrame) -> None:
 
 def _has_other_targets(frame: pl.DataFrame, name: str) -> bool:
     """Whether any two samples of one document have different targets."""
-    documents, targets = (frame[column].cast(pl.Categorical()).to_physical() for column in (name, "target"))
-    target_of = np.full(documents.to_numpy().max(initial=0) + 1, _NO_TARGET)
-    for part in pl.DataFrame([documents, targets]).iter_slices(_ROWS_AT_ONCE):
-        document, target = (column.to_numpy() for column in part)
+    documents, targets = text_codes(frame[name]), text_codes(frame["target"])
+    target_of = np.full(int(documents.max(initial=0)) + 1, _NO_TARGET)
+    for at in range(0, documents.size, _ROWS_AT_ONCE):
+        document, target = documents[at : at + _ROWS_AT_ONCE], targets[at : at + _ROWS_AT_ONCE]
         is_new = target_of[document] == _NO_TARGET
         target_of[document[is_new]] = target[is_new]
         if (target_of[document] != target).any():

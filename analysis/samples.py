@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import polars as pl
@@ -34,6 +35,7 @@ from vlm_backbones.analysis._task_checks import (
 )
 from vlm_backbones.analysis.log_files import LogFile, RunInfo, find_logs, read_run_info
 from vlm_backbones.analysis.record import HEADLINE, parse_records
+from vlm_backbones.analysis.task_runs import TaskRuns, task_runs
 from vlm_backbones.errors import LogError
 
 
@@ -54,6 +56,11 @@ class Logs:
     notes: list[str] = field(default_factory=list)
     without_threshold: dict[str, str] = field(default_factory=dict)
     cluster_key: str | None = None
+
+    @cached_property
+    def clean(self) -> list[TaskRuns]:
+        """The tasks without perturbation, each paired once for all that compares its runs."""
+        return task_runs(self.samples)
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["agreement", "agreement_all", "by_task", "compare_all_runs", "compare_runs", "runs_of", "solved_by"]
+__all__ = ["agreement", "agreement_all", "compare_all_runs", "compare_runs", "solved_by"]
 
 import math
+from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
@@ -12,11 +13,10 @@ import numpy as np
 import polars as pl
 
 from vlm_backbones.analysis import many_measures as many
-from vlm_backbones.analysis._sample_frame import split_by, where
 from vlm_backbones.analysis.columns import build_table
-from vlm_backbones.analysis.compare_pair import TaskRuns, compare_pair
+from vlm_backbones.analysis.compare_pair import Comparison, compare_pair
 from vlm_backbones.analysis.interval_rows import IntervalRow, interval_rows
-from vlm_backbones.analysis.pairing import pair_runs
+from vlm_backbones.analysis.task_runs import TaskRuns, task_runs
 
 
 def agreement(
@@ -40,19 +40,19 @@ def agreement(
     LogError
         If the runs of a task saw different data.
     """
-    return compare_runs(samples, condition=condition, bootstrap=bootstrap, seed=seed)[0]
+    return compare_runs(task_runs(samples, condition), bootstrap=bootstrap, seed=seed)[0]
 
 
 def compare_runs(
-    samples: pl.DataFrame, *, condition: str = "clean", bootstrap: int = 10_000, seed: int = 0
+    tasks: Sequence[TaskRuns], *, bootstrap: int = 10_000, seed: int = 0
 ) -> tuple[pl.DataFrame, list[IntervalRow]]:
     """The table `agreement`, and the rows of `intervals` for its measures."""
     rows: list[dict[str, Any]] = []
     ranges: list[IntervalRow] = []
-    for task, part in by_task(samples, condition):
-        of, family = TaskRuns(task, part, runs_of(part)), []
+    for of in tasks:
+        runs, family = Comparison(of), []
         for index, (a, b) in enumerate(combinations(of.runs, 2)):
-            row, found = compare_pair(of, a, b, bootstrap, np.random.default_rng([seed, index]))
+            row, found = compare_pair(runs, a, b, bootstrap, np.random.default_rng([seed, index]))
             family.append(row)
             ranges += found
         p = np.array([row["p"] for row in family])
@@ -63,56 +63,44 @@ def compare_runs(
 
 def agreement_all(samples: pl.DataFrame, *, condition: str = "clean", seed: int = 0) -> pl.DataFrame:
     """Agreement of all runs of a task at once: alpha, Fleiss' kappa, Cochran's Q, the oracle's accuracy."""
-    return compare_all_runs(samples, condition=condition, seed=seed)[0]
+    return compare_all_runs(task_runs(samples, condition), seed=seed)[0]
 
 
 def compare_all_runs(
-    samples: pl.DataFrame, *, condition: str = "clean", bootstrap: int = 10_000, seed: int = 0
+    tasks: Sequence[TaskRuns], *, bootstrap: int = 10_000, seed: int = 0
 ) -> tuple[pl.DataFrame, list[IntervalRow]]:
     """The table `agreement_all`, and the rows of `intervals` for its measures."""
     rows: list[dict[str, Any]] = []
     ranges: list[IntervalRow] = []
-    for task, part in by_task(samples, condition):
-        runs = runs_of(part)
-        if len(runs) < 2:
+    for of in tasks:
+        if len(of.runs) < 2:
             continue
-        paired = pair_runs(part, runs)
-        complete = ~np.isnan(paired.correct).any(axis=0)
-        q, p = many.cochran_q(paired.correct)
+        paired, correct = of.paired, of.paired.correct
+        complete = ~np.isnan(correct).any(axis=0)
+        q, p = many.cochran_q(correct)
         notes = [] if complete.any() else ["no question was scored by every run"]
         if math.isnan(q):
             notes.append("the runs solve the same questions: Cochran's Q is undefined")
         elif not paired.singletons:
-            p = many.cochran_q_cluster_p(paired.correct, paired.cluster, np.random.default_rng(seed))
+            p = many.cochran_q_cluster_p(correct, paired.cluster, np.random.default_rng(seed))
             notes.append("p by cluster permutation")
         counts = {"n": int(complete.sum()), "n_missing": int((~complete).sum())}
-        values, drawn = many.together(paired.correct, paired.cluster, bootstrap, np.random.default_rng([seed, 1]))
-        place = {"table": "agreement_all", "task": task, "runs": " + ".join(runs)}
+        values, drawn = many.together(correct, paired.cluster, bootstrap, np.random.default_rng([seed, 1]))
+        place = {"table": "agreement_all", "task": of.task, "runs": " + ".join(of.runs)}
         ranges += interval_rows(place, values, drawn, counts)
-        row = {"task": task, "runs": place["runs"], **counts, **values, "cochran_q": q, "cochran_p": p}
+        row = {"task": of.task, "runs": place["runs"], **counts, **values, "cochran_q": q, "cochran_p": p}
         rows.append(row | {"note": "; ".join(notes)})
     return build_table("agreement_all", rows), ranges
 
 
-def solved_by(samples: pl.DataFrame, *, condition: str = "clean") -> pl.DataFrame:
+def solved_by(tasks: Sequence[TaskRuns]) -> pl.DataFrame:
     """Count the questions by the exact set of runs that solved them, over questions that every run scored."""
     rows: list[dict[str, Any]] = []
-    for task, part in by_task(samples, condition):
-        runs = runs_of(part)
-        correct = pair_runs(part, runs).correct
+    for of in tasks:
+        correct = of.paired.correct
         complete = correct[:, ~np.isnan(correct).any(axis=0)]
         sets, counts = np.unique(complete.T.astype(bool), axis=0, return_counts=True)
         for place in np.argsort(-counts, kind="stable"):
-            right = [run for run, hit in zip(runs, sets[place], strict=True) if hit]
-            rows.append({"task": task, "runs_right": " + ".join(right) or "none", "count": int(counts[place])})
+            right = [run for run, hit in zip(of.runs, sets[place], strict=True) if hit]
+            rows.append({"task": of.task, "runs_right": " + ".join(right) or "none", "count": int(counts[place])})
     return build_table("solved_by", rows)
-
-
-def by_task(samples: pl.DataFrame, condition: str) -> list[tuple[str, pl.DataFrame]]:
-    """Split the samples of a condition by task, in order of appearance."""
-    return [(key[0], part) for key, part in split_by(where(samples, condition=condition), "task")]
-
-
-def runs_of(part: pl.DataFrame) -> list[str]:
-    """Runs in order of appearance: the order in which they are compared, oldest first."""
-    return part["run"].unique(maintain_order=True).to_list()

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["FEWEST", "calibrate", "calibration", "calibration_pairs", "paired_difference", "reliability"]
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import combinations
 from typing import Any
@@ -16,15 +16,16 @@ from numpy.typing import NDArray
 
 from vlm_backbones.analysis import calibration_measures as measure
 from vlm_backbones.analysis._computed_scores import is_coordinate_task
+from vlm_backbones.analysis._sample_frame import where
 from vlm_backbones.analysis.bootstrap import cluster_weights, interval
 from vlm_backbones.analysis.calibration_draws import RANK_GRID, Side, aurc_draws, mean_known, measure_draws
 from vlm_backbones.analysis.columns import build_table
-from vlm_backbones.analysis.confidences import Confidences, kinds_of, primary_kind, take_confidences
+from vlm_backbones.analysis.confidences import Confidences, column_of, kinds_of, primary_kind, take_confidences
 from vlm_backbones.analysis.exact_words import is_graded
 from vlm_backbones.analysis.interval_rows import ALL_TYPES, SAMPLE_DRAWS, IntervalRow, interval_rows
 from vlm_backbones.analysis.pairing import Paired, cluster_codes, pair_runs
 from vlm_backbones.analysis.smooth_ece import smece
-from vlm_backbones.analysis.table_agreement import by_task, runs_of
+from vlm_backbones.analysis.task_runs import TaskRuns, by_task, runs_of
 from vlm_backbones.analysis.temperature import HeldOut, at_limit, held_out, in_first_half
 
 Floats = NDArray[np.float64]
@@ -55,7 +56,7 @@ def calibrate(
     for task, part in by_task(samples, condition):
         kinds, event = kinds_of(part), _event_note(part)
         for run in runs_of(part):
-            of_run = part.filter(pl.col("run") == run)
+            of_run = where(part, run=run)
             for question_type, group in _question_types(of_run):
                 for kind in kinds:
                     taken = take_confidences(group, kind)
@@ -160,7 +161,7 @@ def reliability(samples: pl.DataFrame, *, condition: str = "clean") -> pl.DataFr
     for task, part in by_task(samples, condition):
         kind = primary_kind(part)
         for run in runs_of(part):
-            taken = take_confidences(part.filter(pl.col("run") == run), kind)
+            taken = take_confidences(where(part, run=run), kind)
             if len(taken) < FEWEST:
                 continue
             count, mean, accuracy = measure.reliability_bins(taken.confidence, taken.correct)
@@ -171,9 +172,7 @@ def reliability(samples: pl.DataFrame, *, condition: str = "clean") -> pl.DataFr
     return build_table("reliability", rows)
 
 
-def calibration_pairs(
-    samples: pl.DataFrame, *, condition: str = "clean", bootstrap: int = 10_000, seed: int = 0
-) -> pl.DataFrame:
+def calibration_pairs(tasks: Sequence[TaskRuns], *, bootstrap: int = 10_000, seed: int = 0) -> pl.DataFrame:
     """Paired differences (run_b - run_a) of each measure with cluster-bootstrap intervals.
 
     brier, nll, auroc, smece and overconfidence (points of mean confidence over accuracy).
@@ -182,13 +181,14 @@ def calibration_pairs(
     samples themselves, so at most 1,000 draws are taken.
     """
     rows: list[dict[str, Any]] = []
-    for task, part in by_task(samples, condition):
-        runs = runs_of(part)
-        paired, kind = pair_runs(part, runs), primary_kind(part)
-        sides = [_side(part, kind, rows_of) for rows_of in paired.rows]
-        drawn = _Draws(sides, paired, min(bootstrap, SAMPLE_DRAWS), seed, _JUDGED_EXACT if kind == "exact" else "")
-        for (i, a), (j, b) in combinations(enumerate(runs), 2):
-            rows += [{"task": task, "run_a": a, "run_b": b, **row} for row in drawn.differences(i, j)]
+    for of in tasks:
+        kind = primary_kind(of.part)
+        if of.part.select(column_of(kind).count()).item() < FEWEST:
+            continue
+        sides = [_side(of.part, kind, rows) for rows in of.paired.rows]
+        drawn = _Draws(sides, of.paired, min(bootstrap, SAMPLE_DRAWS), seed, _JUDGED_EXACT if kind == "exact" else "")
+        for (i, a), (j, b) in combinations(enumerate(of.runs), 2):
+            rows += [{"task": of.task, "run_a": a, "run_b": b, **row} for row in drawn.differences(i, j)]
     return build_table("calibration_pairs", rows)
 
 
@@ -263,7 +263,7 @@ class _Draws:
 def _side(part: pl.DataFrame, kind: str, rows: NDArray[np.int64]) -> Side:
     """One run's confidence, outcome and losses, laid out by paired question; NaN where it has none."""
     present = np.flatnonzero(rows >= 0)
-    taken = take_confidences(part[rows[present].tolist()], kind)
+    taken = take_confidences(part[rows[present]], kind)
     laid_out = np.full((4, rows.size), np.nan)
     laid_out[:, present[taken.rows]] = taken.confidence, taken.correct, taken.brier, taken.nll
     return Side(*laid_out)

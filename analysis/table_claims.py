@@ -19,9 +19,9 @@ from vlm_backbones.analysis.confidences import primary_kind
 from vlm_backbones.analysis.samples import Logs
 from vlm_backbones.analysis.stability_pair import stability_difference
 from vlm_backbones.analysis.states import TaskStates
-from vlm_backbones.analysis.table_agreement import by_task
 from vlm_backbones.analysis.table_calibration import paired_difference
 from vlm_backbones.analysis.table_coordinates import coordinate_rows
+from vlm_backbones.analysis.task_runs import by_task
 
 BARN = "Back to the Barn with LLAMAs, arXiv 2604.10985"
 EQUIVALENT = 0.02

@@ -13,11 +13,12 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vlm_backbones.analysis._computed_scores import is_coordinate_task, with_places
+from vlm_backbones.analysis._sample_frame import where
 from vlm_backbones.analysis.bootstrap import cluster_sums, cluster_weights, level_totals, pattern_bootstrap, wilson
 from vlm_backbones.analysis.columns import build_table
 from vlm_backbones.analysis.interval_rows import SAMPLE_DRAWS, IntervalRow, interval_rows
 from vlm_backbones.analysis.pairing import cluster_codes
-from vlm_backbones.analysis.table_agreement import by_task, runs_of
+from vlm_backbones.analysis.task_runs import by_task, runs_of
 
 Floats = NDArray[np.float64]
 
@@ -69,7 +70,7 @@ def locate(
             continue
         asked, known = part["doc_id"].n_unique(), with_places(part)
         for run in runs_of(known):
-            of_run = known.filter(pl.col("run") == run)
+            of_run = where(known, run=run)
             scored = coordinate_rows(of_run)
             error = np.array([row["error_km"] if row["parsed"] else math.nan for row in scored], dtype=float)
             rates = np.array([[bool(rungs[name]) for name in _RATES] for rungs in scored], dtype=float)

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["MINUS_CLEAN", "scores"]
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from vlm_backbones.analysis._aggregates import SumOfRatios, aggregate_of, total_names
+from vlm_backbones.analysis._sample_frame import split_by, where
 from vlm_backbones.analysis.bootstrap import SharedBootstrap, cluster_sums, interval, wilson
 from vlm_backbones.analysis.columns import build_table
 from vlm_backbones.analysis.condition_pairs import pair_conditions
@@ -33,12 +35,11 @@ def scores(logs: Logs, *, bootstrap: int = 10_000, seed: int = 0) -> pl.DataFram
     "METRIC minus clean": the paired difference on the documents that have both; its note gives `clean` on these.
     """
     rows: list[dict[str, Any]] = []
-    frame = _with_headline(logs)
+    parts = dict(_parts(logs))
     asked = _asked(logs)
     resample = SharedBootstrap(bootstrap, seed)
     pairs: dict[tuple[str, str, str], pl.DataFrame] = {}
-    for key, part in frame.group_by("run", "task", "condition", "metric", maintain_order=True):
-        run, task, condition, metric = (str(name) for name in key)
+    for (run, task, condition, metric), part in parts.items():
         info = logs.runs[run]
         start = {"run": run, "backbone": info.backbone, "seed": info.seed, "task": task, "condition": condition}
         wanted = asked.get((task, condition, metric), asked[task, condition, ""])
@@ -48,9 +49,9 @@ def scores(logs: Logs, *, bootstrap: int = 10_000, seed: int = 0) -> pl.DataFram
         )
         rows.append(start | {"metric": metric} | found)
         if condition != "clean" and (run, task, condition) not in pairs:
-            pairs[run, task, condition] = _pair(logs.samples.filter(run=run, task=task), condition)
+            pairs[run, task, condition] = _pair(where(logs.samples, run=run, task=task), condition)
         if condition != "clean":
-            clean = frame.filter(run=run, task=task, condition="clean", metric=metric)
+            clean = parts.get((run, task, "clean", metric), part.clear())
             change = _change(pairs[run, task, condition], clean, part, metric, wanted, resample)
             rows += [start | {"metric": f"{metric} {MINUS_CLEAN}"} | change] if change else []
     return build_table("scores", rows)
@@ -98,40 +99,32 @@ def _per_document(part: pl.DataFrame, metric: str) -> NDArray[np.float64]:
 def _asked(logs: Logs) -> dict[tuple[str, str, str], int]:
     """Questions of each (task, condition) that any run has, under the metric "", and of each metric that not every
     question has (MME's perception)."""
-    place = ["task", "condition"]
-    asked = {
-        (str(task), str(condition), ""): n
-        for task, condition, n in logs.samples.group_by(place).agg(pl.col("doc_id").n_unique()).iter_rows()
-    }
-    logged = logs.metrics.group_by(*place, "metric").len("logged")
-    short = logged.join(logs.samples.group_by(place).len("samples"), on=place).filter(
-        pl.col("logged") < pl.col("samples")
-    )
-    some = logs.metrics.join(short.select(*place, "metric"), on=[*place, "metric"], how="semi")
-    counted = some.group_by(*place, "metric").agg(pl.col("doc_id").n_unique())
-    headline = logs.headline
-    for task, condition, metric, n in counted.iter_rows():
-        if headline.get(str(task)) != metric:
-            asked[str(task), str(condition), str(metric)] = n
+    samples: dict[tuple[str, str], int] = {}
+    asked: dict[tuple[str, str, str], int] = {}
+    for (task, condition), part in split_by(logs.samples, "task", "condition"):
+        samples[task, condition], asked[task, condition, ""] = part.height, part["doc_id"].n_unique()
+    for (task, condition, metric), part in split_by(logs.metrics, "task", "condition", "metric"):
+        if part.height < samples[task, condition] and logs.headline.get(task) != metric:
+            asked[task, condition, metric] = part["doc_id"].n_unique()
     return asked
 
 
-def _with_headline(logs: Logs) -> pl.DataFrame:
-    """The logged metrics, with the headline metric first and present even where it was computed here."""
-    columns = ["run", "task", "condition", "doc_id", "cluster", "question_type", "metric", "value"]
-    schema = {name: logs.metrics.schema[name] for name in ("task", "metric")}
-    headline = pl.DataFrame(list(logs.headline.items()), schema=schema, orient="row")
-    own = logs.samples.join(headline, on="task").rename({"score": "value"})
-    rest = logs.metrics.join(headline, on=["task", "metric"], how="anti")
-    unknown = pl.lit(None, logs.samples.schema["question_type"]).alias("question_type")
-    names = total_names(logs.metrics["metric"].unique().cast(pl.String))
-    if not names:
-        return pl.concat([own.select(columns), rest.with_columns(unknown).select(columns)])
-    totals = pl.col("metric").cast(pl.String).is_in(names)
-    place = ["run", "task", "condition", "doc_id"]
-    summed = rest.filter(totals).join(logs.samples.select(*place, "question_type"), on=place, how="left")
-    plain = rest.filter(~totals).with_columns(unknown)
-    return pl.concat([own.select(columns), summed.select(columns), plain.select(columns)])
+def _parts(logs: Logs) -> Iterator[tuple[tuple[str, ...], pl.DataFrame]]:
+    """The rows of each run, task, condition and metric: doc_id, cluster, value, and of totals the question_type.
+
+    The headline metric comes first and is present even where it was computed here, then totals, then the others.
+    """
+    place = ("run", "task", "condition")
+    of_place = dict(split_by(logs.samples, *place))
+    for (run, task, condition), part in of_place.items():
+        yield (run, task, condition, logs.headline[task]), part.rename({"score": "value"})
+    rest = [(key, part) for key, part in split_by(logs.metrics, *place, "metric") if key[3] != logs.headline[key[1]]]
+    totals = total_names(metric for (*_, metric), _ in rest)
+    for key, part in rest:
+        if key[3] in totals:
+            types = of_place[key[:3]].select("doc_id", "question_type")
+            yield key, part.join(types, on="doc_id", how="left", maintain_order="left")
+    yield from ((key, part) for key, part in rest if key[3] not in totals)
 
 
 def _total(part: pl.DataFrame, aggregate: SumOfRatios, asked: int, resample: SharedBootstrap) -> dict[str, Any]:

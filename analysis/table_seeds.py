@@ -14,7 +14,7 @@ from vlm_backbones.analysis.many_measures import holm
 from vlm_backbones.analysis.pairing import pair_runs
 from vlm_backbones.analysis.samples import Logs
 from vlm_backbones.analysis.seed_noise import seed_noise
-from vlm_backbones.analysis.table_agreement import by_task, runs_of
+from vlm_backbones.analysis.task_runs import by_task, runs_of
 
 
 def seeds(logs: Logs, *, condition: str = "clean") -> pl.DataFrame:

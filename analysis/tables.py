@@ -39,8 +39,8 @@ def build_tables(
     """
     samples = logs.samples
     states = find_states(logs.runs, samples["task"].unique(maintain_order=True).to_list())
-    pairs, ranges = compare_runs(samples, bootstrap=bootstrap, seed=seed)
-    together, of_all = compare_all_runs(samples, bootstrap=bootstrap, seed=seed)
+    pairs, ranges = compare_runs(logs.clean, bootstrap=bootstrap, seed=seed)
+    together, of_all = compare_all_runs(logs.clean, bootstrap=bootstrap, seed=seed)
     calibrated, of_runs = calibrate(samples, draws=bootstrap, seed=seed)
     located, of_answers = locate(samples, bootstrap=bootstrap, seed=seed)
     return {
@@ -49,9 +49,9 @@ def build_tables(
         "agreement": pairs,
         "agreement_all": together,
         "intervals": build_table("intervals", [*ranges, *of_all, *of_runs, *of_answers]),
-        "solved_by": solved_by(samples),
+        "solved_by": solved_by(logs.clean),
         "calibration": calibrated,
-        "calibration_pairs": calibration_pairs(samples, bootstrap=bootstrap, seed=seed),
+        "calibration_pairs": calibration_pairs(logs.clean, bootstrap=bootstrap, seed=seed),
         "reliability": reliability(samples),
         "coordinates": located,
         "similarity": similarity(states),

@@ -1,18 +1,24 @@
 """Samples a second of `load_logs` against `pandas.read_json(lines=True)`, on logs in lmms-eval's own format.
 
     python benchmarks/read_logs.py [--runs 4] [--questions 20000] [--kind generate] [--repeats 5] [--no-peer]
+    python benchmarks/read_logs.py --analyze [...]
 
 The logs are made in a temporary folder: the runs answer the same questions, one of them under another prompt. Each
 reading is a process of its own, so that its peak memory can be told; the two alternate and the medians are compared.
 pandas only reads the five keys that a table of scores needs; ours finds metric, answer, options, confidence and cluster
 too. `--runs 26 --questions 4377 --kind choice` is the size of a usual study, `--runs 10 --questions 1000000 --repeats 1
---no-peer` the largest that we aim at (4 GB of disk). The last line is JSON.
+--no-peer` the largest that we aim at (4 GB of disk).
+
+With `--analyze` they are not read alone: `vlm-backbones analyze` makes tables and report of them, in a fresh process.
+There is no peer; at the largest size 120 s and 2 GB on two cores are to be reached. Memory is the most that the process
+and its children held together. The last line is JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import resource
 import statistics
@@ -44,6 +50,7 @@ def main() -> int:
     parser.add_argument("--questions", type=int, default=20_000)
     parser.add_argument("--kind", choices=sorted(KEYS), default="generate")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--analyze", action="store_true", help="measure the whole analysis, not the reading alone")
     parser.add_argument("--no-peer", action="store_true", help="measure ours alone: pandas needs 2 KB a sample")
     parser.add_argument("--read", nargs=2, metavar=("READER", "FOLDER"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -53,6 +60,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         size = write_logs(Path(folder), arguments.runs, arguments.questions, arguments.kind)
         print(f"{samples:,} samples of {size / samples:.0f} bytes", flush=True)
+        if arguments.analyze:
+            print(json.dumps(analysis(Path(folder), arguments)))
+            return 0
         measured: dict[str, list[dict[str, float]]] = {"ours": [], "peer": []}
         for repeat in range(arguments.repeats):
             for reader in ("ours",) if arguments.no_peer else ("ours", "peer"):
@@ -65,6 +75,25 @@ def main() -> int:
         "machine": _measure.machine(None, "polars"),
     }))  # fmt: skip
     return 0
+
+
+def analysis(folder: Path, arguments: argparse.Namespace) -> dict[str, object]:
+    """Analyze the logs this often; return the medians of seconds and memory, and the size of the page."""
+    taken, held, out = [], [], folder / "out"
+    command = [sys.executable, "-m", "vlm_backbones.cli", "analyze", str(folder), "--out", str(out)]
+    for repeat in range(arguments.repeats):
+        seconds, peak_gb = _measure.run_command(command)
+        taken.append(seconds)
+        held.append(peak_gb)
+        shown = f"{seconds.wall:.1f} s, {seconds.cpu:.1f} s of the cores, {peak_gb:.2f} GB"
+        print(f"repeat {repeat + 1}: {shown}", flush=True)
+    return {
+        "name": "analyze", "ours": round(statistics.median(run.wall for run in taken), 1), "peer": None, "ratio": None,
+        "unit": "s", "repeats": arguments.repeats, "kind": arguments.kind, "runs": arguments.runs,
+        "questions": arguments.questions, "cpu_seconds": round(statistics.median(run.cpu for run in taken), 1),
+        "peak_gb": round(max(held), 2), "page_mb": round((out / "report.html").stat().st_size / 1e6, 1),
+        "load_average": round(os.getloadavg()[0], 1), "machine": _measure.machine(None, "polars"),
+    }  # fmt: skip
 
 
 def summary(measured: dict[str, list[dict[str, float]]], samples: int) -> dict[str, object]:

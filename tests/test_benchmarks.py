@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import sys
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -97,3 +98,15 @@ def test_operations_of_training_are_those_that_torch_counts(script: Any, is_full
         model.lm_head(model.model.language_model(inputs_embeds=states).last_hidden_state).sum().backward()
     found = peak.training_operations(model, tokens=10, supervised=10, images=0, is_full=is_full)
     assert found == pytest.approx(counter.get_total_flops(), rel=0.01)  # attention's products, the norms
+
+
+def test_memory_of_a_command_counts_its_children(script: Any) -> None:
+    hold = "held = bytearray(b'1' * 2**26); import time; time.sleep(0.4)"
+    alone = [sys.executable, "-c", hold]
+    both = [sys.executable, "-c", f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {hold!r}]); {hold}"]
+    measure = script("_measure")
+    (seconds, one), (_, two) = (measure.run_command(command) for command in (alone, both))
+    assert 0.0625 < one < 0.125 < two < 0.25
+    assert seconds.wall > 0.4 > seconds.cpu
+    with pytest.raises(SystemExit, match="failed"):
+        measure.run_command([sys.executable, "-c", "raise SystemExit(1)"])

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from vlm_backbones.analysis._sample_frame import where
 from vlm_backbones.analysis.calibration_measures import BINS, reliability_bins
 from vlm_backbones.analysis.confidences import column_of, outcomes, primary_kind
 from vlm_backbones.analysis.consistency_band import consistency_band
@@ -55,8 +56,9 @@ def calibration_curves(part: pl.DataFrame, runs: Sequence[str], seed: int = 0) -
     bins: list[dict[str, Any]] = []
     risks: list[dict[str, Any]] = []
     for run in runs:
-        own = part.filter(run=run)
-        of_run = own.with_columns(column_of(kind).alias("c"), outcomes(own, kind).alias("event"))
+        own = where(part, run=run)
+        event = outcomes(own, kind).alias("event")
+        of_run = own.select("question_type", "score", "correct", "cluster", event, column_of(kind).alias("c"))
         for question_type in shown:
             asked = of_run if question_type == ALL else of_run.filter(question_type=question_type)
             place = {"run": run, "task": part["task"][0], "question_type": question_type, "confidence_kind": kind}

@@ -19,10 +19,9 @@ import numpy as np
 import polars as pl
 
 from vlm_backbones.analysis._computed_scores import is_coordinate_task, is_place, with_places
-from vlm_backbones.analysis._sample_frame import where
 from vlm_backbones.analysis.confidences import primary_kind
 from vlm_backbones.analysis.exact_words import is_graded
-from vlm_backbones.analysis.pairing import pair_runs
+from vlm_backbones.analysis.pairing import Paired
 from vlm_backbones.analysis.report.media import Media
 from vlm_backbones.analysis.report.option_letters import lettered
 from vlm_backbones.analysis.samples import Logs
@@ -58,13 +57,13 @@ def write_explorer(
         else:
             atomic_write_text(out / "report_data" / f"{name}.js", f'vlmPart("{name}",{script_json(value)});\n')
 
+    of_task = {of.task: of for of in logs.clean}
     for number, task in enumerate(tasks):
-        part = lettered(where(logs.samples, task=task, condition="clean"))
-        if not part.height:
+        if task not in of_task:
             continue
-        logged = set(part["run"].unique())
-        present = [run for run in runs if run in logged]
-        documents = _Documents(part, present)
+        present = [run for run in runs if run in of_task[task].runs]
+        part = of_task[task].part
+        documents = _Documents(part, of_task[task].pairs(present))
         types = sorted(part["question_type"].drop_nulls().unique())
         put(f"task-{number}", documents.summary(types))
         for start in range(0, len(documents), PART):
@@ -86,8 +85,8 @@ def script_json(value: Any) -> str:
 class _Documents:
     """The questions of a task in the order of their ids, with each run's row; at most 100,000."""
 
-    def __init__(self, part: pl.DataFrame, runs: list[str]) -> None:
-        rows = pair_runs(part, runs).rows  # (runs, questions), -1 where a run has none
+    def __init__(self, part: pl.DataFrame, paired: Paired) -> None:
+        rows = paired.rows  # (runs, questions), -1 where a run has none
         first = np.where(rows >= 0, rows, rows.max() + 1).min(axis=0)
         ids = part["doc_id"].gather(first).cast(pl.String)
         keys = pl.DataFrame({"length": ids.str.len_chars(), "id": ids})
@@ -95,7 +94,7 @@ class _Documents:
         self.asked = len(order)
         shown = rows[:, order[:_MOST]]
         kept = np.unique(shown[shown >= 0])
-        self._part = part[kept]
+        self._part = lettered(part[kept])
         self._has_places = is_coordinate_task(self._part["target"])
         self._first = np.searchsorted(kept, first[order[:_MOST]])
         self._rows = np.where(shown >= 0, np.searchsorted(kept, shown), -1)

@@ -84,7 +84,7 @@ class View:
     def clusters(self) -> str:
         """`shared` where questions of a task share an image or what `--cluster-key` names, `alone` where none do,
         `unknown` where the logs name neither."""
-        own = self.logs.samples.filter(run=self.runs[0], condition="clean")
+        own = where(self.logs.samples, run=self.runs[0], condition="clean")
         counted = own.group_by("task").agg(pl.col("cluster").n_unique(), pl.len())
         if (counted["cluster"] < counted["len"]).any():
             return "shared"

@@ -16,6 +16,7 @@ from vlm_backbones.analysis import read_samples
 from vlm_backbones.analysis.confidences import kinds_of, primary_kind
 from vlm_backbones.analysis.exact_words import exact_words, is_graded
 from vlm_backbones.analysis.table_calibration import calibration, calibration_pairs
+from vlm_backbones.analysis.task_runs import task_runs
 from vlm_backbones.analysis.temperature import at_limit, held_out
 
 
@@ -86,7 +87,7 @@ def test_confidence_in_one_wording_is_not_underconfidence_in_a_place(places: pl.
 
 
 def test_pairs_are_judged_by_the_same_event(places: pl.DataFrame) -> None:
-    pairs = {row["measure"]: row for row in calibration_pairs(places, bootstrap=50).to_dicts()}
+    pairs = {row["measure"]: row for row in calibration_pairs(task_runs(places), bootstrap=50).to_dicts()}
     assert pairs["overconfidence"]["diff"] == pytest.approx(0.4)
     assert "word for word" in pairs["overconfidence"]["note"]
 

@@ -9,8 +9,9 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from vlm_backbones.analysis import _log_lines, _sample_frame
+from vlm_backbones.analysis import _log_lines, _sample_frame, pairing, task_runs
 from vlm_backbones.analysis.columns import TABLES
+from vlm_backbones.analysis.pairing import Paired
 from vlm_backbones.analysis.pipeline import analyze
 from vlm_backbones.analysis.samples import SAMPLE_SCHEMA, load_logs
 
@@ -70,3 +71,21 @@ def test_logs_of_other_models_pair_by_their_text(tmp_path: Path, make: SimpleNam
     analyze([tmp_path / "in"], tmp_path / "out", bootstrap=100)
     row = pl.read_parquet(tmp_path / "out" / "tables" / "agreement.parquet").row(0, named=True)
     assert (row["n"], row["n11"], row["n00"], row["n_missing"]) == (60, 30, 30, 0)
+
+
+def test_a_task_is_paired_once_for_all_tables_and_the_report(
+    tmp_path: Path, make: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pairing by text takes most of the memory of a large analysis."""
+    paired: list[int] = []
+
+    def pair_runs(samples: pl.DataFrame, runs: list[str]) -> Paired:
+        paired.append(samples.height)
+        return pairing.pair_runs(samples, runs)
+
+    monkeypatch.setattr(task_runs, "pair_runs", pair_runs)
+    for run, prompt in (("a", "{}"), ("b", "Q: {}"), ("c", "{}")):
+        rows = [make.row(i, "a", "a", float(i % 2), input=prompt.format(f"Is {i} even")) for i in range(60)]
+        make.log(tmp_path / "in" / run, rows)
+    analyze([tmp_path / "in"], tmp_path / "out", bootstrap=100)
+    assert paired == [180]

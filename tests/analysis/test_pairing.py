@@ -94,7 +94,7 @@ def test_pairs_of_many_runs_are_those_of_each_two(tmp_path: Path, make: SimpleNa
     for prompt in ("{}", "Q: {}"):
         make.log(tmp_path / "c", rows(make, [0, 1, 1, 1], prompt))
         frame = read_samples([tmp_path])
-        of = pair_each(frame, ["a", "b", "c"])
+        of = pair_each(frame, pair_runs(frame, ["a", "b", "c"]))
         for two in (["a", "b"], ["b", "c"]):
             expected = pair_runs(frame, two)
             assert of(two).rows.tolist() == expected.rows.tolist()

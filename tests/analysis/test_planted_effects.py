@@ -20,6 +20,7 @@ from vlm_backbones.analysis.log_files import RunInfo
 from vlm_backbones.analysis.samples import SAMPLE_SCHEMA, Logs
 from vlm_backbones.analysis.table_calibration import calibrate, calibration_pairs
 from vlm_backbones.analysis.table_scores import scores
+from vlm_backbones.analysis.task_runs import task_runs
 
 RUNS = ("old", "new")
 SHARED, OF_CLUSTER = 0.5, 0.3  # variances; what is left is each answer's own
@@ -91,7 +92,7 @@ def intervals(samples: pl.DataFrame) -> dict[str, tuple[float, float]]:
     found |= {name: (pair[f"{name}_low"], pair[f"{name}_high"]) for name in ("diff", "phi")}
     _, ranges = calibrate(samples)
     own = {row["measure"]: row for row in ranges if row["runs"] == "new, sequence"}
-    pairs = {row["measure"]: row for row in calibration_pairs(samples).iter_rows(named=True)}
+    pairs = {row["measure"]: row for row in calibration_pairs(task_runs(samples)).iter_rows(named=True)}
     for name in ("brier", "overconfidence"):
         found[name] = own[name]["ci_low"], own[name]["ci_high"]
         found[f"{name} diff"] = pairs[name]["diff_low"], pairs[name]["diff_high"]
