@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["CONDITIONS", "LogFile", "RunInfo", "find_logs", "read_run_info"]
+__all__ = ["CONDITIONS", "LogFile", "RunInfo", "find_logs", "read_run_info", "tell_apart"]
 
 import glob
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,8 @@ CONDITIONS = ("clean", "jpeg40", "noise05", "shift4", "paraphrase", "swap")
 _NAME = re.compile(
     r"^(?:(?P<stamp>\d{8}_\d{6})_)?samples_(?P<task>.+?)(?:_(?P<late>\d{4}-\d\d-\d\dT[\d.\-]+))?\.jsonl(?:\.gz)?$"
 )
+
+_OF_ALL_SEEDS = ("backbone", "vision_tower", "image_features", "recipe", "chat_format", "examples", "version")
 
 _AGAIN = "Run the study or the evaluation again, which replaces it"
 
@@ -49,6 +52,8 @@ class RunInfo:
     run_dir: Path | None
     is_best: bool = False
     """Trained at the learning rate that a sweep chose for its backbone."""
+    training: str = ""
+    """What its training has in common with that of other seeds, as text; empty where its record tells nothing."""
 
     @property
     def group(self) -> str:
@@ -226,4 +231,25 @@ def read_run_info(run: str, run_dir: Path | None) -> RunInfo:
         backbone = backbone.get("id", run)
     if not isinstance(seed, int | None) or abs(seed or 0) >= 2**63:
         raise LogError(f"{file}: seed is {str(seed)[:60]!r}, expected a whole number. Restore it or remove it.")
-    return RunInfo(run, text(str(backbone)) or run, seed or 0, run_dir, row.get("is_best") is True)
+    facts = row.get("facts")
+    shared = {key: facts.get(key) for key in _OF_ALL_SEEDS} if isinstance(facts, dict) else None
+    training = "" if shared is None else json.dumps(shared, sort_keys=True)
+    return RunInfo(run, text(str(backbone)) or run, seed or 0, run_dir, row.get("is_best") is True, training)
+
+
+def tell_apart(runs: Mapping[str, RunInfo], notes: list[str]) -> dict[str, RunInfo]:
+    """Let runs of one backbone that are no seeds of each other stand for themselves, each with a note.
+
+    Two of one seed, or trained otherwise than by their seed, are not: they come from different studies.
+    """
+    found = dict(runs)
+    for group in dict.fromkeys(info.group for info in runs.values()):
+        own = [info for info in runs.values() if info.group == group]
+        seeds, trainings = {info.seed for info in own}, {info.training for info in own}
+        if len(seeds) == len(own) and len(trainings) == 1:
+            continue
+        names = ", ".join(info.run for info in own)
+        why = "share a seed" if len(seeds) < len(own) else "were trained otherwise"
+        notes.append(f"{names}: runs of {group} that {why}; they are no seeds of each other, each stands for itself.")
+        found |= {info.run: replace(info, backbone=info.run, is_best=False) for info in own}
+    return found

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlm_backbones.analysis.samples import load_logs
+from vlm_backbones.analysis._evaluation_notes import unlike_evaluations
+from vlm_backbones.analysis.samples import Logs, load_logs
 from vlm_backbones.cache import atomic_write_text, recorded_writes
 from vlm_backbones.done_files import REPORT_SEAL
 from vlm_backbones.errors import LogError
@@ -71,8 +72,7 @@ def analyze(
         backbones=backbones,
         tasks=[str(task) for task in study.get("tasks") or ()],
     )
-    folders = {run: info.run_dir for run, info in logs.runs.items() if info.run_dir is not None}
-    logs.notes.extend(training_notes(folders, is_study=bool(study)))
+    logs.notes.extend(_notes(logs, study_dir if study else None))
     tasks = logs.samples["task"].unique(maintain_order=True).to_list()
     count = f"{logs.samples.height:,} samples of {len(logs.runs)} runs and {len(tasks)} tasks"
     tell(f"computing the tables: {count}, {bootstrap:,} resamples an interval")
@@ -101,6 +101,18 @@ def analyze(
         )
         _seal(out, written)
     return page
+
+
+def _notes(logs: Logs, study_dir: Path | None) -> list[str]:
+    """Say how the trainings and evaluations of the runs differ; what a study holds together was checked before."""
+    folders = {run: info.run_dir.resolve() for run, info in logs.runs.items() if info.run_dir is not None}
+    inside = [] if study_dir is None else [run for run, at in folders.items() if at.parent == study_dir.resolve()]
+    others = [run for run in logs.runs if run not in inside]
+    is_study = study_dir is not None and not others
+    notes = [*training_notes(folders, is_study=is_study), *unlike_evaluations(folders)]
+    if study_dir is not None and others:
+        notes.insert(0, f"{', '.join(others)}: no run of {study_dir}, whose certificate says nothing about it.")
+    return notes
 
 
 def _seal(out: Path, written: Sequence[Path]) -> None:

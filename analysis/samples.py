@@ -33,7 +33,7 @@ from vlm_backbones.analysis._task_checks import (
     without_correctness,
     without_incomparable,
 )
-from vlm_backbones.analysis.log_files import LogFile, RunInfo, find_logs, read_run_info
+from vlm_backbones.analysis.log_files import LogFile, RunInfo, find_logs, read_run_info, tell_apart
 from vlm_backbones.analysis.record import HEADLINE, parse_records
 from vlm_backbones.analysis.task_runs import TaskRuns, task_runs
 from vlm_backbones.errors import LogError
@@ -153,7 +153,7 @@ def _load(
 ) -> Logs:
     notes: list[str] = []
     files = find_logs(paths, runs, notes)
-    info = {log.run: read_run_info(log.run, log.run_dir) for log in files}
+    info = tell_apart({log.run: read_run_info(log.run, log.run_dir) for log in files}, notes)
     cluster = parse_cluster_key(cluster_key) if cluster_key else None
     asked = [AskedKey("--score-key", score_key, "none is scored")] if score_key else []
     if cluster:

@@ -9,6 +9,8 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,12 @@ from lmms_eval.loggers.evaluation_tracker import EvaluationTracker
 from lmms_eval.tasks import TaskManager, get_task_dict
 from lmms_eval.utils import get_datetime_str
 
+from vlm_backbones._fingerprints import files_fingerprint, hash_of
 from vlm_backbones._seals import read_seal
 from vlm_backbones.cache import atomic_write_text
 from vlm_backbones.done_files import MEDIA, STATES, damaged_files, files_of
 from vlm_backbones.errors import CheckpointError, ConfigError, DataError, nearest, user_error
-from vlm_backbones.hashes import file_sha256, read_sealed_json, relative_sha256, sealed_json
+from vlm_backbones.hashes import file_sha256, known_sha256, read_sealed_json, relative_sha256, sealed_json
 from vlm_backbones.locks import DYING_SECONDS, hold
 from vlm_backbones.model_wrappers._conditions import check_condition
 from vlm_backbones.model_wrappers._engine import Engine, checkpoint_dir, load_engine, pick_device
@@ -145,7 +148,12 @@ class Evaluation:
             path.unlink(missing_ok=True)
         if lost:
             return tasks  # all of them: what is answered together decides last digits
-        return {name: task for name, task in tasks.items() if finished.get(name, {}).get("data") != self._data(task)}
+        return {name: task for name, task in tasks.items() if not self._is_finished(finished.get(name, {}), task)}
+
+    def _is_finished(self, row: Mapping[str, Any], task: Any) -> bool:
+        """Whether a task was asked as it is now; earlier versions noted neither its rows nor its code."""
+        now = self._facts(task)
+        return row.get("data") == now["data"] and all(row.get(key, value) == value for key, value in now.items())
 
     def _redraw(
         self, condition: str, done: dict[str, Any], damaged: dict[str, list[Path]], tasks: dict[str, Any]
@@ -158,7 +166,7 @@ class Evaluation:
             pictures = [path for path in found if path in listed]
             for path in pictures:
                 path.unlink(missing_ok=True)
-            if not pictures or name not in tasks or row["data"] != self._data(tasks[name]):
+            if not pictures or name not in tasks or not self._is_finished(row, tasks[name]):
                 continue
             damaged[name] = [path for path in found if path not in listed]
             print(f"{', '.join(map(str, pictures))}: gone or damaged, drawn again.", flush=True)
@@ -168,11 +176,14 @@ class Evaluation:
             row["files"] |= relative_sha256(self.out, pictures)
             atomic_write_text(listing, sealed_json(done))
 
-    def _data(self, task: Any) -> str:
-        """Return what decides a task's documents: the dataset's own fingerprint, the split and the limit."""
+    def _facts(self, task: Any) -> dict[str, str]:
+        """Return what decides a task's documents, the content of their files, and that of the task's own files."""
         split = _split(task)
         states = f":{self.states}:{self.layers}:{self.subset}" if self.states else ""
-        return f"{task.dataset[split]._fingerprint}:{split}:{self.limit}{states}"
+        data = f"{task.dataset[split]._fingerprint}:{split}:{self.limit}{states}"
+        # a table that is written over in place keeps the fingerprint that stands beside it
+        rows = known_sha256(Path(file["filename"]) for file in task.dataset[split].cache_files)
+        return {"data": data, "rows": hash_of(sorted(rows.values())), "task": task.files_sha256}
 
     def _state_folders(self, condition: str) -> list[Path]:
         names = [condition, RANDOM_WEIGHTS] if condition == "clean" else [condition]
@@ -240,7 +251,7 @@ class Evaluation:
                 outdated.unlink()
             if self.states:
                 self._check_states(condition, name, len(spread(expected, self.subset)))
-            row = {"data": self._data(task), "samples": str(files[-1].relative_to(folder)), "n": found}
+            row = {**self._facts(task), "samples": str(files[-1].relative_to(folder)), "n": found}
             others = [*folder.rglob(f"{written}_results.json"), *shown_media(files[-1], self.out / MEDIA)]
             others += self._shards(condition, name) if self.states else []
             listed = self._kept_states(finished.get(name, {})) | relative_sha256(self.out, others)
@@ -313,6 +324,7 @@ def _load_tasks(names: Sequence[str], manager: TaskManager) -> dict[str, Any]:
             if isinstance(task, dict):
                 collect(task)
             else:
+                task.files_sha256 = _files_sha256(manager, str(name))
                 tasks[str(name)] = task
 
     try:
@@ -322,6 +334,19 @@ def _load_tasks(names: Sequence[str], manager: TaskManager) -> dict[str, Any]:
     if not tasks:
         raise ConfigError("no task is named: --tasks A,B")
     return tasks
+
+
+def _files_sha256(manager: TaskManager, name: str) -> str:
+    """Return a hash of what asks and scores a task: of a user's folder its files, of lmms-eval's its version.
+
+    Of our own tasks the evaluation's VERSION tells it.
+    """
+    path = Path(str(manager.task_index.get(name, {}).get("yaml_path", "")))
+    for package, told in (("vlm_backbones.tasks", "own"), ("lmms_eval", f"lmms-eval {version('lmms_eval')}")):
+        spec = find_spec(package)
+        if spec is not None and any(path.is_relative_to(folder) for folder in spec.submodule_search_locations or ()):
+            return told
+    return files_fingerprint([path.parent]) if path.is_file() else ""
 
 
 def _size(task: Any, limit: int | None) -> int:

@@ -93,10 +93,6 @@ def read_grades(logs: Path, grades: Path) -> GradedCounts:
             atomic_write_text(path, "".join(written_json(row) + "\n" for row in samples))
             _update_results(path, samples)
             _update_checksum(path)
-            used_here = {key: given[key] for key in sorted(own)}
-            atomic_write_text(
-                path.with_name(f"{path.stem}.graded.json"), written_json(used_here)
-            )  # analyses look at it
     if not used:
         raise LogError(f"no grade of {grades} belongs to the answers in {logs}. Write their questions again.")
     return GradedCounts(graded, ungraded, len(set(given) - used))

@@ -6,11 +6,12 @@ python -m vlm_backbones.train.finetune --study pocket --backbone pocket-llama-3 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,9 @@ from vlm_backbones.train.run_record import (
     hash_json,
     part_fingerprint,
     read_record,
-    refuse_other_version,
 )
 from vlm_backbones.train.stage import Stage, micro_batch_size, run_stage
+from vlm_backbones.trained_runs import unlike_facts
 from vlm_backbones.vision import get_vision_tower
 from vlm_backbones.vlm import compose, save
 from vlm_backbones.vlm.passthrough import fold_standardization
@@ -125,17 +126,17 @@ def _train_run(study: Study, run: Run, out: Path) -> Path:
     recipe = study.recipe_for(backbone, rate)
 
     # 1. what was trained before decides whether there is anything to do
-    refuse_other_version(run_dir, VERSION)
     examples = load_training_examples(study.data, recipe.stages)
-    facts = _run_facts(study, backbone, seed, recipe, examples)
+    facts = json.loads(json.dumps(_run_facts(study, backbone, seed, recipe, examples)))  # as run.json has it
     fingerprint = hash_json(facts)
-    if _is_finished(run_dir, fingerprint):
+    _refuse_other_training(run_dir, facts)
+    if _is_finished(run_dir, facts):
         print(f"{run_dir}: finished already")
         return run_dir
 
     head = {"run": run.name, "backbone": backbone, "seed": seed, "version": VERSION}
     head |= {"learning_rate": rate, "is_best": run.is_best} if study.sweep else {}
-    if _take_over(out, run_dir, fingerprint, head):
+    if _take_over(out, run_dir, facts, head):
         return run_dir
     record = RunRecord(run_dir, head)
     record.write(state="running", fingerprint=fingerprint, facts=facts, study=study.model_dump(mode="json"))
@@ -229,9 +230,20 @@ def _run_facts(
     }
 
 
-def _is_finished(run_dir: Path, fingerprint: str) -> bool:
+def _refuse_other_training(run_dir: Path, facts: Mapping[str, Any]) -> None:
+    """Refuse to write over finished training from other content."""
     record = read_record(run_dir)
-    if record.get("state") != "finished" or record.get("fingerprint") != fingerprint:
+    told = unlike_facts(record.get("facts", {}), facts) if record.get("state") == "finished" else []
+    if told:
+        raise ConfigError(
+            f"{run_dir} holds finished training, which is never overwritten, of other content: {'; '.join(told)}. "
+            "Choose another --out, or delete the folder."
+        )
+
+
+def _is_finished(run_dir: Path, facts: Mapping[str, Any]) -> bool:
+    record = read_record(run_dir)
+    if record.get("state") != "finished" or unlike_facts(record.get("facts", {}), facts):
         return False
     damaged = [path for name in ("checkpoint/config.json", "run.json") for path in missing_outputs(run_dir / name)]
     for path in damaged:
@@ -239,10 +251,10 @@ def _is_finished(run_dir: Path, fingerprint: str) -> bool:
     return not damaged
 
 
-def _take_over(out: Path, run_dir: Path, fingerprint: str, head: dict[str, Any]) -> bool:
+def _take_over(out: Path, run_dir: Path, facts: Mapping[str, Any], head: dict[str, Any]) -> bool:
     """Copy another run of the study that is finished and was trained from the same content; whether there was one."""
     others = [path.parent for pattern in ("*/run.json", "sweep/*/run.json") for path in sorted(out.glob(pattern))]
-    same = [other for other in others if other != run_dir and _is_finished(other, fingerprint)]
+    same = [other for other in others if other != run_dir and _is_finished(other, facts)]
     if not same:
         return False
     if processes().is_main_process:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from vlm_backbones.cache import atomic_write_text
-from vlm_backbones.errors import ConfigError, DataError
+from vlm_backbones.errors import DataError
 from vlm_backbones.hashes import file_sha256, known_sha256, read_sealed_json, sealed_json
 from vlm_backbones.train.processes import processes, sharding
 
@@ -50,22 +50,6 @@ def part_fingerprint(source: str, revision: str | None) -> str:
     for file in files:
         total.update(f"{file.name} {hashes.get(file) or file_sha256(file)}\n".encode())
     return total.hexdigest()
-
-
-def refuse_other_version(run_dir: Path, version: int) -> None:
-    """Refuse a folder whose finished training came from another VERSION.
-
-    Raises
-    ------
-    ConfigError
-        If it did: results of two versions must not be mixed, and finished training is never overwritten.
-    """
-    record = read_record(run_dir)
-    if record.get("state") == "finished" and record.get("version") != version:
-        raise ConfigError(
-            f"{run_dir} holds finished training of version {record.get('version')}, this is version {version}. "
-            "Choose another --out, or delete the folder."
-        )
 
 
 def read_record(run_dir: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable
 from functools import cache
@@ -50,8 +51,19 @@ def files_fingerprint(paths: Iterable[Path]) -> str:
 
 
 def _files_of(root: Path) -> list[Path]:
-    files = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]
-    return [path for path in files if "__pycache__" not in path.parts]
+    """Return a file itself, or a folder's files, those of folders that it links to as well."""
+    if not root.is_dir():
+        return [root]
+    found, seen = list[Path](), set[str]()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        folders.sort()
+        real = os.path.realpath(folder)
+        if real in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [Path(folder, name) for name in names]
+    return sorted(path for path in found if "__pycache__" not in path.parts and path.is_file())
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from vlm_backbones.errors import CheckpointError
 from vlm_backbones.hashes import changed, listed_files, read_sealed_json
 from vlm_backbones.json_text import parse_json
 
-__all__ = ["missing_outputs", "training_of"]
+__all__ = ["missing_outputs", "origin_of"]
 
 
 def missing_outputs(path: Path) -> list[Path]:
@@ -23,12 +23,20 @@ def missing_outputs(path: Path) -> list[Path]:
     return list(dict.fromkeys(read(path)))
 
 
-def training_of(outputs: Iterable[Path]) -> str | None:
-    """Return the fingerprint of what a run was trained from, as its record among the outputs states it."""
-    for path in outputs:
-        if path.name == "run.json" and (content := read_sealed_json(path)) is not None:
-            return str(content.get("fingerprint"))
-    return None
+def origin_of(record: Path, *, logs: bool = False) -> object:
+    """Return what a run's record states of how it came about: its training, or an evaluation's tasks and documents.
+
+    Parameters
+    ----------
+    logs
+        With the hashes of an evaluation's logs, which a judge's grades change.
+    """
+    content = read_sealed_json(record) or {}
+    tasks = content.get("tasks")
+    if not isinstance(tasks, dict):
+        return content.get("fingerprint")
+    keys = ("data", "n", "task", "rows", *(["sha256"] if logs else []))
+    return {name: [row.get(key) for key in keys] for name, row in tasks.items() if isinstance(row, dict)}
 
 
 def _nothing(path: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlm_backbones._fingerprints import files_fingerprint, hash_of, read_record, stage_version
-from vlm_backbones._outputs import missing_outputs, training_of
+from vlm_backbones._outputs import missing_outputs, origin_of
 from vlm_backbones._scheduler import Job, cores
 from vlm_backbones._study_loading import package_folder
 from vlm_backbones._sweep import choice_file
@@ -50,6 +50,8 @@ class Stage:
     outputs: tuple[Path, ...]
     only_for_others: bool = False
     """Needed by later stages alone: skipped when those are done, even where its own outputs are gone."""
+    stands_on: tuple[Path, ...] = ()
+    """Records of runs, of which another origin than when it finished makes it unfinished."""
 
     @property
     def is_done(self) -> bool:
@@ -63,19 +65,23 @@ class Stage:
 
     @property
     def lost(self) -> list[Path]:
-        """The outputs that are gone, damaged or another run's, and the files that they list and that are so."""
+        """The outputs that are gone or damaged, files that they list and that are so, and records of another run."""
         lost = dict.fromkeys(gone for path in self.outputs for gone in missing_outputs(path))
-        training = read_record(self.record).get("training")
-        if self.has_ended and training is not None and training != training_of(self.outputs):
-            lost |= dict.fromkeys(path for path in self.outputs if path.name == "run.json")
+        known = read_record(self.record).get("origins")
+        if self.has_ended and isinstance(known, list):
+            pairs = zip(self.stands_on, known, self._origins(), strict=False)
+            lost |= dict.fromkeys(path for path, old, new in pairs if new is not None and old != new)
         return list(lost)
 
     def write_record(self, seconds: float) -> None:
-        """Record that it finished, and by which training its run came about."""
-        training = training_of(self.outputs)
-        made = {} if training is None else {"training": training}
-        row = {"fingerprint": self.fingerprint, "seconds": round(seconds, 2), **made}
+        """Record that it finished, and what it stands on."""
+        row = {"fingerprint": self.fingerprint, "seconds": round(seconds, 2), "origins": self._origins()}
         atomic_write_text(self.record, json.dumps(row))
+
+    def _origins(self) -> list[str | None]:
+        """The hash of each origin, None where it cannot be told; of an evaluation's logs where they are read alone."""
+        origins = [origin_of(path, logs=path not in self.outputs) for path in self.stands_on]
+        return [None if origin is None else hash_of(origin) for origin in origins]
 
 
 def choose_stage(study: Study, out: Path, backbone: str, validated: Mapping[Run, Stage]) -> Stage:
@@ -104,9 +110,10 @@ def _stage(
     outputs: Sequence[Path],
     *,
     only_for_others: bool = False,
+    stands_on: Sequence[Path] = (),
 ) -> Stage:
     record = out / ".stages" / f"{job.name.replace(' ', '-').replace('/', '-')}.json"
-    return Stage(job, hash_of(facts), record, tuple(outputs), only_for_others)
+    return Stage(job, hash_of(facts), record, tuple(outputs), only_for_others, tuple(stands_on))
 
 
 def _threads(study: Study) -> int:
@@ -229,7 +236,8 @@ def train_stage(study: Study, out: Path, run: Run, needs: Sequence[Stage]) -> St
         sharding=study.training.sharding,
         threads=_threads(study),
     )
-    return _stage(out, job, facts, [folder / "checkpoint" / "config.json", folder / "run.json"])
+    outputs = [folder / "checkpoint" / "config.json", folder / "run.json"]
+    return _stage(out, job, facts, outputs, stands_on=outputs[1:])
 
 
 def eval_stage(study: Study, out: Path, run: Run, train: Stage) -> Stage:
@@ -240,7 +248,7 @@ def eval_stage(study: Study, out: Path, run: Run, train: Stage) -> Stage:
         "eval",
         stage_version(_EVALUATE),
         train.fingerprint,
-        [study.tasks, conditions, study.evaluation.model_dump(), files_fingerprint(study.task_paths)],
+        [study.tasks, conditions, study.evaluation.model_dump(), files_fingerprint(_task_paths(study))],
         [study.analysis.states, study.analysis.layers, study.analysis.subset] if not is_trial else "validation",
     ]
     arguments = [str(folder), "--tasks", ",".join(study.tasks), "--conditions", ",".join(conditions)]
@@ -267,7 +275,14 @@ def eval_stage(study: Study, out: Path, run: Run, train: Stage) -> Stage:
         threads=_threads(study),
         environment=tuple(environment.items()),
     )
-    return _stage(out, job, facts, [folder / "logs" / condition / "done.json" for condition in conditions])
+    outputs = [folder / "logs" / condition / "done.json" for condition in conditions]
+    return _stage(out, job, facts, outputs, stands_on=outputs)
+
+
+def _task_paths(study: Study) -> list[Path]:
+    """Return the folders of the user's own tasks: the study's, else those that the environment names."""
+    named = os.environ.get("VLM_BACKBONES_TASKS", "").split(os.pathsep)
+    return study.task_paths or [folder for name in named if name and (folder := Path(name).expanduser()).is_dir()]
 
 
 def analyze_stage(study: Study, out: Path, needs: Sequence[Stage]) -> Stage:
@@ -277,10 +292,11 @@ def analyze_stage(study: Study, out: Path, needs: Sequence[Stage]) -> Stage:
     code = files_fingerprint([package_folder("vlm_backbones.analysis")])
     facts = ["analyze", code, study.model_dump(mode="json")]
     facts += [stage.fingerprint for stage in needs]
-    if graded := sorted(out.glob("*/logs/**/*.graded.json")):  # `judge read` changed the logs since
-        facts.append(files_fingerprint(graded))
     arguments = ["analyze", *(part for name in names for part in ("--run", f"{name}={out / name}"))]
     arguments += ["--study-dir", str(out), "--out", str(out), "--bootstrap", str(study.analysis.bootstrap)]
     job = Job("analyze", _CLI, tuple(arguments), out / "analyze.log", needs=_names(needs))
     outputs = [out / name for name in ("report.html", "verdict.txt", "tables/scores.csv", REPORT_SEAL)]
-    return _stage(out, job, facts, outputs)
+    logs = [
+        path for stage in needs for path in stage.stands_on
+    ]  # a judge's grades, or an evaluation by hand, change them
+    return _stage(out, job, facts, outputs, stands_on=logs)

@@ -28,7 +28,7 @@ from vlm_backbones.errors import ConfigError, DataError
 from vlm_backbones.locks import hold
 from vlm_backbones.run import Run
 from vlm_backbones.study import Study, load_study
-from vlm_backbones.trained_runs import check_trained_runs
+from vlm_backbones.trained_runs import check_trained_runs, refuse_other_training
 
 _SHOWN = 5
 """Names of damaged files in a line."""
@@ -77,7 +77,8 @@ def run_study(study: Study, out: Path, display: Display) -> Path:
     """
     out = out.expanduser().resolve()
     with hold(out):
-        stages = plan_study(study, out)  # refuses missing data before anything is written
+        stages = plan_study(study, out)
+        refuse_other_training(study, out)
         atomic_write_text(out / "study.yaml", study.model_dump_yaml())
         _run_stages(study, out, stages, display)
         _remember(study, out)

@@ -19,6 +19,7 @@ from vlm_backbones.cache import atomic_write_text
 from vlm_backbones.errors import ConfigError
 from vlm_backbones.pipeline import Stage, plan_study, run_stage, run_study, stages_left
 from vlm_backbones.study import Study, load_study
+from vlm_backbones.trained_runs import refuse_other_training
 
 EXECUTORS = ("slurm", "local")
 _WHOLE_STUDY = "study"
@@ -92,6 +93,7 @@ def submit_study(study: Study, out: Path, executor: str, settings: Mapping[str, 
     if busy:
         raise ConfigError(f"jobs of {out} still wait or run: {', '.join(busy)}. Cancel them first, or wait.")
     left = stages_left(plan_study(study, out))
+    refuse_other_training(study, out)
     if not left:
         raise ConfigError(f"every stage of {out} is done; its report is {out / 'report.html'}.")
     atomic_write_text(out / "study.yaml", study.model_dump_yaml())

@@ -17,7 +17,7 @@ from vlm_backbones.recipe import Recipe
 from vlm_backbones.run import Run, slug
 from vlm_backbones.study import Study
 
-__all__ = ["check_trained_runs", "training_notes"]
+__all__ = ["check_trained_runs", "refuse_other_training", "training_notes", "unlike_facts"]
 
 Records = Mapping[str, Mapping[str, Any]]
 """run.json of each finished run, by the run's name."""
@@ -26,6 +26,14 @@ _AGAIN = "Train every run again in another --out."
 _LENGTH = ("steps", "epochs", "batch_size")
 _NO_EFFECT = {"micro_batch_size", "gradient_checkpointing"}
 """Of a stage's recipe: what is learned does not depend on it."""
+_FACT_NAMES = {
+    "version": "the training code's VERSION",
+    "backbone": "the backbone's files",
+    "vision_tower": "the vision tower's files",
+    "image_features": "the tower's layers or sizes",
+    "chat_format": "the chat format",
+    "examples": "the training examples",
+}
 _PACKAGES = ("vlm-backbones", "torch", "transformers", "peft", "accelerate")
 
 
@@ -52,6 +60,38 @@ def check_trained_runs(study: Study, out: Path, names: Collection[str] | None = 
     if problems:
         lines = "\n".join(f"- {problem}" for problem in problems)
         raise ConfigError(f"the runs of {out} cannot be compared, not only their backbones differ:\n{lines}")
+
+
+def refuse_other_training(study: Study, out: Path) -> None:
+    """Refuse to work in a folder whose finished training is not what the study says: it would be written over.
+
+    Raises
+    ------
+    ConfigError
+        Naming each run with what differs.
+    """
+    runs = {run.name: run for run in study.runs()}
+    records = _finished({name: out / name for name in runs})
+    problems = [line for name, record in records.items() for line in _as_stated(study, out, runs[name], record)]
+    if problems:
+        lines = "\n".join(f"- {problem}" for problem in problems)
+        raise ConfigError(
+            f"{out} holds finished training of other values, which is never overwritten:\n{lines}\n"
+            "Name another folder with --out, or delete those of these runs."
+        )
+
+
+def unlike_facts(found: Mapping[str, Any], stated: Mapping[str, Any]) -> list[str]:
+    """Name what differs between what a run was trained from, as its run.json has it, and what it would be now."""
+    told = [
+        _FACT_NAMES.get(key, key)
+        for key in dict.fromkeys([*stated, *found])
+        if key != "recipe" and found.get(key) != stated.get(key)
+    ]
+    own, now = _recipe({"facts": found}), _recipe({"facts": stated})
+    if own is None or now is None:
+        return [*told, "the recipe"]
+    return [*told, *_differences(own, now)]
 
 
 def training_notes(folders: Mapping[str, Path], *, is_study: bool) -> list[str]:
@@ -84,6 +124,10 @@ def _environments(records: Records) -> Iterator[str]:
 
 def _unlike_trainings(records: Records) -> Iterator[str]:
     """In what else than backbone and seed runs differ that no study holds together."""
+    yield from _versions(records)
+    formats = {name: record.get("facts", {}).get("chat_format", [None])[0] for name, record in records.items()}
+    for told in _groups("", formats):
+        yield f"the runs were trained in different chat formats:{told}."
     for fact in _FACTS:
         yield from _unlike(records, fact, lambda name, stage, keys: False)
     recipes = {name: recipe for name, record in records.items() if (recipe := _recipe(record)) is not None}
@@ -152,7 +196,7 @@ def _as_stated(study: Study, out: Path, run: Run, record: Mapping[str, Any]) -> 
     """What a run was made from against what the study says: a folder of another study has other values."""
     backbone = str(record.get("backbone"))
     if slug(backbone) != slug(run.backbone):  # a folder may have moved since
-        yield f"{run.name} was trained from {backbone}, the study says {run.backbone}. Train it again."
+        yield f"{run.name} was trained from {backbone}, the study says {run.backbone}."
     facts = record.get("facts", {})
     rate = record.get("learning_rate") if run.is_best else None
     if run.is_best and choice_file(out, run.backbone).is_file():
@@ -160,13 +204,10 @@ def _as_stated(study: Study, out: Path, run: Run, record: Mapping[str, Any]) -> 
     found = _recipe(record)
     told = ["its run.json holds none"] if found is None else _differences(found, study.recipe_for(run.backbone, rate))
     if told:
-        yield f"{run.name} was not trained by the study's recipe: {'; '.join(told)}. Train it again."
+        yield f"{run.name} was not trained by the study's recipe: {'; '.join(told)}."
     chat_format = study.chat_format_for(run.backbone)
     if "chat_format" in facts and facts["chat_format"][0] != chat_format:
-        yield (
-            f"{run.name} was trained in the chat format {facts['chat_format'][0]!r}, the study says {chat_format!r}. "
-            "Train it again."
-        )
+        yield f"{run.name} was trained in the chat format {facts['chat_format'][0]!r}, the study says {chat_format!r}."
 
 
 def _recipe(record: Mapping[str, Any]) -> Recipe | None:

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from vlm_backbones.analysis._evaluation_notes import unlike_evaluations
 from vlm_backbones.analysis.calibration_draws import _mean_draws
 from vlm_backbones.analysis.log_files import RunInfo, read_run_info
+from vlm_backbones.analysis.pipeline import _notes
 from vlm_backbones.analysis.samples import load_logs, read_samples
 from vlm_backbones.analysis.sweep import choose_learning_rate
 from vlm_backbones.analysis.table_calibration import calibration
@@ -45,6 +47,71 @@ def test_a_damaged_record_is_named(tmp_path: Path, text: str, said: str) -> None
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(LogError, match=rf"run\.json.* {said}"):
         read_run_info("run", tmp_path)
+
+
+FACTS = {"recipe": {"steps": 1}, "seed": 0}
+
+
+@pytest.mark.parametrize(
+    ("records", "backbones", "said"),
+    [
+        ([{"seed": 0, "facts": FACTS}, {"seed": 1, "facts": {**FACTS, "seed": 1}}], {"tiny"}, None),
+        ([{"seed": 0}, {"seed": 1}], {"tiny"}, None),
+        ([{"seed": 0}, {"seed": 0}], {"a", "b"}, "share a seed"),
+        (
+            [{"seed": 0, "facts": FACTS}, {"seed": 1, "facts": {"recipe": {"steps": 2}}}],
+            {"a", "b"},
+            "were trained other",
+        ),
+        ([{"seed": 0}, {"seed": 0, "is_best": True}], {"tiny"}, None),
+    ],
+)
+def test_runs_of_different_studies_are_no_seeds_of_each_other(
+    tmp_path: Path, make: SimpleNamespace, records: list[dict[str, Any]], backbones: set[str], said: str | None
+) -> None:
+    for name, record in zip("ab", records, strict=True):
+        make.log(tmp_path / name / "logs" / "clean", [make.row(i, "a", "a", float(i % 2)) for i in range(4)])
+        (tmp_path / name / "run.json").write_text(json.dumps({"backbone": "tiny", **record}))
+    logs = load_logs([tmp_path / "a", tmp_path / "b"])
+    assert set(logs.samples["backbone"]) == {info.backbone for info in logs.runs.values()} == backbones
+    notes = [note for note in logs.notes if "no seeds of each other" in note]
+    assert len(notes) == (said is not None)
+    assert all(f"a, b: runs of tiny that {said}" in note for note in notes)
+
+
+def test_a_certificate_covers_the_runs_of_its_study_alone(tmp_path: Path) -> None:
+    own = {f"own-{seed}": RunInfo(f"own-{seed}", "tiny", seed, tmp_path / f"own-{seed}") for seed in (0, 1)}
+    for seed, run in enumerate(own):
+        (tmp_path / run).mkdir()
+        record = {"state": "finished", "stages": {"finetune": {"steps": seed}}}
+        (tmp_path / run / "run.json").write_text(json.dumps(record))
+    inside = SimpleNamespace(runs=own)
+    assert _notes(inside, tmp_path) == []  # type: ignore[arg-type] # its study was compared before
+    assert _notes(inside, None)[0].startswith("finetune: the optimizer steps differ")  # type: ignore[arg-type]
+    beside = SimpleNamespace(runs={**own, "other": RunInfo("other", "tiny", 2, None)})
+    first, second = _notes(beside, tmp_path)  # type: ignore[arg-type]
+    assert first == f"other: no run of {tmp_path}, whose certificate says nothing about it."
+    assert second.startswith("finetune: the optimizer steps differ: own-0 0; own-1 1.")
+
+
+def test_evaluations_that_differ_are_said(tmp_path: Path) -> None:
+    def write(run: str, version: int, **row: Any) -> None:
+        done = tmp_path / run / "logs" / "clean" / "done.json"
+        done.parent.mkdir(parents=True, exist_ok=True)
+        done.write_text(json.dumps({"version": version, "tasks": {"mine": {"n": 12, "task": "x", **row}}}))
+
+    folders = {name: tmp_path / name for name in "abc"}
+    for name in "abc":
+        write(name, 5)
+    assert unlike_evaluations(folders) == []
+    write("b", 6, task="y")
+    write("c", 5, n=6)
+    assert unlike_evaluations({**folders, "none": tmp_path}) == [
+        "the runs were evaluated by different versions of the evaluation (version 5: a, c; version 6: b): evaluate "
+        "them again.",
+        "task mine: its own files differ between the evaluations of a, c and b: evaluate them again.",
+        "task mine, clean: the runs answered different numbers of documents (a, b 12; c 6): --limit differed.",
+    ]
 
 
 def test_the_best_mean_over_tasks_is_chosen_and_of_equal_ones_the_smaller_rate(

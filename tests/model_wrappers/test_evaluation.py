@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import Dataset, Features, Image, List, Value
+from datasets import Dataset, Features, Image, List, Value, load_from_disk
 from PIL import Image as PILImage
 
+from vlm_backbones.data.imports.new_task import write_task
 from vlm_backbones.locks import LOCK, hold
 from vlm_backbones.model_wrappers import _evaluation, evaluate
 
@@ -77,6 +78,36 @@ def test_another_task_joins_and_another_limit_replaces(checkpoint: Path, tmp_pat
     assert {name: row["n"] for name, row in done["tasks"].items()} == {"vqa_scene": 2, "seismic_coords": 2}
     assert run(checkpoint, tmp_path, "--limit", "3", tasks="vqa_scene") == 0
     assert len(samples(tmp_path / "logs" / "clean", "vqa_scene")) == 3
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_task_whose_files_or_rows_were_written_over_is_asked_again(
+    checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own, rows = tmp_path / "own", [{"image": f"{i}.png", "question": "Colour?", "answer": "red"} for i in range(2)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    for i in range(2):
+        PILImage.new("RGB", (40, 40), (90 * i, 0, 0)).save(tmp_path / f"{i}.png")
+    write_task("mine", tmp_path / "rows.json", own / "mine")
+    monkeypatch.setenv("VLM_BACKBONES_TASKS", str(own))
+    asked = shutil.copytree(data, tmp_path / "asked")
+    monkeypatch.setenv("VLM_BACKBONES_DATA", str(asked))
+
+    def is_asked_again() -> bool:
+        capsys.readouterr()
+        assert run(checkpoint, tmp_path / "run", "--limit", "2", tasks="mine,vqa_scene") == 0
+        return "finished before" not in capsys.readouterr().out
+
+    assert [is_asked_again(), is_asked_again()] == [True, False]
+    (own / "mine" / "utils.py").write_text((own / "mine" / "utils.py").read_text() + "\n# another way to score\n")
+    assert [is_asked_again(), is_asked_again()] == [True, False]
+    (table,) = (asked / "vqa_scene" / "test").glob("*.arrow")
+    content = table.read_bytes()
+    question = load_from_disk(str(asked / "vqa_scene"))["test"][0]["question"].encode()
+    table.write_bytes(content.replace(question, question.swapcase()))  # its fingerprint stands in another file
+    assert [is_asked_again(), is_asked_again()] == [True, False]
+    text = "".join(path.read_text() for path in (tmp_path / "run").rglob("*_samples_vqa_scene.jsonl"))
+    assert question.swapcase().decode() in text
 
 
 @pytest.mark.usefixtures("environment")

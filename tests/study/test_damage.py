@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from vlm_backbones._display import StudyDisplay
 from vlm_backbones._fingerprints import hash_of
 from vlm_backbones.analysis.log_files import find_logs
 from vlm_backbones.errors import ConfigError, LogError
-from vlm_backbones.hashes import sealed_json
-from vlm_backbones.pipeline import study_status
+from vlm_backbones.hashes import file_sha256, sealed_json
+from vlm_backbones.pipeline import run_study, study_status
 from vlm_backbones.study import load_study
 from vlm_backbones.trained_runs import check_trained_runs
 
@@ -104,11 +106,10 @@ def test_logs_that_another_run_answered_are_asked_again_and_not_analyzed(
         (out / "tiny-1" / name).rename(out / "moved")
         (out / "tiny-2" / name).rename(out / "tiny-1" / name)
         (out / "moved").rename(out / "tiny-2" / name)
-    conditions = load_study(tiny_study).conditions()
-    assert left() == [
-        f"eval {run}: {', '.join(f'{run}/logs/{condition}/done.json' for condition in conditions)}"
-        for run in ("tiny-1", "tiny-2")
-    ]
+    conditions, runs = load_study(tiny_study).conditions(), ("tiny-1", "tiny-2")
+    logs = [[f"{run}/logs/{condition}/done.json" for condition in conditions] for run in runs]
+    evaluations = [f"eval {run}: {', '.join(own)}" for run, own in zip(runs, logs, strict=True)]
+    assert left() == [*evaluations, f"analyze: {', '.join([*logs[0], *logs[1]])}"]
     with pytest.raises(
         LogError, match=r"tiny-1/logs/.*done\.json: another checkpoint answered than the one in .*tiny-1"
     ):
@@ -118,7 +119,7 @@ def test_logs_that_another_run_answered_are_asked_again_and_not_analyzed(
     assert find_logs([out])
 
 
-def test_a_run_of_another_study_is_trained_again_and_not_analyzed(
+def test_a_run_of_another_study_is_neither_written_over_nor_analyzed(
     tiny_study: Path, out: Path, left: Callable[[], list[str]]
 ) -> None:
     """As copied from a study that is the same but for its learning rate."""
@@ -126,9 +127,32 @@ def test_a_run_of_another_study_is_trained_again_and_not_analyzed(
     content = json.loads(path.read_text())
     content["facts"]["recipe"]["finetune"]["learning_rate"] *= 2
     path.write_text(sealed_json(content | {"fingerprint": hash_of(content["facts"])}))
-    assert left() == ["train tiny-1: tiny-1/run.json"]
+    assert left()[0] == "train tiny-1: tiny-1/run.json"
+    study, stated = load_study(tiny_study), (out / "study.yaml").read_text()
     with pytest.raises(ConfigError, match=r"tiny-1 was not trained by the study's recipe: finetune\.learning_rate is"):
-        check_trained_runs(load_study(tiny_study), out)
+        check_trained_runs(study, out)
+    with (
+        StudyDisplay(Console(quiet=True)) as display,
+        pytest.raises(ConfigError, match=r"never overwritten:\n- tiny-1 was not trained by .*\nName another folder"),
+    ):
+        run_study(study.model_copy(update={"seeds": [0, 1]}), out, display)
+    assert (out / "study.yaml").read_text() == stated
+
+
+def test_what_a_judge_or_an_evaluation_by_hand_changed_is_analysed_again(
+    out: Path, left: Callable[[], list[str]]
+) -> None:
+    done = out / "tiny-1" / "logs" / "clean" / "done.json"
+    content = json.loads(done.read_text())
+    row = content["tasks"]["vqa_scene"]
+    log = done.parent / row["samples"]
+    log.write_bytes(log.read_bytes() + b"\n")  # as with grades: the same answers, another file
+    row["sha256"] = file_sha256(log)
+    done.write_text(sealed_json(content))
+    assert left() == ["analyze: tiny-1/logs/clean/done.json"]
+    row["data"] += " of fewer documents"
+    done.write_text(sealed_json(content))
+    assert left() == ["eval tiny-1: tiny-1/logs/clean/done.json", "analyze: tiny-1/logs/clean/done.json"]
 
 
 def test_what_a_user_adds_or_frees_is_no_damage(out: Path, left: Callable[[], list[str]]) -> None:
@@ -149,7 +173,7 @@ def test_files_of_earlier_versions_stay_valid(out: Path, left: Callable[[], list
         for row in content.get("tasks", {}).values():
             del row["files"], row["sha256"]
         path.write_text(json.dumps(content))
-    for path in out.glob("*/*/stage.json"):
+    for path in [*out.glob("*/*/stage.json"), *out.glob(".stages/*.json")]:
         path.write_text(json.dumps({"fingerprint": json.loads(path.read_text())["fingerprint"]}))
     assert left() == []
 

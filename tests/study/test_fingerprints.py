@@ -52,6 +52,16 @@ def test_a_folder_is_its_files_names_and_contents(folder: Path, tmp_path: Path) 
     assert len(set(seen)) == len(seen)
 
 
+def test_linked_folders_count_and_loops_end(folder: Path, tmp_path: Path) -> None:
+    linking = tmp_path / "linking"
+    linking.mkdir()
+    (linking / "data").symlink_to(folder)
+    (folder / "inner" / "back").symlink_to(linking)
+    before = files_fingerprint([linking])
+    (folder / "inner" / "two.txt").write_text("owt")
+    assert files_fingerprint([linking]) != before
+
+
 def test_a_single_file_is_its_content(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "other.txt").write_text("one")
     assert files_fingerprint([folder / "one.txt"]) == files_fingerprint([tmp_path / "other.txt"])
@@ -75,17 +85,19 @@ def test_times_of_a_file_do_not_count_and_a_change_that_keeps_them_does(folder: 
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     path = tmp_path / "stage.json"
     assert read_record(path) == {}
-    stage = Stage(Job("train tiny", "module", (), tmp_path / "log"), "abc", path, (tmp_path / "run.json",))
+    run = tmp_path / "run.json"
+    run.write_text('{"fingerprint": "of its training"}')
+    stage = Stage(Job("train tiny", "module", (), tmp_path / "log"), "abc", path, (run,), stands_on=(run,))
     stage.write_record(1.23456)
-    assert json.loads(path.read_text()) == read_record(path) == {"fingerprint": "abc", "seconds": 1.23}
-    (tmp_path / "run.json").write_text('{"fingerprint": "of its training"}')
-    stage.write_record(1.23456)
-    assert read_record(path) == {"fingerprint": "abc", "seconds": 1.23, "training": "of its training"}
+    assert json.loads(path.read_text()) == read_record(path)
+    assert read_record(path) == {"fingerprint": "abc", "seconds": 1.23, "origins": [hash_of("of its training")]}
     assert stage.is_done
-    (tmp_path / "run.json").write_text('{"fingerprint": "of another"}')
-    assert stage.lost == [tmp_path / "run.json"]
+    run.write_text('{"fingerprint": "of another"}')
+    assert stage.lost == [run]
     assert stage.has_ended
     assert not stage.is_done
+    path.write_text('{"fingerprint": "abc", "seconds": 1.23}')  # of an earlier version
+    assert stage.is_done
     for damaged in ("[1]", "{", ""):
         path.write_text(damaged)
         assert read_record(path) == {}

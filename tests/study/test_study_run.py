@@ -165,26 +165,6 @@ def test_the_pocket_data_is_built_only_for_a_study_that_reads_it(tiny_study: Pat
     assert builds("data.eval=null", "tasks=[backbone_study]")
 
 
-def test_grades_that_were_read_later_are_analysed_again_and_only_that(tiny_study: Path, tmp_path: Path) -> None:
-    from vlm_backbones.pipeline import plan_study
-    from vlm_backbones.study import load_study
-
-    study = load_study(tiny_study)
-
-    def fingerprints() -> dict[str, str]:
-        return {stage.job.name: stage.fingerprint for stage in plan_study(study, tmp_path)}
-
-    before, marks = fingerprints(), []
-    beside = tmp_path / "tiny-1" / "logs" / "clean" / "x" / "20260101_000000_samples_vip_bench_bbox.graded.json"
-    beside.parent.mkdir(parents=True)
-    for grade in (0.5, 1.0):
-        beside.write_text(json.dumps({"key": grade}))
-        after = fingerprints()
-        assert {name for name in after if after[name] != before[name]} == {"analyze"}
-        marks.append(after["analyze"])
-    assert marks[0] != marks[1]
-
-
 def test_a_stage_that_fails_names_the_row_and_keeps_what_is_done(runs: Any, tmp_path: Path) -> None:
     rows = [{"id": 0, "conversations": [{"from": "human", "value": "What?"}, {"from": "gpt", "value": " "}]}]
     (tmp_path / "rows.json").write_text(json.dumps(rows), encoding="utf-8")

@@ -83,17 +83,29 @@ def test_the_checkpoint_reads_raw_features_as_training_read_standardised_ones(ru
     assert torch.allclose(model.model.multi_modal_projector.linear_1(features), wanted, atol=1e-4)
 
 
-def test_a_finished_run_is_skipped_and_another_version_is_refused(
-    run_dir: Path, tiny_parts: ModuleType, parts: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+def test_a_finished_run_is_skipped_and_never_overwritten(
+    run_dir: Path, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     written = (run_dir / "checkpoint" / "model.safetensors").stat().st_mtime_ns
-    again = arguments(run_dir.parent.parent / "study.yaml", parts, run_dir.parent)
-    assert finetune.main(again) == 0
-    assert (run_dir / "checkpoint" / "model.safetensors").stat().st_mtime_ns == written
+    content = yaml.safe_load((run_dir.parent.parent / "study.yaml").read_text())
+    path = tmp_path / "study.yaml"
+
+    def train(**changes: Any) -> int:
+        stage = content["recipe"]["finetune"]
+        path.write_text(yaml.safe_dump({**content, "recipe": {**content["recipe"], "finetune": {**stage, **changes}}}))
+        return finetune.main(arguments(path, parts, run_dir.parent))
+
+    assert train() == 0
+    assert train(micro_batch_size=1) == 0  # nothing that is learned depends on it
+    assert "finished already" in capsys.readouterr().out
+    assert train(learning_rate=0.5, steps=3) == 2
+    told = capsys.readouterr().err
+    assert f"error: {run_dir} holds finished training, which is never overwritten, of other content: " in told
+    assert "finetune.steps is 10, not 3; finetune.learning_rate is 0.01, not 0.5. Choose another --out" in told
     monkeypatch.setattr(finetune, "VERSION", finetune.VERSION + 1)
-    assert finetune.main(again) == 2
-    assert "finished training of version" in capsys.readouterr().err
+    assert train() == 2
+    assert "of other content: the training code's VERSION. Choose" in capsys.readouterr().err
+    assert (run_dir / "checkpoint" / "model.safetensors").stat().st_mtime_ns == written
 
 
 def test_killed_and_resumed_training_gives_the_same_bits(

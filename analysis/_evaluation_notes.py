@@ -1,0 +1,57 @@
+"""What differs between the evaluations of runs, as their done.json tell: no property of the models."""
+
+from __future__ import annotations
+
+__all__ = ["unlike_evaluations"]
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from vlm_backbones.hashes import read_sealed_json
+
+
+def unlike_evaluations(folders: Mapping[str, Path]) -> list[str]:
+    """Say of runs, by name -> folder, which tasks other files, other numbers of documents or other versions asked."""
+    found = {
+        (run, done.parent.name): read_sealed_json(done) or {}
+        for run, folder in folders.items()
+        for done in sorted(folder.glob("logs/*/done.json"))
+    }
+    versions = _runs_by({run: content.get("version") for (run, _), content in found.items()})
+    said = []
+    if len(versions) > 1:
+        shown = "; ".join(f"version {version}: {', '.join(runs)}" for version, runs in versions.items())
+        said.append(f"the runs were evaluated by different versions of the evaluation ({shown}): evaluate them again.")
+    tasks = dict.fromkeys((condition, task) for (_, condition), content in found.items() for task in _tasks(content))
+    for condition, task in tasks:
+        rows = {
+            run: _tasks(content)[task]
+            for (run, other), content in found.items()
+            if other == condition and task in _tasks(content)
+        }
+        said += _of_task(task, condition, rows)
+    return list(dict.fromkeys(said))
+
+
+def _of_task(task: str, condition: str, rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    if len(files := _runs_by({run: row.get("task") for run, row in rows.items()})) > 1:
+        shown = " and ".join(", ".join(runs) for runs in files.values())
+        yield f"task {task}: its own files differ between the evaluations of {shown}: evaluate them again."
+    if len(counts := _runs_by({run: row.get("n") for run, row in rows.items()})) > 1:
+        shown = "; ".join(f"{', '.join(runs)} {count}" for count, runs in counts.items())
+        yield f"task {task}, {condition}: the runs answered different numbers of documents ({shown}): --limit differed."
+
+
+def _tasks(content: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    tasks = content.get("tasks")
+    return {name: row for name, row in tasks.items() if isinstance(row, dict)} if isinstance(tasks, dict) else {}
+
+
+def _runs_by(values: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return value -> runs; runs of which it is not known are left out."""
+    found: dict[str, list[str]] = {}
+    for run, value in values.items():
+        if value is not None:
+            found.setdefault(str(value)[:80], []).append(run)
+    return found
