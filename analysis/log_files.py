@@ -234,6 +234,11 @@ def read_run_info(run: str, run_dir: Path | None) -> RunInfo:
         raise LogError(f"{file} is not valid JSON ({error}). Restore it or remove it.") from error
     if not isinstance(row, dict):
         raise LogError(f"{file} holds no JSON object. Restore it or remove it.")
+    if read_sealed_json(file) is None:
+        raise LogError(
+            f"{file} was edited or is damaged (its own_sha256 is of another content). Run the study again, which "
+            "writes it anew; or restore it."
+        )
     given = row.get("config")
     config = given if isinstance(given, dict) else {}
     backbone = row.get("backbone") or config.get("backbone") or run

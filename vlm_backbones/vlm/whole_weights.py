@@ -157,8 +157,8 @@ def _refuse_gaps(row: Part, report: Mapping[str, Any]) -> None:
     if missing := report.get("missing_keys"):
         raise CheckpointError(
             f"{_kind(row)} {row.id}: {row.source} lacks weights that its config.json asks for: {_listed(missing)}. "
-            "They would be drawn at random. Download the whole folder again, or mend config.json (tie_word_embeddings, the "
-            "number of layers)."
+            "They would be drawn at random. Download the whole folder again, or mend config.json (tie_word_embeddings, "
+            "the number of layers)."
         )
     if mismatched := report.get("mismatched_keys"):
         name, found, expected = min(mismatched)
