@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["CONDITIONS", "LogFile", "RunInfo", "find_logs", "read_run_info", "tell_apart"]
+__all__ = [
+    "CONDITIONS",
+    "LogFile",
+    "RunInfo",
+    "find_logs",
+    "read_run_info",
+    "refuse_lost_files",
+    "tell_apart",
+]
 
 import glob
 import json
@@ -14,7 +22,14 @@ from pathlib import Path
 from vlm_backbones.analysis._folders import files_below
 from vlm_backbones.analysis._run_names import Place, name_runs
 from vlm_backbones.analysis._values import text
-from vlm_backbones.done_files import STATES, files_of, is_of_another_checkpoint, run_folder, samples_of
+from vlm_backbones.done_files import (
+    STATES,
+    files_of,
+    is_of_another_checkpoint,
+    results_of,
+    run_folder,
+    samples_of,
+)
 from vlm_backbones.errors import LogError
 from vlm_backbones.hashes import changed, read_sealed_json
 from vlm_backbones.json_text import parse_json
@@ -116,8 +131,7 @@ def _samples_under(root: Path) -> list[Path]:
         return [root]
     if not root.is_dir():
         raise LogError(f"{root} does not exist. Name a folder or a *_samples_*.jsonl file of lmms-eval.")
-    for done in files_below(root, "done.json"):
-        _refuse_lost_samples(done)
+    refuse_lost_files(root)
     files = [path for path in files_below(root, "*samples_*.jsonl*") if _NAME.match(path.name)]
     trials = root / "sweep"  # of a study: they answered another split
     if (root / "study.yaml").is_file():
@@ -129,11 +143,21 @@ def _samples_under(root: Path) -> list[Path]:
     return files
 
 
-def _refuse_lost_samples(done: Path) -> None:
-    """Refuse a finished condition of ours of which a log or hidden states are gone or damaged.
+def refuse_lost_files(root: Path) -> None:
+    """Refuse a finished condition of ours below a folder of which a log, results or hidden states are gone or damaged.
 
     A table would silently be another. Its pictures change no table; the next `study run` looks at them.
+
+    Raises
+    ------
+    LogError
+        Naming the file.
     """
+    for done in files_below(root, "done.json"):
+        _refuse_lost_of(done)
+
+
+def _refuse_lost_of(done: Path) -> None:
     content = read_sealed_json(done)
     tasks = content.get("tasks", {}) if content is not None else None
     if not isinstance(tasks, dict):
@@ -148,16 +172,16 @@ def _refuse_lost_samples(done: Path) -> None:
         )
     for task, row in tasks.items():
         try:
-            samples, states = samples_of(done, row), files_of(done, row, STATES)
+            samples, states, results = samples_of(done, row), files_of(done, row, STATES), results_of(done, row)
         except ValueError as error:
             raise LogError(f"{done}, task {task[:200]!r}: {error}. {_AGAIN}.") from error
-        lost = [path for path in [*samples, *states] if not _is_file(path)]
+        lost = [path for path in [*samples, *states, *results] if not _is_file(path)]
         if not samples or lost:
             gone = str(lost[0] if lost else "")[:500]
             raise LogError(
                 f"{done.parent}: {gone!r} is gone, a file of task {task[:200]!r} that {done.name} lists. {_AGAIN}."
             )
-        if damaged := changed({path: digest for path, digest in samples.items() if digest} | states):
+        if damaged := changed({path: digest for path, digest in samples.items() if digest} | states | results):
             raise LogError(
                 f"{damaged[0]} is not the file that the evaluation wrote (its sha256 is not the one in {done.name}): "
                 f"it is damaged or was edited. {_AGAIN}; or delete {done} to read it as it is."
@@ -223,6 +247,11 @@ def read_run_info(run: str, run_dir: Path | None) -> RunInfo:
         raise LogError(f"{file} is not valid JSON ({error}). Restore it or remove it.") from error
     if not isinstance(row, dict):
         raise LogError(f"{file} holds no JSON object. Restore it or remove it.")
+    if read_sealed_json(file) is None:
+        raise LogError(
+            f"{file} was edited or is damaged (its own_sha256 is of another content). Run the study again, which "
+            "writes it anew; or restore it."
+        )
     given = row.get("config")
     config = given if isinstance(given, dict) else {}
     backbone = row.get("backbone") or config.get("backbone") or run

@@ -292,6 +292,7 @@ def _train_stage(
         fingerprint=hash_json(facts),
         seed=record.content["seed"],
         report_to=study.report_to,
+        swept_rate=None if name == "align" else record.content.get("learning_rate"),
     )
     try:
         measured = run_stage(stage, model)

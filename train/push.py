@@ -9,6 +9,8 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
+from vlm_backbones._outputs import missing_outputs
+from vlm_backbones._seals import check_seal
 from vlm_backbones.cache import atomic_write_text
 from vlm_backbones.errors import CheckpointError, ConfigError
 from vlm_backbones.train.card import model_card, read_json
@@ -33,7 +35,7 @@ def push(run: Path, repo: str, *, private: bool = True, dry_run: bool = False, t
     Raises
     ------
     CheckpointError
-        If there is no finished checkpoint.
+        If there is no finished checkpoint, or it is not the one that was trained.
     ConfigError
         If the repository's name is malformed, or the Hub refuses.
     """
@@ -69,5 +71,12 @@ def _checkpoint_of(run: Path) -> Path:
         state = read_json(run / "run.json").get("state")
         if state != "finished":
             raise CheckpointError(f"{run} is not finished (state {state!r} in run.json): train it to its end first.")
+        if lost := missing_outputs(run / "run.json"):
+            raise CheckpointError(
+                f"{lost[0]} is gone, or not what the training of {run} wrote: it is damaged, was edited, or is another "
+                "run's. Run the study again, which writes it anew; nothing was sent."
+            )
+    check_seal(folder)
+    if folder != run:
         atomic_write_text(folder / "README.md", model_card(run))
     return folder

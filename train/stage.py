@@ -56,6 +56,8 @@ class Stage:
     fingerprint: str
     seed: int
     report_to: list[str]
+    swept_rate: float | None = None
+    """The rate of the study's sweep that this stage is trained at; None where it is the recipe's."""
 
     @property
     def folder(self) -> Path:
@@ -185,10 +187,12 @@ def _explain(stage: Stage, error: NotFiniteError) -> str:
     """Say at which step, on which examples, and which checkpoint is still good."""
     good = last_sealed(stage.folder, before=error.step - 1)  # a step's loss is of the weights that the last one left
     rows = ", ".join(stage.data.places[index] for index in error.examples)
+    remedy = "lower the recipe's learning_rate"
+    if stage.swept_rate is not None:
+        remedy = f"take {stage.swept_rate:g} out of the study's sweep.learning_rate"
     return (
         f"{error} at step {error.step} of {stage.name}{f', on {rows}' if rows else ''}. "
-        f"Last good checkpoint: {good or 'none, it was too early'}. Look at these rows, or lower the recipe's "
-        "learning_rate."
+        f"Last good checkpoint: {good or 'none, it was too early'}. Look at these rows, or {remedy}."
     )
 
 

@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from vlm_backbones._console import print_rows, wide_console
 from vlm_backbones._estimate import GPUS, StageEstimate
+from vlm_backbones.run import Run
 from vlm_backbones.study import SHARDINGS, Sharding, Training
 
 _HASH = re.compile("[0-9a-f]{64}")
@@ -36,6 +37,10 @@ def render_check(certificate: Mapping[str, Any]) -> None:
                 console.print(f"  {escape(text)}", soft_wrap=True, highlight=False)
     varies = "; ".join(f"{key} ({why})" for key, why in certificate["varies"].items())
     console.print(f"varies: {varies or 'nothing'}", soft_wrap=True)
+    for backbone, changes in certificate["deviations"].items():
+        said = ", ".join(f"{key} {value}" for key, value in changes.items() if key != "reason")
+        text = f"declared deviation: {Run(backbone).name}, {said} ({changes['reason']})"
+        console.print(escape(text), soft_wrap=True, highlight=False)
     for name, facts in certificate["backbones"].items():
         for token, why in facts["untold_tokens"].items():
             console.print(escape(f"note: {name}, token {token!r}: {why}."), soft_wrap=True, highlight=False)

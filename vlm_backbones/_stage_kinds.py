@@ -99,8 +99,12 @@ def choose_stage(study: Study, out: Path, backbone: str, validated: Mapping[Run,
 
 def uses_pocket_data(study: Study) -> bool:
     """Whether a study trains or asks what this package draws itself."""
-    from_pocket = not study.data.finetune or bool(study.own_tasks() and not study.data.eval)
-    return from_pocket and not os.environ.get("VLM_BACKBONES_DATA")
+    return _leaves_data_open(study) and not os.environ.get("VLM_BACKBONES_DATA")
+
+
+def _leaves_data_open(study: Study) -> bool:
+    """Whether a study does not name all its data, so that the environment's folder or the pocket data are used."""
+    return not study.data.finetune or bool(study.own_tasks() and not study.data.eval)
 
 
 def _stage(
@@ -139,7 +143,7 @@ def data_stage(out: Path) -> Stage:
 def _inputs(study: Study, out: Path) -> list[object]:
     """Return what all training stages depend on, one JSON value."""
     paths = [*study.data.training_files, *([study.data.eval] if study.data.eval else [])]
-    if folder := os.environ.get("VLM_BACKBONES_DATA"):
+    if (folder := os.environ.get("VLM_BACKBONES_DATA")) and _leaves_data_open(study):
         paths.append(Path(folder))
     missing = dict.fromkeys(str(path) for path in paths if not path.exists())
     if missing:

@@ -123,11 +123,14 @@ def _parts(study: Study) -> list[Backbone | VisionTower]:
 
 
 def _check_tower(row: VisionTower) -> None:
-    """Refuse a tower that has no such feature layer or another size than its row says, before any row is read."""
+    """Refuse a tower that lacks weights or its feature layer, or is not what its row says, before any row is read."""
     from vlm_backbones.vlm.full_size import vision_config
-    from vlm_backbones.vlm.towers import check_tower
+    from vlm_backbones.vlm.towers import TOWER_CLASSES, check_tower
+    from vlm_backbones.vlm.whole_weights import check_tower_files
 
-    check_tower(row, vision_config(row))
+    config = vision_config(row)
+    check_tower(row, config)
+    check_tower_files(row, config, TOWER_CLASSES[row.family])
 
 
 def _refuse(bad: BadRows, study: Study, out: Path) -> None:

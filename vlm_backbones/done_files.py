@@ -20,12 +20,14 @@ __all__ = [
     "damaged_files",
     "files_of",
     "is_of_another_checkpoint",
+    "results_of",
     "run_folder",
     "samples_of",
 ]
 
 STATES, MEDIA = "states", "media"
 """Folders of a run beside its logs."""
+_LOGS = "logs"
 REPORT_SEAL = ".seal.json"
 """Beside a report: lists what the analysis wrote."""
 
@@ -66,6 +68,18 @@ def files_of(done: Path, row: object, *folders: str) -> dict[Path, str]:
     run = run_folder(done)
     files = listed_files(run, row.get("files", {}))
     return {path: sha for path, sha in files.items() if not folders or path.relative_to(run).parts[0] in folders}
+
+
+def results_of(done: Path, row: object) -> dict[Path, str]:
+    """Return the results files of a task with their sha256: they lie below `done`, wherever that was moved.
+
+    Raises
+    ------
+    ValueError
+        If the row names anything but files of the run.
+    """
+    run, found = run_folder(done), files_of(done, row, _LOGS)
+    return {done.parent.joinpath(*path.relative_to(run).parts[2:]): sha for path, sha in found.items()}
 
 
 def is_of_another_checkpoint(done: Path, content: Mapping[str, Any]) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from vlm_backbones.analysis.report.certificate_words import fact_name, fact_value
 from vlm_backbones.errors import DataError
-from vlm_backbones.json_text import parse_json
+from vlm_backbones.hashes import read_sealed_json
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,23 @@ def read_certificate(study_dir: Path | None) -> Certificate | None:
     Raises
     ------
     DataError
-        If the file is not a certificate.
+        If the file is not a certificate, or not as it was written.
     """
     file = study_dir / "certificate.json" if study_dir else None
     if file is None or not file.is_file():
         return None
+    content = read_sealed_json(file)
+    if content is None:
+        raise DataError(
+            f"{file} is not a certificate as it was written: it is damaged or was edited. Run `vlm-backbones "
+            "study check` again."
+        )
     try:
-        content = parse_json(file.read_text(encoding="utf-8"))
         equal = [Line(fact_name(name), "", _values(value)) for name, value in content.get("equal", {}).items()]
         backbones: Mapping[str, Any] = content.get("backbones", {})
         same, varies = _compare(backbones, content.get("varies", {}))
         return Certificate(equal + same, varies, [str(problem) for problem in content.get("confounds", [])])
-    except (ValueError, AttributeError, TypeError) as error:
+    except (AttributeError, TypeError) as error:
         raise DataError(f"{file} is not a certificate ({error}). Run `vlm-backbones study check` again.") from error
 
 

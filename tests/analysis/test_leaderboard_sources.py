@@ -15,7 +15,9 @@ from vlm_backbones.analysis.leaderboard.published import read_published, shipped
 from vlm_backbones.analysis.leaderboard.sources import read_standing
 from vlm_backbones.analysis.leaderboard.standing import Standing
 from vlm_backbones.analysis.leaderboard.write import write_leaderboard
+from vlm_backbones.analysis.log_files import find_logs
 from vlm_backbones.errors import ConfigError, DataError, LogError
+from vlm_backbones.hashes import file_sha256, sealed_json
 
 HEADER = "architecture,backbone,checkpoint,benchmark,value"
 
@@ -291,3 +293,23 @@ def test_an_unknown_metric_names_the_nearest(tmp_path: Path) -> None:
         read_standing([str(tmp_path)], wanted=[parse_wanted("POPE=pope:pope_f1")])
     standing = read_standing([str(tmp_path)], wanted=[parse_wanted("POPE=pope:pope_f1_score")])
     assert standing.cells[0, 0].value == 82.0
+
+
+def test_results_that_are_not_what_an_evaluation_wrote_are_refused(tmp_path: Path, make: SimpleNamespace) -> None:
+    """The listed file lies below its done.json, also where only the condition's folder was copied."""
+    folder = tmp_path / "run" / "logs" / "clean"
+    log = make.log(folder, [make.row(i, "a", "a", float(i % 2)) for i in range(40)], task="mine")
+    results = write_results(folder, {"mine": {"exact_match": 0.5}})
+    row = {"samples": log.name, "sha256": file_sha256(log)}
+    files = {f"logs/clean/{results.name}": file_sha256(results)}
+    (folder / "done.json").write_text(sealed_json({"tasks": {"mine": row | {"files": files}}}))
+    moved = folder.rename(tmp_path / "moved")
+    assert read_standing([str(moved)]).cells
+    results = moved / results.name
+    results.write_text(results.read_text().replace("0.5", "0.9"))
+    for read in (read_standing, find_logs):
+        with pytest.raises(LogError, match=rf"{results.name} is not the file that the evaluation wrote"):
+            read([str(moved)])
+    (moved / log.name).unlink()
+    with pytest.raises(LogError, match=rf"{log.name}' is gone"):
+        read_standing([str(moved)])

@@ -15,11 +15,13 @@ from vlm_backbones.analysis._evaluation_notes import unlike_evaluations
 from vlm_backbones.analysis.calibration_draws import _mean_draws
 from vlm_backbones.analysis.log_files import RunInfo, read_run_info
 from vlm_backbones.analysis.pipeline import _notes
+from vlm_backbones.analysis.report.certificate import read_certificate
 from vlm_backbones.analysis.samples import load_logs, read_samples
 from vlm_backbones.analysis.sweep import choose_learning_rate
 from vlm_backbones.analysis.table_calibration import calibration
 from vlm_backbones.analysis.table_scores import scores
-from vlm_backbones.errors import LogError
+from vlm_backbones.errors import DataError, LogError
+from vlm_backbones.hashes import sealed_json
 
 
 @pytest.mark.parametrize(
@@ -112,6 +114,31 @@ def test_evaluations_that_differ_are_said(tmp_path: Path) -> None:
         "task mine: its own files differ between the evaluations of a, c and b: evaluate them again.",
         "task mine, clean: the runs answered different numbers of documents (a, b 12; c 6): --limit differed.",
     ]
+
+
+def test_a_record_that_was_edited_is_refused_and_one_without_a_hash_is_not(tmp_path: Path) -> None:
+    text = sealed_json({"backbone": "tiny", "seed": 3})
+    file = tmp_path / "run.json"
+    file.write_text(text)
+    assert read_run_info("run", tmp_path).seed == 3
+    file.write_text(text.replace('"seed": 3', '"seed": 4'))
+    with pytest.raises(LogError, match=r"run\.json was edited or is damaged.*Run the study again"):
+        read_run_info("run", tmp_path)
+    file.write_text(json.dumps({"backbone": "tiny", "seed": 4}))  # of an earlier version
+    assert read_run_info("run", tmp_path).seed == 4
+
+
+def test_a_certificate_that_was_edited_is_refused_and_one_without_a_hash_is_not(tmp_path: Path) -> None:
+    content = {"equal": {"recipe": "abc"}, "backbones": {}, "confounds": ["a"]}
+    file = tmp_path / "certificate.json"
+    for text in (sealed_json(content), json.dumps(content)):
+        file.write_text(text)
+        found = read_certificate(tmp_path)
+        assert found is not None
+        assert found.confounds == ["a"]
+    file.write_text(sealed_json(content).replace('"a"', ""))
+    with pytest.raises(DataError, match=r"certificate\.json is not a certificate as it was written.*study check"):
+        read_certificate(tmp_path)
 
 
 def test_the_best_mean_over_tasks_is_chosen_and_of_equal_ones_the_smaller_rate(

@@ -383,6 +383,12 @@ def test_every_confound_of_every_backbone_is_told(tiny_study: Path, tmp_path: Pa
     assert (tmp_path / "leave_out.txt").read_text() == "x row 1\nx row 2\nx row 3\n"
 
 
+def test_declared_deviations_are_shown(tiny_study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changes = f"deviations={{{tiny_study.parent}/tiny-2: {{finetune.learning_rate: 2e-3, reason: '[its] size'}}}}"
+    render_check(check_study(load_study(tiny_study, [changes]), tmp_path))
+    assert "declared deviation: tiny-2, finetune.learning_rate 0.002 ([its] size)" in capsys.readouterr().out
+
+
 def test_what_a_deviation_declares_is_no_confound(tiny_study: Path, tmp_path: Path) -> None:
     """Whether it stands at the first backbone or at another."""
     study = load_study(tiny_study)

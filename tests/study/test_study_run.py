@@ -165,6 +165,23 @@ def test_the_pocket_data_is_built_only_for_a_study_that_reads_it(tiny_study: Pat
     assert builds("data.eval=null", "tasks=[backbone_study]")
 
 
+def test_a_data_folder_of_the_shell_counts_only_for_a_study_that_reads_it(
+    tiny_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vlm_backbones.pipeline import plan_study
+    from vlm_backbones.study import load_study
+
+    def fingerprints(*overrides: str) -> list[str]:
+        return [stage.fingerprint for stage in plan_study(load_study(tiny_study, overrides), tmp_path)]
+
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "rows.json").write_text("[]")
+    named, opened = fingerprints(), fingerprints("data.eval=null")
+    monkeypatch.setenv("VLM_BACKBONES_DATA", str(tmp_path / "more"))
+    assert fingerprints() == named
+    assert fingerprints("data.eval=null") != opened
+
+
 def test_a_stage_that_fails_names_the_row_and_keeps_what_is_done(runs: Any, tmp_path: Path) -> None:
     rows = [{"id": 0, "conversations": [{"from": "human", "value": "What?"}, {"from": "gpt", "value": " "}]}]
     (tmp_path / "rows.json").write_text(json.dumps(rows), encoding="utf-8")

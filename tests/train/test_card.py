@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from huggingface_hub import HfApi, ModelCard
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
 
+from vlm_backbones._seals import write_seal
 from vlm_backbones.control import check_study
 from vlm_backbones.errors import CheckpointError, ConfigError
 from vlm_backbones.study import load_study
@@ -165,6 +167,25 @@ def test_what_cannot_be_shared_is_refused(run_dir: Path, tmp_path: Path) -> None
     (tmp_path / "run" / "checkpoint").symlink_to(run_dir / "checkpoint")
     with pytest.raises(CheckpointError, match="is not finished"):
         push(tmp_path / "run", "a/b", tell=print)
+
+
+def test_a_checkpoint_that_is_not_the_one_that_was_trained_is_not_sent(run_dir: Path, tmp_path: Path) -> None:
+    def send(run: Path) -> None:
+        push(run, "a/b", dry_run=True, tell=pytest.fail)
+
+    run = Path(shutil.copytree(run_dir, tmp_path / "run"))
+    template = run / "checkpoint" / "chat_template.jinja"
+    template.write_text(template.read_text() + " ")
+    for folder in (run, run / "checkpoint"):
+        with pytest.raises(CheckpointError, match=r"chat_template\.jinja is not the file that was written after"):
+            send(folder)
+    write_seal(run / "checkpoint")  # whole in itself, as another run's checkpoint is
+    with pytest.raises(CheckpointError, match=r"checkpoint/seal\.json is gone, or not what the training of"):
+        send(run)
+    record = run_dir / "run.json"
+    (run / "run.json").write_text(record.read_text().replace('"seed": 0', '"seed": 1', 1))
+    with pytest.raises(CheckpointError, match=r"run\.json is gone, or not what"):
+        send(run)
 
 
 def test_the_checkpoint_opens_with_a_pipeline(run_dir: Path) -> None:

@@ -212,6 +212,19 @@ def test_weights_that_explode_are_never_saved_and_the_rows_of_the_step_are_named
     record = json.loads((tmp_path / "out" / "backbone" / "run.json").read_text())
     assert record["state"] == "failed"
     assert "at step 2" in record["error"]
+    assert "lower the recipe's learning_rate" in error
+
+
+def test_a_trial_that_explodes_names_the_sweeps_rate(
+    tiny_parts: ModuleType, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage = {**tiny_parts.study_text(parts, steps=2)["recipe"]["finetune"], "warmup_steps": 0}
+    sweep = {"learning_rate": [1e-3, 1e30]}
+    study = write_study(tiny_parts, parts, tmp_path, recipe={"finetune": stage}, sweep=sweep)
+    assert finetune.main([*arguments(study, parts, tmp_path / "out"), "--learning-rate", "1e30"]) == 2
+    error = capsys.readouterr().err
+    assert "take 1e+30 out of the study's sweep.learning_rate" in error
+    assert "recipe's" not in error
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import (
     BitImageProcessor,
     CLIPConfig,
@@ -33,7 +34,9 @@ from vlm_backbones.errors import CheckpointError, ConfigError
 from vlm_backbones.vision import get_vision_tower
 from vlm_backbones.vision.preprocessing import build_image_processor, preprocess_images
 from vlm_backbones.vlm.composition import build_skeleton, compose, load_vision_tower
+from vlm_backbones.vlm.full_size import vision_config
 from vlm_backbones.vlm.towers import TOWER_CLASSES, check_tower
+from vlm_backbones.vlm.whole_weights import check_tower_files
 
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2}
 FULL = {  # the hub's config.json of each row
@@ -175,8 +178,38 @@ def test_sizes_that_contradict_the_row_and_missing_weights_are_refused(tmp_path:
     config = json.loads((folder / "config.json").read_text())
     config["vision_config"]["num_hidden_layers"] = 6
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match=r"lacks 32 weights"):  # 2 layers of 16 tensors
+    with pytest.raises(CheckpointError, match=r"lacks weights that .* asks for: 32 tensors"):  # 2 layers of 16 tensors
         load_vision_tower(get_vision_tower(folder))
+
+
+@pytest.mark.parametrize("family", ["clip", "siglip", "dinov2"])
+def test_a_towers_weights_are_looked_at_where_they_lie_and_once_loaded(tmp_path: Path, family: str) -> None:
+    """As a backbone's; the text half of its repository has no place and is none that is missed."""
+    folder = write_tower(tmp_path / family, family)
+    row = get_vision_tower(folder)
+    file = folder / "model.safetensors"
+    whole = load_file(file)
+
+    def look() -> None:
+        check_tower_files(row, vision_config(row), TOWER_CLASSES[family])
+
+    look()
+    name = next(name for name in whole if name.endswith("fc1.weight") and not name.startswith("text_model"))
+    for tensors, said in (
+        (
+            whole | {name: whole[name] * torch.nan},
+            rf"{file} holds NaN or infinity in 1 tensor \({name}\).*vision tower",
+        ),
+        (whole | {name: whole[name] * 0}, rf"{file} holds one value only in 1 tensor \({name}\)"),
+        (
+            {key: whole[key] for key in whole if key != name},
+            r"lacks weights that .* asks for: 1 tensor \(.*fc1\.weight\)",
+        ),
+    ):
+        save_file(tensors, file, metadata={"format": "pt"})
+        for attempt in (look, lambda: load_vision_tower(row)):
+            with pytest.raises(CheckpointError, match=rf"vision tower .*{said}"):
+                attempt()
 
 
 def test_several_layers_need_a_class_token() -> None:

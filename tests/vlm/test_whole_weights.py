@@ -106,11 +106,25 @@ def test_what_is_not_here_is_not_looked_at() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float8_e4m3fn])
 def test_numbers_of_every_width_are_looked_at(dtype: torch.dtype) -> None:
-    fine = torch.ones(4).to(dtype)
-    assert whole_weights._is_finite(fine)
-    assert not whole_weights._is_finite(torch.tensor([1.0, torch.nan]).to(dtype))
-    assert whole_weights._is_finite(torch.ones(4, dtype=torch.int64))
-    assert whole_weights._is_finite(fine[:0])
+    fine = torch.arange(4.0).to(dtype)
+    assert whole_weights._fault(fine) == whole_weights._fault(fine.view(2, 2)) == whole_weights._fault(fine[:0]) == ""
+    assert whole_weights._fault(torch.tensor([1.0, torch.nan]).to(dtype)) == "NaN or infinity"
+    assert whole_weights._fault(torch.ones((2, 2), dtype=torch.int64)) == ""
+    for value in (0.0, 0.5):
+        constant = torch.full((4,), value).to(dtype)
+        assert whole_weights._fault(constant) == whole_weights._fault(constant.view(1, 4, 1)) == ""  # a mask's token
+        assert whole_weights._fault(constant.view(2, 2)) == "one value only"
+
+
+def test_matrices_of_one_value_are_refused_as_a_torn_download_leaves_them(parts: Path, tmp_path: Path) -> None:
+    def torn(tensors: Tensors) -> Tensors:
+        return {name: weight * ("layers.1." not in name) for name, weight in tensors.items()}
+
+    folder = with_tensors(parts / "backbone", tmp_path / "torn", torn)
+    said = r"torn/model\.safetensors holds one value only in 7 tensors \(model\.layers\.1\.mlp\.down_proj\.weight, "
+    for look in (lambda: looked_at(folder), lambda: compose(folder, parts / "tower")):
+        with pytest.raises(CheckpointError, match=said):
+            look()
 
 
 def test_a_files_numbers_are_read_once(parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

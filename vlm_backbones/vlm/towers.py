@@ -10,6 +10,7 @@ from transformers import CLIPVisionModel, Dinov2Model, PreTrainedModel, SiglipVi
 from vlm_backbones._hub import loading_options, opening_error
 from vlm_backbones.errors import CheckpointError, ConfigError
 from vlm_backbones.vision import VisionTower
+from vlm_backbones.vlm.whole_weights import check_loaded
 
 __all__ = ["TOWER_CLASSES", "check_tower", "load_vision_tower"]
 
@@ -22,7 +23,7 @@ def load_vision_tower(row: VisionTower, *, dtype: torch.dtype = torch.float32) -
     Raises
     ------
     CheckpointError
-        If it cannot be loaded, lacks weights, or is of another size than its row says.
+        If it cannot be loaded, its weights are not whole, or it is of another size than its row says.
     ConfigError
         If it has no such feature layer.
     """
@@ -33,11 +34,7 @@ def load_vision_tower(row: VisionTower, *, dtype: torch.dtype = torch.float32) -
         )
     except Exception as error:  # a damaged file makes transformers raise nearly anything
         raise opening_error("vision tower", row, error) from error
-    if report["missing_keys"]:
-        names = ", ".join(sorted(report["missing_keys"])[:3])
-        raise CheckpointError(
-            f"vision tower {row.id}: {row.source} lacks {len(report['missing_keys'])} weights ({names}, ...)."
-        )
+    check_loaded(row, tower, report)
     check_tower(row, tower.config)
     frozen: PreTrainedModel = tower.requires_grad_(False).eval()
     return frozen

@@ -1,8 +1,9 @@
-"""Are a backbone's weights whole: every tensor that its configuration asks for, in its shape, of finite numbers?"""
+"""Are a part's weights whole: every tensor that its configuration asks for, in its shape, its numbers no damage?"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
-from vlm_backbones._hub import opening_error, weight_files
+from vlm_backbones._hub import Part, opening_error, weight_files
 from vlm_backbones.backbones import Backbone
 from vlm_backbones.errors import CheckpointError
 from vlm_backbones.hashes import remembered
+from vlm_backbones.vision import VisionTower
 
-__all__ = ["check_files", "check_loaded"]
+__all__ = ["check_files", "check_loaded", "check_tower_files"]
 
 _SHOWN_NAMES = 3
 
@@ -35,35 +37,52 @@ def check_files(row: Backbone, config: Any, *, trust_remote_code: bool = False) 
     Raises
     ------
     CheckpointError
-        If a tensor is missing, of another shape, or not finite, or a file cannot be read.
+        If a tensor is missing, of another shape, not finite, or of two or more dimensions that hold one value only, or
+        a file cannot be read.
     """
+
+    def build() -> Any:
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+
+    return _check(row, config, build)
+
+
+def check_tower_files(row: VisionTower, config: Any, tower_class: Callable[[Any], Any]) -> None:
+    """Look at a vision tower's safetensors in the same way; CheckpointError likewise."""
+    _check(row, config, lambda: tower_class(config))
+
+
+def check_loaded(row: Part, model: Any, report: Mapping[str, Any]) -> str:
+    """Say the same of a part that was loaded, from transformers' report and its numbers.
+
+    Parameters
+    ----------
+    report
+        What `from_pretrained(..., output_loading_info=True)` returns beside the model.
+    """
+    _refuse_gaps(row, report)
+    if spoilt := _faults(model.state_dict().items()):
+        _refuse_spoilt(row, _spoilt_tensors(weight_files(row)) or {Path(row.source): spoilt})
+    return _listed(report["unexpected_keys"])
+
+
+def _check(row: Part, config: Any, build: Callable[[], Any]) -> str:
     try:
         files = weight_files(row)
-        report = _report_of_heads(files, config, trust_remote_code) if files else {}
+        report = _report_of_heads(files, config, build) if files else {}
         spoilt = _spoilt_tensors(files)
     except Exception as error:  # safetensors' own error is of no class that a package exports
-        raise opening_error("backbone", row, error) from error
+        raise opening_error(_kind(row), row, error) from error
     _refuse_gaps(row, report)
     _refuse_spoilt(row, spoilt)
     return _listed(report.get("unexpected_keys", ()))
 
 
-def check_loaded(row: Backbone, llm: Any, report: Mapping[str, Any]) -> str:
-    """Say the same of an LLM that was loaded, from transformers' report and its numbers.
-
-    Parameters
-    ----------
-    report
-        What `from_pretrained(..., output_loading_info=True, ignore_mismatched_sizes=True)` returns beside the LLM.
-    """
-    _refuse_gaps(row, report)
-    spoilt = [name for name, weight in llm.state_dict().items() if not _is_finite(weight)]
-    if spoilt:
-        _refuse_spoilt(row, _spoilt_tensors(weight_files(row)) or {Path(row.source): _listed(spoilt)})
-    return _listed(report["unexpected_keys"])
+def _kind(row: Part) -> str:
+    return "vision tower" if isinstance(row, VisionTower) else "backbone"
 
 
-def _report_of_heads(files: Sequence[Path], config: Any, trust_remote_code: bool) -> dict[str, Any]:
+def _report_of_heads(files: Sequence[Path], config: Any, build: Callable[[], Any]) -> dict[str, Any]:
     """Let transformers load tensors without storage into a model without storage; return its report."""
     if getattr(config, "quantization_config", None) is not None:
         return {}  # its tensors have other names and shapes until they are unpacked
@@ -73,7 +92,7 @@ def _report_of_heads(files: Sequence[Path], config: Any, trust_remote_code: bool
             for name in shard.keys():  # noqa: SIM118 (not a dictionary)
                 tensors[name] = torch.empty(shard.get_slice(name).get_shape(), device="meta")
     with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        model: Any = build()
     with _quiet():
         _, report = type(model).from_pretrained(
             None,
@@ -103,45 +122,59 @@ def _quiet() -> Iterator[None]:
 
 
 def _spoilt_tensors(files: Sequence[Path]) -> dict[Path, str]:
-    """Return the tensors that hold NaN or infinity, by their file."""
-    return {path: names for path, names in remembered("finite", files, _spoilt_of).items() if names}
+    """Return by file what is wrong with its numbers."""
+    return {path: faults for path, faults in remembered("numbers", files, _spoilt_of).items() if faults}
 
 
 def _spoilt_of(path: Path) -> str:
     with safe_open(path, framework="pt") as shard:
-        names = list(shard.keys())
-        return _listed([name for name in names if not _is_finite(shard.get_tensor(name))])
+        return _faults((name, shard.get_tensor(name)) for name in shard.keys())  # noqa: SIM118 (not a dictionary)
 
 
-def _is_finite(weight: torch.Tensor) -> bool:
+def _faults(weights: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """As in `NaN or infinity in 1 tensor (a) and one value only in 2 tensors (b, c)`; empty where all is well."""
+    found: dict[str, list[str]] = {}
+    for name, weight in weights:
+        if fault := _fault(weight):
+            found.setdefault(fault, []).append(name)
+    return " and ".join(f"{fault} in {_listed(names)}" for fault, names in found.items())
+
+
+def _fault(weight: torch.Tensor) -> str:
+    """What is wrong with a tensor's numbers; norms, biases and tokens of their own are vectors, and may be constant."""
     if not weight.is_floating_point() or not weight.numel():
-        return True
+        return ""
     if weight.itemsize == 1:
         weight = weight.float()  # torch has no extremes of 8-bit numbers
-    return all(bool(extreme.isfinite()) for extreme in torch.aminmax(weight))  # NaN is both
+    low, high = (float(extreme) for extreme in torch.aminmax(weight))  # NaN is both
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return "NaN or infinity"
+    is_matrix = sum(size > 1 for size in weight.shape) > 1
+    return "one value only" if is_matrix and low == high else ""
 
 
-def _refuse_gaps(row: Backbone, report: Mapping[str, Any]) -> None:
+def _refuse_gaps(row: Part, report: Mapping[str, Any]) -> None:
     if missing := report.get("missing_keys"):
         raise CheckpointError(
-            f"backbone {row.id}: {row.source} lacks weights that its config.json asks for: {_listed(missing)}. They "
-            "would be drawn at random. Download the whole folder again, or mend config.json (tie_word_embeddings, the "
-            "number of layers)."
+            f"{_kind(row)} {row.id}: {row.source} lacks weights that its config.json asks for: {_listed(missing)}. "
+            "They would be drawn at random. Download the whole folder again, or mend config.json (tie_word_embeddings, "
+            "the number of layers)."
         )
     if mismatched := report.get("mismatched_keys"):
         name, found, expected = min(mismatched)
+        names = _listed([name for name, *_ in mismatched])
         raise CheckpointError(
-            f"backbone {row.id}: in {row.source} {_listed([name for name, *_ in mismatched])} have another shape than "
+            f"{_kind(row)} {row.id}: in {row.source} {names} have another shape than "
             f"config.json asks for: {name} is {tuple(found)}, expected {tuple(expected)}. Download config.json and the "
             "weights of one model."
         )
 
 
-def _refuse_spoilt(row: Backbone, spoilt: Mapping[Path, str]) -> None:
-    for path, names in spoilt.items():
+def _refuse_spoilt(row: Part, spoilt: Mapping[Path, str]) -> None:
+    for path, faults in spoilt.items():
         raise CheckpointError(
-            f"backbone {row.id}: {path} holds NaN or infinity in {names}: no answer of it would mean anything. "
-            "Download the file again, or choose another backbone."
+            f"{_kind(row)} {row.id}: {path} holds {faults}: no answer of it would mean anything. Download the file "
+            f"again, or choose another {_kind(row)}."
         )
 
 
