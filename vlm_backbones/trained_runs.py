@@ -126,8 +126,7 @@ def _unlike_trainings(records: Records) -> Iterator[str]:
     """In what else than backbone and seed runs differ that no study holds together."""
     yield from _versions(records)
     formats = {name: record.get("facts", {}).get("chat_format", [None])[0] for name, record in records.items()}
-    for told in _groups("", formats):
-        yield f"the runs were trained in different chat formats:{told}."
+    yield from (f"the runs were trained in different {found}." for found in _groups("chat formats:", formats))
     for fact in _FACTS:
         yield from _unlike(records, fact, lambda name, stage, keys: False)
     recipes = {name: recipe for name, record in records.items() if (recipe := _recipe(record)) is not None}
