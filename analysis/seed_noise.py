@@ -36,7 +36,9 @@ class SeedNoise:
     p: float
 
 
-def seed_noise(scores_a: Floats, scores_b: Floats, cluster: NDArray[np.int64]) -> SeedNoise:
+def seed_noise(
+    scores_a: Floats, scores_b: Floats, cluster: NDArray[np.int64], *, largest: float = math.inf
+) -> SeedNoise:
     """Compare two backbones.
 
     Parameters
@@ -45,6 +47,8 @@ def seed_noise(scores_a: Floats, scores_b: Floats, cluster: NDArray[np.int64]) -
         (seeds, questions), two seeds or more, every question scored by every run.
     cluster
         (questions,), questions with the same number are drawn together.
+    largest
+        The largest difference that the scale has, 1 of shares: the interval is cut there, on both sides.
     """
     means = scores_a.mean(1), scores_b.mean(1)
     diff = float(means[1].mean() - means[0].mean())
@@ -64,7 +68,8 @@ def seed_noise(scores_a: Floats, scores_b: Floats, cluster: NDArray[np.int64]) -
     df = variance**2 / sum(part**2 / free for part, free, _ in parts)
     error = math.sqrt(variance)
     reach = float(student.ppf(0.975, df)) * error
-    return SeedNoise(diff, diff - reach, diff + reach, sd_a, sd_b, df, float(2 * student.sf(abs(diff) / error, df)))
+    low, high = max(diff - reach, -largest), min(diff + reach, largest)
+    return SeedNoise(diff, low, high, sd_a, sd_b, df, float(2 * student.sf(abs(diff) / error, df)))
 
 
 def _of_questions(change: Floats, cluster: NDArray[np.int64]) -> tuple[float, int]:

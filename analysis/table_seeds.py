@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["seeds"]
 
+import math
 from itertools import combinations
 
 import numpy as np
@@ -18,7 +19,10 @@ from vlm_backbones.analysis.task_runs import by_task, runs_of
 
 
 def seeds(logs: Logs, *, condition: str = "clean") -> pl.DataFrame:
-    """Compare every two backbones that have two seeds or more, task by task; Holm over a task's pairs."""
+    """Compare every two backbones that have two seeds or more, task by task; Holm over a task's pairs.
+
+    The interval of a difference of shares is cut at -1 and 1, where the scale ends.
+    """
     rows = []
     for task, part in by_task(logs.samples, condition):
         runs: dict[str, list[str]] = {}
@@ -37,7 +41,8 @@ def seeds(logs: Logs, *, condition: str = "clean") -> pl.DataFrame:
                 continue
             score, old = paired.score[:, scored], len(several[first])
             cluster = np.unique(paired.cluster[scored], return_inverse=True)[1]
-            noise = seed_noise(score[:old], score[old:], cluster)
+            largest = 1.0 if paired.is_share else math.inf
+            noise = seed_noise(score[:old], score[old:], cluster, largest=largest)
             found.append(
                 row
                 | {"diff": noise.diff, "diff_low": noise.low, "diff_high": noise.high, "df": noise.df, "p": noise.p}

@@ -135,7 +135,10 @@ def _board(
 def _mean_scores(
     standing: Standing, rows: list[int], scored: list[int], bootstrap: int, seed: int
 ) -> tuple[Floats, Floats, Floats]:
-    """Mean normalised score of each row and the ends of its interval; NaN where no benchmark has a scale."""
+    """Mean normalised score of each row and the ends of its interval; NaN where no benchmark has a scale.
+
+    The interval is cut at 0 and 100, where the scale ends.
+    """
     if not scored:
         unknown = np.full(len(rows), math.nan)
         return unknown, unknown, unknown
@@ -143,10 +146,13 @@ def _mean_scores(
     mean = normalised.mean(axis=1)
     if len(rows) > 1 and len(scored) >= FEWEST_BENCHMARKS:
         low, high = _over_benchmarks(normalised - normalised.mean(axis=0), bootstrap, seed)
-        return mean, low + normalised.mean(), high + normalised.mean()
-    steps = np.array([standing.benchmarks[j].step for j in scored])
-    error = np.sqrt(((standing.error[np.ix_(rows, scored)] * steps) ** 2).sum(axis=1)) / len(scored)
-    return mean, mean - _Z95 * error, mean + _Z95 * error
+        low, high = low + normalised.mean(), high + normalised.mean()
+    else:
+        steps = np.array([standing.benchmarks[j].step for j in scored])
+        error = np.sqrt(((standing.error[np.ix_(rows, scored)] * steps) ** 2).sum(axis=1)) / len(scored)
+        low, high = mean - _Z95 * error, mean + _Z95 * error
+    # a table may state a value beyond the ends that it states
+    return mean, np.maximum(low, np.minimum(mean, 0.0)), np.minimum(high, np.maximum(mean, 100.0))
 
 
 def _over_benchmarks(values: Floats, bootstrap: int, seed: int) -> tuple[Floats, Floats]:

@@ -30,6 +30,11 @@ class Benchmark:
     best: float | None
 
     @property
+    def width(self) -> float:
+        """The largest difference that two scores can have; infinite without ends."""
+        return math.inf if self.worst is None or self.best is None else abs(self.best - self.worst)
+
+    @property
     def step(self) -> float:
         """Normalised points for one point of the score; negative where lower is better, NaN without ends."""
         return math.nan if self.worst is None or self.best is None else 100 / (self.best - self.worst)

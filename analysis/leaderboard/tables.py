@@ -162,6 +162,8 @@ def _score_rows(made: Leaderboard) -> list[dict[str, Any]]:
 
 def _pair_row(made: Leaderboard, board: int | None, question: str, pair: Pair) -> dict[str, Any]:
     standing, found = made.standing, pair.found
+    largest = 100.0 if pair.benchmark is None else standing.benchmarks[pair.benchmark].width
+    largest = max(largest, abs(found.diff))  # a table may state a value beyond the ends that it states
     return {
         "board": board,
         "benchmark": None if pair.benchmark is None else standing.benchmarks[pair.benchmark].name,
@@ -169,8 +171,8 @@ def _pair_row(made: Leaderboard, board: int | None, question: str, pair: Pair) -
         "entry_a": standing.labels[pair.first],
         "entry_b": standing.labels[pair.second],
         "diff": found.diff,
-        "diff_low": found.diff - _Z95 * found.error,
-        "diff_high": found.diff + _Z95 * found.error,
+        "diff_low": max(found.diff - _Z95 * found.error, -largest),
+        "diff_high": min(found.diff + _Z95 * found.error, largest),
         "test": found.test,
         "p": found.p,
         "p_holm": pair.p_holm,

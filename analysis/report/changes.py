@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Change", "Changes", "find_changes"]
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -210,5 +211,5 @@ def _over_seeds(view: View, task: str, old: str, new: str, older: Sequence[str],
 def _with_seeds(pair: BackbonePair) -> Ranged:
     score, old = pair.paired.score[:, pair.scored], len(pair.older)
     cluster = np.unique(pair.paired.cluster[pair.scored], return_inverse=True)[1]
-    noise = seed_noise(score[:old], score[old:], cluster)
+    noise = seed_noise(score[:old], score[old:], cluster, largest=1.0 if pair.paired.is_share else math.inf)
     return noise.diff, noise.low, noise.high

@@ -72,6 +72,17 @@ def test_few_benchmarks_give_the_mean_the_interval_of_their_questions() -> None:
     assert (board.score_low[0], board.score_high[0]) == pytest.approx((70 - half, 70 + half), rel=1e-6)
 
 
+def test_intervals_end_where_the_scale_ends() -> None:
+    scores = {"a": {"X": 0.0, "Y": 5.0}, "b": {"X": 100.0, "Y": 100.0}}
+    made = rank(table(scores, unit="percent", n=5, is_mean=True))
+    (board,) = made.boards
+    assert (board.score_low[1], board.score_high[0]) == (0.0, 100.0)
+    assert 0 < board.score_high[1] < board.score_low[0] < 100
+    pairs = build_tables(made)["leaderboard_pairs"]
+    assert pairs["diff_low"][:2].to_list() == [-100.0, -100.0]  # a - b on each benchmark
+    assert pairs["diff_high"][2] == 100.0  # b - a of the means
+
+
 def test_sums_and_percentages_add_up_on_their_scales() -> None:
     claims = table({"a": {"MMB": 70.0}, "b": {"MMB": 60.0}})
     claims += table({"a": {"MME": 1500.0}, "b": {"MME": 1600.0}}, unit="points", worst=0.0, best=2000.0)

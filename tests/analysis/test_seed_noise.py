@@ -30,6 +30,13 @@ def test_a_hand_derived_difference() -> None:
     assert found.p == pytest.approx(2 * student.sf(0.5 / 0.25, df))
 
 
+def test_the_interval_ends_where_the_scale_ends() -> None:
+    a, b = np.array([[1.0, 0.0], [1.0, 1.0]]), np.array([[0.0, 0.0], [1.0, 0.0]])
+    free, cut = (seed_noise(a, b, np.arange(2), largest=largest) for largest in (math.inf, 1.0))
+    assert free.low < -1 < 1 < free.high
+    assert (cut.low, cut.high, cut.p, cut.df) == (-1.0, 1.0, free.p, free.df)
+
+
 def test_with_seeds_that_agree_it_is_the_paired_t_test() -> None:
     rng = np.random.default_rng(0)
     one, two = rng.random(50), rng.random(50)
