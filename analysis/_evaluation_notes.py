@@ -1,10 +1,10 @@
-"""What differs between the evaluations of runs, as their done.json tell: no property of the models."""
+"""What differs between the evaluations of runs, as their done.json and samples tell: no property of the models."""
 
 from __future__ import annotations
 
-__all__ = ["unlike_evaluations"]
+__all__ = ["judges_of", "unlike_evaluations", "unlike_judges"]
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,36 @@ def unlike_evaluations(folders: Mapping[str, Path]) -> list[str]:
         }
         said += _of_task(task, condition, rows)
     return list(dict.fromkeys(said))
+
+
+def judges_of(records: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Return who graded some samples of a task: empty where no judge does, or no sample says which."""
+    found = set()
+    for record in records:
+        ours = record.get("backbones")
+        judged = ours.get("judged") if isinstance(ours, Mapping) else None
+        if not isinstance(judged, Mapping):  # a task is judged as a whole, or not at all
+            break
+        if (judge := judged.get("judge")) is not None:
+            found.add(str(judge)[:80])
+    return found
+
+
+def unlike_judges(judges: Iterable[tuple[str, str, set[str]]]) -> list[str]:
+    """Name each task whose runs different judges graded, from (task, run, judges)."""
+    found: dict[str, dict[str, str]] = {}
+    for task, run, names in judges:
+        if names:
+            found.setdefault(task, {})[run] = " and ".join(sorted(names))
+    notes = []
+    for task, runs in found.items():
+        if len(by := _runs_by(runs)) > 1:
+            shown = "; ".join(f"{', '.join(names)} by {judge}" for judge, names in by.items())
+            notes.append(
+                f"task {task}: different judges graded the runs, which is no property of the models: {shown}. Grade "
+                "them by one."
+            )
+    return notes
 
 
 def _of_task(task: str, condition: str, rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

@@ -16,6 +16,7 @@ import polars as pl
 
 from vlm_backbones.analysis._asked_key import AskedKey
 from vlm_backbones.analysis._cluster_key import Cluster, parse_cluster_key
+from vlm_backbones.analysis._evaluation_notes import judges_of, unlike_judges
 from vlm_backbones.analysis._generation_settings import unlike_settings
 from vlm_backbones.analysis._log_lines import read_batches
 from vlm_backbones.analysis._sample_frame import (
@@ -75,12 +76,13 @@ class _How:
 
 @dataclass(frozen=True)
 class _Read:
-    """One file: its samples, their metrics, and how many have their score from which key."""
+    """One file: its samples, their metrics, how many have their score from which key, and who graded them."""
 
     log: LogFile
     samples: pl.DataFrame
     metrics: pl.DataFrame
     headlines: dict[str | None, int]
+    judges: set[str]
 
 
 def read_samples(
@@ -174,6 +176,7 @@ def _load(
     places = dict.fromkeys([*tasks, *(task for _, task, _ in best)])
     # files in order, not samples: millions of rows would be copied
     chosen = sorted(best.values(), key=lambda read: (list(places).index(read.log.task), list(info).index(read.log.run)))
+    notes += unlike_judges((read.log.task, read.log.run, read.judges) for read in chosen)
     notes += unlike_settings((read.log, str(read.samples["condition"][0])) for read in chosen)
     return _assemble(chosen, info, notes)
 
@@ -231,8 +234,9 @@ def _read_or_note(log: LogFile, info: RunInfo, how: _How, notes: list[str]) -> _
 
 def _read_file(log: LogFile, info: RunInfo, how: _How, notes: list[str]) -> _Read | None:
     """All samples of one file; the last sample of a document counts where ranks or reruns repeat it."""
-    batches = []
+    batches, judges = [], set[str]()
     for records in read_batches(log.path, notes):
+        judges |= judges_of(records)
         for named in how.asked:
             named.look(records)
         parsed = parse_records(records, how.score_key, how.cluster)
@@ -250,7 +254,7 @@ def _read_file(log: LogFile, info: RunInfo, how: _How, notes: list[str]) -> _Rea
     constants = {"run": log.run, "task": log.task, "backbone": info.backbone, "seed": info.seed}
     frame = with_all_columns(frame, constants, how.large)
     headlines = dict(frame.group_by("headline", maintain_order=True).len().iter_rows())
-    return _Read(log, frame.select(list(SAMPLE_SCHEMA)), metric_rows(frame), headlines)
+    return _Read(log, frame.select(list(SAMPLE_SCHEMA)), metric_rows(frame), headlines, judges)
 
 
 def _assemble(chosen: list[_Read], info: dict[str, RunInfo], notes: list[str]) -> Logs:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from vlm_backbones.errors import ConfigError
 
-__all__ = ["DEFAULT_MODEL", "Rubric", "ask_judge", "judge_prompt", "parse_grade"]
+__all__ = ["DEFAULT_MODEL", "Rubric", "ask_judge", "judge_name", "judge_prompt", "parse_grade"]
 
 Rubric = Literal["vip_bench", "mm_vet"]
 """Whose worked rows the judge reads: ViP-Bench's name rectangles in the questions."""
@@ -107,6 +107,12 @@ def _judge() -> _Judge | None:
         warnings.warn(f"the judge cannot be used ({error}); answers stay ungraded.", stacklevel=3)
         return None
     return judge if judge.server.is_available() else None
+
+
+def judge_name() -> str | None:
+    """Return the model that grades; None without a judge."""
+    judge = _judge()
+    return judge and judge.model
 
 
 def ask_judge(question: str, answer: str, prediction: str, rubric: Rubric = "vip_bench") -> float | None:

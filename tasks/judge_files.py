@@ -71,7 +71,8 @@ def read_grades(logs: Path, grades: Path) -> GradedCounts:
     """Write the grades into the logged samples and the results files beside them.
 
     GRADES has one JSON object a line: `key` as in questions.jsonl, and `grade`, a number from 0 to 1 or the judge's own
-    words that begin with one. Null, or words without a number, leave the answer ungraded.
+    words that begin with one. Null, or words without a number, leave the answer ungraded. `judge` may name who graded;
+    left out, it is the file's name.
 
     Raises
     ------
@@ -85,7 +86,7 @@ def read_grades(logs: Path, grades: Path) -> GradedCounts:
         keys = [_key(_prompt(sample)) for sample in samples]
         for key, sample in zip(keys, samples, strict=True):
             if key in given:
-                _grade(sample, given[key])
+                _grade(sample, *given[key])
             graded += sample["backbones"]["score"] is not None
             ungraded += sample["backbones"]["score"] is None
         if own := set(keys) & set(given):
@@ -197,10 +198,11 @@ def _key(prompt: str) -> str:
     return hashlib.sha256(prompt.encode("utf-8", "backslashreplace")).hexdigest()[:24]
 
 
-def _read_grade_file(path: Path) -> dict[str, float | None]:
+def _read_grade_file(path: Path) -> dict[str, tuple[float | None, str]]:
+    """Return key -> grade and judge."""
     if not path.is_file():
         raise LogError(f"no file {path}. Expected one JSON object a line: key and grade.")
-    grades: dict[str, float | None] = {}
+    grades: dict[str, tuple[float | None, str]] = {}
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         if not line.strip():
             continue
@@ -211,14 +213,15 @@ def _read_grade_file(path: Path) -> dict[str, float | None]:
             raise LogError(f"{path} line {number}: expected an object with key and grade ({error!r}).") from error
         if isinstance(grade, int | float) and parse_grade(grade) is None:
             raise LogError(f"{path} line {number}: the grade {grade} is outside 0 to 1.")
-        if key in grades and grades[key] != parse_grade(grade):
+        if key in grades and grades[key][0] != parse_grade(grade):
             raise LogError(f"{path} line {number}: key {key} has two different grades. Keep one.")
-        grades[key] = parse_grade(grade)
+        grades[key] = parse_grade(grade), str(row.get("judge") or path.name)
     return grades
 
 
-def _grade(sample: Sample, grade: float | None) -> None:
+def _grade(sample: Sample, grade: float | None, judge: str) -> None:
     ours = sample["backbones"]
+    ours["judged"]["judge"] = None if grade is None else judge
     ours["score"] = grade
     ours["rungs"] = dict.fromkeys(ours["rungs"], grade)
     sample.update(graded_metrics(ours["rungs"], grade, _rubric(sample)))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vlm_backbones.tasks.common import Doc, answer_text, record
-from vlm_backbones.tasks.judge import Rubric, ask_judge
+from vlm_backbones.tasks.judge import Rubric, ask_judge, judge_name
 
 __all__ = ["CAPABILITIES", "METRIC", "doc_to_target", "graded_metrics", "judged_result"]
 
@@ -31,6 +31,7 @@ def judged_result(doc: Doc, results: Sequence[Any], rubric: Rubric) -> dict[str,
     kept = record(doc, parsed=said or None, score=grade, rungs=dict.fromkeys(capability, grade))
     kept["question_type"] = "+".join(sorted(capability)) or None
     judged = {"question_id": doc["question_id"], "question": question, "answer": answer, "rubric": rubric}
+    judged["judge"] = None if grade is None else judge_name()
     return {**graded_metrics(kept["rungs"], grade, rubric), "backbones": kept | {"judged": judged}}
 
 

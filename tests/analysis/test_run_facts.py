@@ -141,6 +141,20 @@ def test_a_certificate_that_was_edited_is_refused_and_one_without_a_hash_is_not(
         read_certificate(tmp_path)
 
 
+def test_grades_of_different_judges_are_said(tmp_path: Path, make: SimpleNamespace) -> None:
+    def judged(doc: int, judge: str | None) -> dict[str, Any]:
+        ours = {"parsed": "a", "score": 0.5, "rungs": {}, "judged": {"judge": judge}}
+        return make.row(doc, "a", "a", 0.5, backbones=ours)  # type: ignore[no-any-return]
+
+    judges = {"a": ["gpt", "gpt"], "b": ["gpt", None], "c": ["other", "gpt"]}
+    for run, names in judges.items():
+        make.log(tmp_path / run, [judged(doc, judge) for doc, judge in enumerate(names)])
+    assert not [note for note in load_logs([tmp_path / "a", tmp_path / "b"]).notes if "judges" in note]
+    (said,) = [note for note in load_logs([tmp_path]).notes if "judges" in note]
+    assert "different judges graded the runs" in said
+    assert "a, b by gpt; c by gpt and other. Grade them by one." in said
+
+
 def test_the_best_mean_over_tasks_is_chosen_and_of_equal_ones_the_smaller_rate(
     tmp_path: Path, make: SimpleNamespace
 ) -> None:

@@ -186,6 +186,7 @@ def test_answers_are_graded_from_a_file(tmp_path: Path) -> None:
     samples = [json.loads(line) for line in path.read_text().splitlines()]
     assert [sample["judge_score"] for sample in samples] == [0.5, None, 0.5]
     assert samples[0]["backbones"]["rungs"] == {"rec": 0.5, "ocr": 0.5}
+    assert [sample["backbones"]["judged"]["judge"] for sample in samples] == ["grades.jsonl", None, "grades.jsonl"]
     results = json.loads(path.with_name("20260101_000000_results.json").read_text())
     assert results["results"]["vip_bench_bbox"]["judge_score,none"] == 0.5  # the mean of the graded, not of three
 
