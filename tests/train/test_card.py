@@ -62,23 +62,20 @@ def test_the_card_is_read_by_the_hubs_parser_and_holds_the_certificate(run_dir: 
     assert "## Scores" not in card.text
 
 
-def test_scores_come_with_their_intervals_once_there_are_some(run_dir: Path) -> None:
-    before = checkpoint_fingerprint(run_dir / "checkpoint")
-    tables = run_dir.parent / "tables"
-    tables.mkdir()
-    try:
-        (tables / "scores.csv").write_text(SCORES)
-        refresh_cards(run_dir.parent)
-        card = ModelCard.load(run_dir / "checkpoint" / "README.md")
-    finally:
-        (tables / "scores.csv").unlink()
-        tables.rmdir()
+def test_scores_come_with_their_intervals_once_there_are_some(run_dir: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(run_dir.parent, tmp_path / "out"))
+    checkpoint = out / run_dir.name / "checkpoint"
+    before = checkpoint_fingerprint(checkpoint)
+    (out / "tables").mkdir()
+    (out / "tables" / "scores.csv").write_text(SCORES)
+    refresh_cards(out)
+    card = ModelCard.load(checkpoint / "README.md")
     (result,) = card.data.eval_results  # clean, of this run, with a value
     assert (result.dataset_name, result.metric_type, result.metric_value) == ("vqa_scene", "exact_match", 0.625)
     assert result.metric_args == {"ci_low": 0.5, "ci_high": 0.75, "n": 48}
     assert "| vqa_scene | exact_match | 0.625 | 0.500 to 0.750 | 48 | 2 |" in card.text
     assert card.data.model_name == "backbone"
-    assert checkpoint_fingerprint(run_dir / "checkpoint") == before  # a card is a remark
+    assert checkpoint_fingerprint(checkpoint) == before  # a card is a remark
 
 
 def study_of(**changes: Any) -> dict[str, Any]:
