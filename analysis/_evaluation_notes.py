@@ -18,10 +18,10 @@ def unlike_evaluations(folders: Mapping[str, Path]) -> list[str]:
         for run, folder in folders.items()
         for done in sorted(folder.glob("logs/*/done.json"))
     }
-    versions = _runs_by({run: content.get("version") for (run, _), content in found.items()})
+    versions = _runs_by({f"{run}, {condition}": content.get("version") for (run, condition), content in found.items()})
     said = []
     if len(versions) > 1:
-        shown = "; ".join(f"version {version}: {', '.join(runs)}" for version, runs in versions.items())
+        shown = "; ".join(f"version {version}: {' and '.join(runs)}" for version, runs in versions.items())
         said.append(f"the runs were evaluated by different versions of the evaluation ({shown}): evaluate them again.")
     tasks = dict.fromkeys((condition, task) for (_, condition), content in found.items() for task in _tasks(content))
     for condition, task in tasks:
@@ -70,7 +70,10 @@ def _of_task(task: str, condition: str, rows: Mapping[str, Mapping[str, Any]]) -
         yield f"task {task}: its own files differ between the evaluations of {shown}: evaluate them again."
     if len(counts := _runs_by({run: row.get("n") for run, row in rows.items()})) > 1:
         shown = "; ".join(f"{', '.join(runs)} {count}" for count, runs in counts.items())
-        yield f"task {task}, {condition}: the runs answered different numbers of documents ({shown}): --limit differed."
+        yield (
+            f"task {task}, {condition}: the runs answered different numbers of documents ({shown}), as with another "
+            "--limit."
+        )
 
 
 def _tasks(content: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:

@@ -8,16 +8,16 @@ __all__ = [
     "RunInfo",
     "find_logs",
     "read_run_info",
-    "refuse_lost_files",
+    "refuse_changed_results",
     "tell_apart",
 ]
 
 import glob
-import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from vlm_backbones.analysis._folders import files_below
 from vlm_backbones.analysis._run_names import Place, name_runs
@@ -33,14 +33,13 @@ from vlm_backbones.done_files import (
 from vlm_backbones.errors import LogError
 from vlm_backbones.hashes import changed, read_sealed_json
 from vlm_backbones.json_text import parse_json
+from vlm_backbones.trained_runs import unlike_facts
 
 CONDITIONS = ("clean", "jpeg40", "noise05", "shift4", "paraphrase", "swap")
 
 _NAME = re.compile(
     r"^(?:(?P<stamp>\d{8}_\d{6})_)?samples_(?P<task>.+?)(?:_(?P<late>\d{4}-\d\d-\d\dT[\d.\-]+))?\.jsonl(?:\.gz)?$"
 )
-
-_OF_ALL_SEEDS = ("backbone", "vision_tower", "image_features", "recipe", "chat_format", "examples", "version")
 
 _AGAIN = "Run the study or the evaluation again, which replaces it"
 
@@ -67,8 +66,8 @@ class RunInfo:
     run_dir: Path | None
     is_best: bool = False
     """Trained at the learning rate that a sweep chose for its backbone."""
-    training: str = ""
-    """What its training has in common with that of other seeds, as text; empty where its record tells nothing."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What it was trained from, but for its seed; empty where its record tells nothing."""
 
     @property
     def group(self) -> str:
@@ -131,7 +130,8 @@ def _samples_under(root: Path) -> list[Path]:
         return [root]
     if not root.is_dir():
         raise LogError(f"{root} does not exist. Name a folder or a *_samples_*.jsonl file of lmms-eval.")
-    refuse_lost_files(root)
+    for done in files_below(root, "done.json"):
+        _refuse_lost_of(done)
     files = [path for path in files_below(root, "*samples_*.jsonl*") if _NAME.match(path.name)]
     trials = root / "sweep"  # of a study: they answered another split
     if (root / "study.yaml").is_file():
@@ -143,10 +143,8 @@ def _samples_under(root: Path) -> list[Path]:
     return files
 
 
-def refuse_lost_files(root: Path) -> None:
-    """Refuse a finished condition of ours below a folder of which a log, results or hidden states are gone or damaged.
-
-    A table would silently be another. Its pictures change no table; the next `study run` looks at them.
+def refuse_changed_results(root: Path) -> None:
+    """Refuse results below a folder that are not those of the evaluation beside them; its logs need not be there.
 
     Raises
     ------
@@ -154,10 +152,33 @@ def refuse_lost_files(root: Path) -> None:
         Naming the file.
     """
     for done in files_below(root, "done.json"):
-        _refuse_lost_of(done)
+        tasks = (read_sealed_json(done) or {}).get("tasks")
+        for task, row in tasks.items() if isinstance(tasks, dict) else ():
+            _refuse_changed(
+                done, {path: digest for path, digest in _results(done, task, row).items() if _is_file(path)}
+            )
+
+
+def _results(done: Path, task: str, row: object) -> dict[Path, str]:
+    try:
+        return results_of(done, row)
+    except ValueError as error:
+        raise LogError(f"{done}, task {task[:200]!r}: {error}. {_AGAIN}.") from error
+
+
+def _refuse_changed(done: Path, listed: Mapping[Path, str]) -> None:
+    if damaged := changed(listed):
+        raise LogError(
+            f"{damaged[0]} is not the file that the evaluation wrote (its sha256 is not the one in {done.name}): "
+            f"it is damaged or was edited. {_AGAIN}; or delete {done} to read it as it is."
+        )
 
 
 def _refuse_lost_of(done: Path) -> None:
+    """Refuse a finished condition of ours of which a log, results or hidden states are gone or damaged.
+
+    A table would silently be another. Its pictures change no table; the next `study run` looks at them.
+    """
     content = read_sealed_json(done)
     tasks = content.get("tasks", {}) if content is not None else None
     if not isinstance(tasks, dict):
@@ -172,20 +193,17 @@ def _refuse_lost_of(done: Path) -> None:
         )
     for task, row in tasks.items():
         try:
-            samples, states, results = samples_of(done, row), files_of(done, row, STATES), results_of(done, row)
+            samples, states = samples_of(done, row), files_of(done, row, STATES)
         except ValueError as error:
             raise LogError(f"{done}, task {task[:200]!r}: {error}. {_AGAIN}.") from error
+        results = _results(done, task, row)
         lost = [path for path in [*samples, *states, *results] if not _is_file(path)]
         if not samples or lost:
             gone = str(lost[0] if lost else "")[:500]
             raise LogError(
                 f"{done.parent}: {gone!r} is gone, a file of task {task[:200]!r} that {done.name} lists. {_AGAIN}."
             )
-        if damaged := changed({path: digest for path, digest in samples.items() if digest} | states | results):
-            raise LogError(
-                f"{damaged[0]} is not the file that the evaluation wrote (its sha256 is not the one in {done.name}): "
-                f"it is damaged or was edited. {_AGAIN}; or delete {done} to read it as it is."
-            )
+        _refuse_changed(done, {path: digest for path, digest in samples.items() if digest} | states | results)
         _refuse_unlisted(done, task, states)
 
 
@@ -261,9 +279,8 @@ def read_run_info(run: str, run_dir: Path | None) -> RunInfo:
     if not isinstance(seed, int | None) or abs(seed or 0) >= 2**63:
         raise LogError(f"{file}: seed is {str(seed)[:60]!r}, expected a whole number. Restore it or remove it.")
     facts = row.get("facts")
-    shared = {key: facts.get(key) for key in _OF_ALL_SEEDS} if isinstance(facts, dict) else None
-    training = "" if shared is None else json.dumps(shared, sort_keys=True)
-    return RunInfo(run, text(str(backbone)) or run, seed or 0, run_dir, row.get("is_best") is True, training)
+    shared = {key: value for key, value in facts.items() if key != "seed"} if isinstance(facts, dict) else {}
+    return RunInfo(run, text(str(backbone)) or run, seed or 0, run_dir, row.get("is_best") is True, shared)
 
 
 def tell_apart(runs: Mapping[str, RunInfo], notes: list[str]) -> dict[str, RunInfo]:
@@ -274,8 +291,9 @@ def tell_apart(runs: Mapping[str, RunInfo], notes: list[str]) -> dict[str, RunIn
     found = dict(runs)
     for group in dict.fromkeys(info.group for info in runs.values()):
         own = [info for info in runs.values() if info.group == group]
-        seeds, trainings = {info.seed for info in own}, {info.training for info in own}
-        if len(seeds) == len(own) and len(trainings) == 1:
+        seeds = {info.seed for info in own}
+        is_alike = not any(unlike_facts(info.facts, own[0].facts) for info in own[1:])
+        if len(seeds) == len(own) and is_alike:
             continue
         names = ", ".join(info.run for info in own)
         why = "share a seed" if len(seeds) < len(own) else "were trained otherwise"

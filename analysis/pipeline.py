@@ -106,7 +106,8 @@ def analyze(
 def _notes(logs: Logs, study_dir: Path | None) -> list[str]:
     """Say how the trainings and evaluations of the runs differ; what a study holds together was checked before."""
     folders = {run: info.run_dir.resolve() for run, info in logs.runs.items() if info.run_dir is not None}
-    inside = [] if study_dir is None else [run for run, at in folders.items() if at.parent == study_dir.resolve()]
+    own = {path.resolve() for path in study_dir.iterdir()} if study_dir is not None else set()  # some may be links
+    inside = [run for run, folder in folders.items() if folder in own]
     others = [run for run in logs.runs if run not in inside]
     is_study = study_dir is not None and not others
     notes = [*training_notes(folders, is_study=is_study), *unlike_evaluations(folders)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
 import time
 from argparse import Namespace
@@ -36,6 +37,8 @@ from vlm_backbones.pocket.datasets import TASKS
 from vlm_backbones.prompts import wording_fingerprint
 
 __all__ = ["WHOLE", "Evaluation"]
+
+_INCLUDE = re.compile(r"^include:\s*(\S+)\s*$", re.MULTILINE)
 
 WHOLE = ("clean", "swap")
 """The answers themselves and their baseline are asked on every document; the other conditions on the subset."""
@@ -152,8 +155,9 @@ class Evaluation:
 
     def _is_finished(self, row: Mapping[str, Any], task: Any) -> bool:
         """Whether a task was asked as it is now; earlier versions noted neither its rows nor its code."""
-        now = self._facts(task)
-        return row.get("data") == now["data"] and all(row.get(key, value) == value for key, value in now.items())
+        if row.get("data") != self._data(task):
+            return False
+        return all(row.get(key, value) == value for key, value in self._facts(task).items())
 
     def _redraw(
         self, condition: str, done: dict[str, Any], damaged: dict[str, list[Path]], tasks: dict[str, Any]
@@ -176,14 +180,21 @@ class Evaluation:
             row["files"] |= relative_sha256(self.out, pictures)
             atomic_write_text(listing, sealed_json(done))
 
-    def _facts(self, task: Any) -> dict[str, str]:
-        """Return what decides a task's documents, the content of their files, and that of the task's own files."""
+    def _data(self, task: Any) -> str:
+        """Return what decides a task's documents: the dataset's own fingerprint, the split and the limit."""
         split = _split(task)
         states = f":{self.states}:{self.layers}:{self.subset}" if self.states else ""
-        data = f"{task.dataset[split]._fingerprint}:{split}:{self.limit}{states}"
-        # a table that is written over in place keeps the fingerprint that stands beside it
-        rows = known_sha256(Path(file["filename"]) for file in task.dataset[split].cache_files)
-        return {"data": data, "rows": hash_of(sorted(rows.values())), "task": task.files_sha256}
+        return f"{task.dataset[split]._fingerprint}:{split}:{self.limit}{states}"
+
+    def _facts(self, task: Any) -> dict[str, str]:
+        """Return a task's documents, the content of their tables, and that of the task's own files.
+
+        Of a dataset that was saved to a folder the fingerprint stands in a file beside the table, and stays where the
+        table is written over.
+        """
+        tables = [Path(file["filename"]) for file in task.dataset[_split(task)].cache_files]
+        saved = known_sha256(path for path in tables if (path.parent / "state.json").is_file())
+        return {"data": self._data(task), "rows": hash_of(sorted(saved.values())), "task": task.files_sha256}
 
     def _state_folders(self, condition: str) -> list[Path]:
         names = [condition, RANDOM_WEIGHTS] if condition == "clean" else [condition]
@@ -337,16 +348,29 @@ def _load_tasks(names: Sequence[str], manager: TaskManager) -> dict[str, Any]:
 
 
 def _files_sha256(manager: TaskManager, name: str) -> str:
-    """Return a hash of what asks and scores a task: of a user's folder its files, of lmms-eval's its version.
+    """Return a hash of what asks and scores a task: of a user's its YAML, what that includes and the code beside it.
 
-    Of our own tasks the evaluation's VERSION tells it.
+    Of lmms-eval's tasks it is the version, of our own the evaluation's VERSION tells it.
     """
     path = Path(str(manager.task_index.get(name, {}).get("yaml_path", "")))
     for package, told in (("vlm_backbones.tasks", "own"), ("lmms_eval", f"lmms-eval {version('lmms_eval')}")):
         spec = find_spec(package)
         if spec is not None and any(path.is_relative_to(folder) for folder in spec.submodule_search_locations or ()):
             return told
-    return files_fingerprint([path.parent]) if path.is_file() else ""
+    return files_fingerprint(_sources(path)) if path.is_file() else ""
+
+
+def _sources(yaml: Path) -> list[Path]:
+    found, waiting = dict[Path, None](), [yaml]
+    while waiting:
+        path = waiting.pop()
+        if path in found or not path.is_file():
+            continue
+        found[path] = None
+        included = _INCLUDE.findall(path.read_text(encoding="utf-8", errors="replace"))
+        waiting += [(path.parent / name.strip("'\"")).resolve() for name in included]
+    code = {file for path in found for file in path.parent.glob("*.py")}
+    return sorted({*found, *code})
 
 
 def _size(task: Any, limit: int | None) -> int:

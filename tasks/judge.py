@@ -112,7 +112,7 @@ def _judge() -> _Judge | None:
 def judge_name() -> str | None:
     """Return the model that grades; None without a judge."""
     judge = _judge()
-    return judge and judge.model
+    return None if judge is None else judge.model
 
 
 def ask_judge(question: str, answer: str, prediction: str, rubric: Rubric = "vip_bench") -> float | None:

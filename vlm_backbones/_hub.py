@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = [
     "Part",
     "download_checkpoint",
+    "file_of",
     "is_here",
     "loading_options",
     "opening_error",
@@ -99,13 +100,13 @@ def is_here(row: Part) -> bool:
 
 def _loaded_commit(row: Part) -> str | None:
     """Return the commit of a repository's files in the hub's cache; None of what is not downloaded."""
-    found = _file_of(row, "config.json")
+    found = file_of(row, "config.json")
     return found.parent.name if found is not None else None
 
 
 def weight_files(row: Part) -> list[Path]:
     """Return the safetensors that transformers loads of a part; none of a pickle, or where not all are downloaded."""
-    whole, index = (_file_of(row, f"model.safetensors{end}") for end in ("", ".index.json"))
+    whole, index = (file_of(row, f"model.safetensors{end}") for end in ("", ".index.json"))
     if whole is not None:
         return [whole]
     if index is None:
@@ -113,11 +114,11 @@ def weight_files(row: Part) -> list[Path]:
     names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     if Path(row.source).is_dir():
         return [index.parent / name for name in names]
-    found = [_file_of(row, name) for name in names]
+    found = [file_of(row, name) for name in names]
     return [path for path in found if path is not None] if None not in found else []
 
 
-def _file_of(row: Part, name: str) -> Path | None:
+def file_of(row: Part, name: str) -> Path | None:
     """Return a file of a part where it is, in its folder or in the hub's cache."""
     folder = Path(row.source)
     if folder.is_dir():

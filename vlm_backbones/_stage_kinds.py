@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlm_backbones._fingerprints import files_fingerprint, hash_of, read_record, stage_version
+from vlm_backbones._names import user_tasks
 from vlm_backbones._outputs import missing_outputs, origin_of
 from vlm_backbones._scheduler import Job, cores
 from vlm_backbones._study_loading import package_folder
@@ -64,14 +65,19 @@ class Stage:
         return read_record(self.record).get("fingerprint") == self.fingerprint
 
     @property
+    def damaged(self) -> list[Path]:
+        """The outputs that are gone or damaged, and so the files that they list."""
+        return list(dict.fromkeys(gone for path in self.outputs for gone in missing_outputs(path)))
+
+    @property
     def lost(self) -> list[Path]:
-        """The outputs that are gone or damaged, files that they list and that are so, and records of another run."""
-        lost = dict.fromkeys(gone for path in self.outputs for gone in missing_outputs(path))
+        """What is damaged, and the records that another run or evaluation left since it finished."""
         known = read_record(self.record).get("origins")
-        if self.has_ended and isinstance(known, list):
-            pairs = zip(self.stands_on, known, self._origins(), strict=False)
-            lost |= dict.fromkeys(path for path, old, new in pairs if new is not None and old != new)
-        return list(lost)
+        if not self.has_ended or not isinstance(known, list):
+            return self.damaged
+        pairs = zip(self.stands_on, known, self._origins(), strict=False)
+        others = [path for path, old, new in pairs if new is not None and old != new]
+        return list(dict.fromkeys([*self.damaged, *others]))
 
     def write_record(self, seconds: float) -> None:
         """Record that it finished, and what it stands on."""
@@ -284,9 +290,11 @@ def eval_stage(study: Study, out: Path, run: Run, train: Stage) -> Stage:
 
 
 def _task_paths(study: Study) -> list[Path]:
-    """Return the folders of the user's own tasks: the study's, else those that the environment names."""
-    named = os.environ.get("VLM_BACKBONES_TASKS", "").split(os.pathsep)
-    return study.task_paths or [folder for name in named if name and (folder := Path(name).expanduser()).is_dir()]
+    """Return the study's folders of own tasks, else the files beside those that the environment names for it."""
+    if study.task_paths:
+        return study.task_paths
+    folders = {path.parent for name, path in user_tasks().items() if name in study.tasks}
+    return sorted(path for folder in folders for path in folder.iterdir() if path.is_file())
 
 
 def analyze_stage(study: Study, out: Path, needs: Sequence[Stage]) -> Stage:

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vlm_backbones._seals import sealed_fingerprint
-from vlm_backbones.hashes import changed, listed_files, read_sealed_json
+from vlm_backbones._seals import fingerprint_of, is_remark, sealed_fingerprint
+from vlm_backbones.hashes import changed, known_sha256, listed_files, read_sealed_json
 
 __all__ = [
     "MEDIA",
@@ -92,8 +92,12 @@ def is_of_another_checkpoint(done: Path, content: Mapping[str, Any]) -> bool:
     CheckpointError
         If the seal is damaged.
     """
-    own = sealed_fingerprint(run_folder(done) / "checkpoint")
-    return own is not None and content.get("checkpoint") != own
+    folder, answered = run_folder(done) / "checkpoint", content.get("checkpoint")
+    own = sealed_fingerprint(folder)
+    if own is None or answered == own:
+        return False
+    files = [path for path in folder.iterdir() if path.is_file() and not is_remark(path)]  # with what a user added
+    return answered != fingerprint_of({path.name: digest for path, digest in known_sha256(files).items()})
 
 
 def damaged_files(done: Path) -> dict[str, list[Path]]:

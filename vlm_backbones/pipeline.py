@@ -104,8 +104,8 @@ def _run_stages(
         stage = by_name[job.name]
         if nodes is not None and nodes.rank:
             return  # the first machine writes and records
-        if stage.lost:
-            raise DataError(f"{job.name} ended without {', '.join(map(str, stage.lost))}. See {job.log}.")
+        if stage.damaged:
+            raise DataError(f"{job.name} ended without {', '.join(map(str, stage.damaged))}. See {job.log}.")
         if job.name in trainings:
             done = {trainings[other.job.name] for other in stages if other.job.name in trainings and other.is_done}
             check_trained_runs(study, out, {*done, trainings[job.name]})

@@ -266,7 +266,10 @@ def _deviation_problems(study: Study) -> list[str]:
         if not str(changes.get("reason") or "").strip():
             problems.append(f"'deviations.{backbone}' needs a 'reason'")
         try:
-            study.recipe_for(backbone)
+            if study.recipe_for(backbone).stages.keys() != study.recipe.stages.keys():
+                problems.append(
+                    f"'deviations.{backbone}' leaves out or adds a stage: every backbone needs the same ones"
+                )
         except (KeyError, IndexError, TypeError, ValueError, ValidationError) as error:
             problems.append(f"'deviations.{backbone}' does not fit the recipe ({_first_line(error)})")
     return problems

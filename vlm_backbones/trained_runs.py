@@ -11,8 +11,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from vlm_backbones._seals import read_seal
-from vlm_backbones._sweep import choice_file, read_choice
+from vlm_backbones._sweep import choice_file
 from vlm_backbones.errors import ConfigError
+from vlm_backbones.hashes import read_sealed_json
 from vlm_backbones.recipe import Recipe
 from vlm_backbones.run import Run, slug
 from vlm_backbones.study import Study
@@ -83,6 +84,7 @@ def refuse_other_training(study: Study, out: Path) -> None:
 
 def unlike_facts(found: Mapping[str, Any], stated: Mapping[str, Any]) -> list[str]:
     """Name what differs between what a run was trained from, as its run.json has it, and what it would be now."""
+    found, stated = _object(found), _object(stated)
     told = [
         _FACT_NAMES.get(key, key)
         for key in dict.fromkeys([*stated, *found])
@@ -90,7 +92,7 @@ def unlike_facts(found: Mapping[str, Any], stated: Mapping[str, Any]) -> list[st
     ]
     own, now = _recipe({"facts": found}), _recipe({"facts": stated})
     if own is None or now is None:
-        return [*told, "the recipe"]
+        return [*told, *(["the recipe"] if found.get("recipe") != stated.get("recipe") else [])]
     return [*told, *_differences(own, now)]
 
 
@@ -103,7 +105,7 @@ def training_notes(folders: Mapping[str, Path], *, is_study: bool) -> list[str]:
 def _same_backbones(records: Records) -> Iterator[str]:
     names: dict[str, dict[str, str]] = {}
     for name, record in records.items():
-        if source := record.get("facts", {}).get("backbone"):
+        if source := record["facts"].get("backbone"):
             names.setdefault(str(source), {}).setdefault(str(record.get("backbone")), name)
     for same in (list(runs.values()) for runs in names.values() if len(runs) > 1):
         yield f"{' and '.join(same)} started from the same LLM files: what differs between them is no other backbone's."
@@ -113,8 +115,8 @@ def _environments(records: Records) -> Iterator[str]:
     """Which packages and devices differ between the trainings."""
     said = []
     for package in _PACKAGES:
-        said += _groups(package, {name: record.get("versions", {}).get(package) for name, record in records.items()})
-    said += _groups("on", {name: record.get("hardware", {}).get("device") for name, record in records.items()})
+        said += _groups(package, {name: record["versions"].get(package) for name, record in records.items()})
+    said += _groups("on", {name: record["hardware"].get("device") for name, record in records.items()})
     if said:
         yield (
             f"the runs were not all trained with the same software on the same device: {'; '.join(said)}. The last "
@@ -125,7 +127,7 @@ def _environments(records: Records) -> Iterator[str]:
 def _unlike_trainings(records: Records) -> Iterator[str]:
     """In what else than backbone and seed runs differ that no study holds together."""
     yield from _versions(records)
-    formats = {name: record.get("facts", {}).get("chat_format", [None])[0] for name, record in records.items()}
+    formats = {name: _chat_format(record) for name, record in records.items()}
     yield from (f"the runs were trained in different {found}." for found in _groups("chat formats:", formats))
     for fact in _FACTS:
         yield from _unlike(records, fact, lambda name, stage, keys: False)
@@ -148,7 +150,18 @@ def _groups(what: str, values: Mapping[str, Any]) -> list[str]:
 
 def _finished(folders: Mapping[str, Path]) -> dict[str, Mapping[str, Any]]:
     records = {name: _read(folder / "run.json") for name, folder in folders.items()}
-    return {name: record for name, record in records.items() if record.get("state") == "finished"}
+    return {name: _normal(record) for name, record in records.items() if record.get("state") == "finished"}
+
+
+def _normal(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record in which what is an object in ours is one: anybody may have written it."""
+    parts = {key: _object(record.get(key)) for key in ("facts", "versions", "hardware", "stages")}
+    parts["stages"] = {name: _object(stage) for name, stage in parts["stages"].items()}
+    return {**record, **parts, "version": str(record.get("version"))}
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _versions(records: Records) -> Iterator[str]:
@@ -171,7 +184,7 @@ def _seeds(study: Study, out: Path, records: Records) -> Iterator[str]:
         other = weights.setdefault((run.backbone, digest), run)
         if files and other.seed != run.seed:
             yield f"{name} has the same weights as {other.name}: the seed was not passed on to the training. {_AGAIN}"
-        source = records[name].get("facts", {}).get("backbone")
+        source = records[name]["facts"].get("backbone")
         first_name, first = sources.setdefault(run.backbone, (name, source))
         if source != first:
             yield f"{name} and {first_name} did not start from the same files of {run.backbone}. {_AGAIN}"
@@ -179,11 +192,11 @@ def _seeds(study: Study, out: Path, records: Records) -> Iterator[str]:
 
 def _certified(study: Study, out: Path, records: Records) -> Iterator[str]:
     """What a run saw against what the certificate says that every run sees."""
-    certified = _read(out / "certificate.json").get("equal", {}).get("examples_in_order", {})
+    certified = _object(_object(_read(out / "certificate.json").get("equal")).get("examples_in_order"))
     backbones = {run.name: run.backbone for run in study.runs()}
     for name, record in records.items():
         for stage, digest in certified.items():
-            found = record.get("stages", {}).get(stage, {}).get("order_sha256", digest)
+            found = record["stages"].get(stage, {}).get("order_sha256", digest)
             if found != digest and not study.deviates(backbones[name], stage, _ORDER.keys):
                 yield (
                     f"{name}, {stage}: the steps did not see the examples in the certificate's order, which follows "
@@ -196,23 +209,31 @@ def _as_stated(study: Study, out: Path, run: Run, record: Mapping[str, Any]) -> 
     backbone = str(record.get("backbone"))
     if slug(backbone) != slug(run.backbone):  # a folder may have moved since
         yield f"{run.name} was trained from {backbone}, the study says {run.backbone}."
-    facts = record.get("facts", {})
-    rate = record.get("learning_rate") if run.is_best else None
-    if run.is_best and choice_file(out, run.backbone).is_file():
-        rate = read_choice(out, run.backbone)
+    chosen = _read(choice_file(out, run.backbone)).get("learning_rate", record.get("learning_rate"))
+    rate = chosen if run.is_best else None
     found = _recipe(record)
-    told = ["its run.json holds none"] if found is None else _differences(found, study.recipe_for(run.backbone, rate))
+    told = (
+        ["its run.json holds none that this version reads"]
+        if found is None
+        else _differences(found, study.recipe_for(run.backbone, rate))
+    )
     if told:
         yield f"{run.name} was not trained by the study's recipe: {'; '.join(told)}."
     chat_format = study.chat_format_for(run.backbone)
-    if "chat_format" in facts and facts["chat_format"][0] != chat_format:
-        yield f"{run.name} was trained in the chat format {facts['chat_format'][0]!r}, the study says {chat_format!r}."
+    trained = _chat_format(record)
+    if trained is not None and trained != chat_format:
+        yield f"{run.name} was trained in the chat format {trained!r}, the study says {chat_format!r}."
+
+
+def _chat_format(record: Mapping[str, Any]) -> str | None:
+    named = record["facts"].get("chat_format")
+    return str(named[0]) if isinstance(named, list) and named else None
 
 
 def _recipe(record: Mapping[str, Any]) -> Recipe | None:
     """Return a run's recipe; None where it has none that this version knows."""
     try:
-        return Recipe.model_validate(record.get("facts", {}).get("recipe"))
+        return Recipe.model_validate(record["facts"].get("recipe"))
     except ValidationError:
         return None
 
@@ -249,9 +270,10 @@ class _Fact:
 
     def found(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """Stage -> value, the stage empty where the fact is the run's."""
-        if not self.of_stage:
-            return {"": record.get("facts", {}).get(self.key)}
-        return {name: stage[self.key] for name, stage in record.get("stages", {}).items() if self.key in stage}
+        if self.of_stage:
+            return {name: stage[self.key] for name, stage in record["stages"].items() if self.key in stage}
+        value = record["facts"].get(self.key)
+        return value if isinstance(value, dict) else {"": value}  # examples are told by stage
 
 
 _ORDER = _Fact("the order of the examples differs", "order_sha256", (*_LENGTH, "batch_grouping", "data_seed"))
@@ -290,8 +312,5 @@ def _short(value: Any) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    """Return a file's content; empty where there is none or it is damaged, which the stage that wrote it mends."""
+    return read_sealed_json(path) or {}

@@ -13,7 +13,7 @@ from vlm_backbones.analysis._run_names import distinct_names
 from vlm_backbones.analysis.leaderboard.claimed import Claim, Entry, visible
 from vlm_backbones.analysis.leaderboard.logged import Wanted, wanted_of
 from vlm_backbones.analysis.leaderboard.results import Aggregate, Results, find_results, read_results
-from vlm_backbones.analysis.log_files import LogFile, RunInfo, find_logs, read_run_info, refuse_lost_files
+from vlm_backbones.analysis.log_files import LogFile, RunInfo, find_logs, read_run_info, refuse_changed_results
 from vlm_backbones.analysis.record import HEADLINE
 from vlm_backbones.errors import LogError, nearest
 
@@ -74,7 +74,7 @@ def results_of(
 def _readable(root: Path, notes: list[str]) -> list[tuple[Path, Results]]:
     files = [path for path in find_results(root) if path.suffix == ".json"]
     if not has_samples(root):  # of a folder with samples, the logs were looked at when they were found
-        refuse_lost_files(root)
+        refuse_changed_results(root)
     if not files and not has_samples(root):
         raise LogError(
             f"{root} holds neither *_results.json nor *_samples_*.jsonl. Name a folder of lmms-eval outputs, or a "

@@ -52,6 +52,8 @@ def test_a_damaged_record_is_named(tmp_path: Path, text: str, said: str) -> None
 
 
 FACTS = {"recipe": {"steps": 1}, "seed": 0}
+STAGE = {"steps": 4, "batch_size": 4, "learning_rate": 0.1}
+MEMORY, LESS_MEMORY = ({"recipe": {"finetune": {**STAGE, "micro_batch_size": size}}} for size in (4, 1))
 
 
 @pytest.mark.parametrize(
@@ -60,6 +62,7 @@ FACTS = {"recipe": {"steps": 1}, "seed": 0}
         ([{"seed": 0, "facts": FACTS}, {"seed": 1, "facts": {**FACTS, "seed": 1}}], {"tiny"}, None),
         ([{"seed": 0}, {"seed": 1}], {"tiny"}, None),
         ([{"seed": 0}, {"seed": 0}], {"a", "b"}, "share a seed"),
+        ([{"seed": 0, "facts": MEMORY}, {"seed": 1, "facts": LESS_MEMORY}], {"tiny"}, None),
         (
             [{"seed": 0, "facts": FACTS}, {"seed": 1, "facts": {"recipe": {"steps": 2}}}],
             {"a", "b"},
@@ -109,10 +112,10 @@ def test_evaluations_that_differ_are_said(tmp_path: Path) -> None:
     write("b", 6, task="y")
     write("c", 5, n=6)
     assert unlike_evaluations({**folders, "none": tmp_path}) == [
-        "the runs were evaluated by different versions of the evaluation (version 5: a, c; version 6: b): evaluate "
-        "them again.",
+        "the runs were evaluated by different versions of the evaluation (version 5: a, clean and c, clean; version 6: "
+        "b, clean): evaluate them again.",
         "task mine: its own files differ between the evaluations of a, c and b: evaluate them again.",
-        "task mine, clean: the runs answered different numbers of documents (a, b 12; c 6): --limit differed.",
+        "task mine, clean: the runs answered different numbers of documents (a, b 12; c 6), as with another --limit.",
     ]
 
 

@@ -20,6 +20,7 @@ from vlm_backbones.hashes import file_sha256, sealed_json
 from vlm_backbones.pipeline import run_study, study_status
 from vlm_backbones.study import load_study
 from vlm_backbones.trained_runs import check_trained_runs
+from vlm_backbones.vlm import checkpoint_fingerprint
 
 
 @pytest.fixture
@@ -139,8 +140,8 @@ def test_a_run_of_another_study_is_neither_written_over_nor_analyzed(
     assert (out / "study.yaml").read_text() == stated
 
 
-def test_what_a_judge_or_an_evaluation_by_hand_changed_is_analysed_again(
-    out: Path, left: Callable[[], list[str]]
+def test_what_a_judge_or_an_evaluation_by_hand_changed_is_analysed_again_once(
+    runs: Any, out: Path, left: Callable[[], list[str]]
 ) -> None:
     done = out / "tiny-1" / "logs" / "clean" / "done.json"
     content = json.loads(done.read_text())
@@ -150,9 +151,15 @@ def test_what_a_judge_or_an_evaluation_by_hand_changed_is_analysed_again(
     row["sha256"] = file_sha256(log)
     done.write_text(sealed_json(content))
     assert left() == ["analyze: tiny-1/logs/clean/done.json"]
+    again = runs.run(out)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert left() == []
     row["data"] += " of fewer documents"
     done.write_text(sealed_json(content))
     assert left() == ["eval tiny-1: tiny-1/logs/clean/done.json", "analyze: tiny-1/logs/clean/done.json"]
+    again = runs.run(out)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert left() == []
 
 
 def test_what_a_user_adds_or_frees_is_no_damage(out: Path, left: Callable[[], list[str]]) -> None:
@@ -160,6 +167,13 @@ def test_what_a_user_adds_or_frees_is_no_damage(out: Path, left: Callable[[], li
         (out / name / "notes.md").write_text("mine")
     (out / "tables" / "notes.csv").write_text("a,b")
     (out / "tiny-1" / "checkpoint" / "README.md").write_text("a remark")
+    (out / "tiny-1" / "checkpoint" / "notes.txt").write_text("a file that a later evaluation counts")
+    done = out / "tiny-1" / "logs" / "clean" / "done.json"
+    done.write_text(
+        sealed_json(
+            json.loads(done.read_text()) | {"checkpoint": checkpoint_fingerprint(out / "tiny-1" / "checkpoint")}
+        )
+    )
     shutil.rmtree(out / "tiny-1" / "align")  # the checkpoint holds what it trained
     assert left() == []
 

@@ -79,6 +79,7 @@ def test_all_problems_come_at_once_with_the_nearest_known_word(tmp_path: Path) -
         ("analysis.conditions=[swop]", "analysis.conditions.0"),
         ("deviations={pocket-llama-1: {finetune.learning_rate: 1e-4}}", "needs a 'reason'"),
         ("deviations={pocket-llama-1: {finetune.lr: 1e-4, reason: why}}", "does not fit the recipe (no key 'lr')"),
+        ("deviations={pocket-llama-1: {align: null, reason: why}}", "leaves out or adds a stage"),
         ("deviations={pocket-llama-2: {finetune.steps: 4, reason: why}}", "is not one of 'backbones'"),
         ("chat_format=vicuna", "unknown chat format 'vicuna'. Did you mean 'vicuna_v1'?"),
         ("chat_format=plain", "give it to the recipe's align stage"),

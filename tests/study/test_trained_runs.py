@@ -16,6 +16,7 @@ import yaml
 from vlm_backbones.control import check_study
 from vlm_backbones.data.conversations import Example
 from vlm_backbones.errors import ConfigError
+from vlm_backbones.hashes import sealed_json
 from vlm_backbones.recipe import StageRecipe
 from vlm_backbones.study import Study, load_study
 from vlm_backbones.train import dataset, finetune
@@ -76,7 +77,7 @@ def test_a_seed_that_was_not_passed_on(study_file: Path, out: Path) -> None:
     assert found[0].startswith("backbone-seed1 was trained with seed 0, the study says 1.")
     assert found[1].startswith("backbone-seed1 has the same weights as backbone: the seed was not passed on")
     record = json.loads((out / "backbone-seed1" / "run.json").read_text())
-    (out / "backbone-seed1" / "run.json").write_text(json.dumps({**record, "seed": 1}))
+    (out / "backbone-seed1" / "run.json").write_text(sealed_json({**record, "seed": 1}))
     (found_weights,) = problems(study_file, out)  # a record that says otherwise does not help
     assert "the same weights" in found_weights
 
@@ -123,7 +124,7 @@ def test_a_loss_of_other_kernels(study_file: Path, out: Path) -> None:
     path = out / "other" / "run.json"
     record = json.loads(path.read_text())
     record["stages"]["finetune"]["fused_loss"] = True  # there is no GPU here
-    path.write_text(json.dumps(record))
+    path.write_text(sealed_json(record))
     (found,) = problems(study_file, out)
     assert found.startswith(
         "finetune: the loss is computed by liger-kernel in some runs only: backbone False; other True"
@@ -152,7 +153,7 @@ def test_a_declared_deviation_is_no_confound(study_file: Path, out: Path, tmp_pa
     content = json.loads(record.read_text())
     content["stages"]["align"]["batch_size"] = 2
     content["stages"]["finetune"]["image_processor"] = "another"
-    record.write_text(json.dumps(content))
+    record.write_text(sealed_json(content))
     with pytest.raises(ConfigError) as caught:
         check_trained_runs(deviating, out)
     assert [line.partition(": backbone")[0] for line in str(caught.value).splitlines()[1:]] == [
@@ -181,7 +182,7 @@ def test_a_setting_of_the_recipe_that_only_one_run_has(study_file: Path, out: Pa
     record = out / "backbone" / "run.json"
     content = json.loads(record.read_text())
     content["facts"]["recipe"] = load_study(path).recipe.model_dump(mode="json")
-    record.write_text(json.dumps(content))
+    record.write_text(sealed_json(content))
     before = getattr(load_study(study_file).recipe.finetune_stages[0], key)
     (found,) = problems(study_file, out)
     said = f"finetune.{key} is {SETTINGS[key]}, not {before}."
@@ -193,10 +194,10 @@ def test_a_run_of_another_backbone_chat_format_or_recipe_format(study_file: Path
     content = json.loads(record.read_text())
     content["facts"]["chat_format"] = ["vicuna_v1", None]
     content["facts"]["recipe"] = {"a newer": "one"}
-    record.write_text(json.dumps({**content, "backbone": "gpt"}))
+    record.write_text(sealed_json({**content, "backbone": "gpt"}))
     assert problems(study_file, out) == [
         f"backbone was trained from gpt, the study says {load_study(study_file).backbones[0]}.",
-        "backbone was not trained by the study's recipe: its run.json holds none.",
+        "backbone was not trained by the study's recipe: its run.json holds none that this version reads.",
         "backbone was trained in the chat format 'vicuna_v1', the study says 'native'.",
     ]
 
@@ -208,11 +209,26 @@ def test_a_backbone_that_changed_between_two_seeds(study_file: Path, out: Path) 
         record = json.loads((out / folder / "run.json").read_text())
         record["seed"] = seed
         record["facts"]["backbone"] = source or record["facts"]["backbone"]
-        (out / folder / "run.json").write_text(json.dumps(record))
+        (out / folder / "run.json").write_text(sealed_json(record))
     found = [problem for problem in problems(study_file, out) if "start from" in problem]
     backbone = load_study(study_file).backbones[0]
     assert len(found) == 1
     assert found[0].startswith(f"backbone-seed1 and backbone did not start from the same files of {backbone}.")
+
+
+@pytest.mark.parametrize("spoilt", [None, [], "x", {"a": 1}, {"a": None}])
+def test_records_that_anybody_wrote_are_no_traceback(study_file: Path, out: Path, tmp_path: Path, spoilt: Any) -> None:
+    for key in ("facts", "stages", "versions", "hardware", "version"):
+        shutil.copytree(out / "backbone", tmp_path / key)
+        record = json.loads((tmp_path / key / "run.json").read_text())
+        (tmp_path / key / "run.json").write_text(sealed_json({**record, key: spoilt}))
+    assert all(
+        isinstance(note, str) for note in training_notes({key: tmp_path / key for key in record}, is_study=False)
+    )
+    (out / "certificate.json").write_text(sealed_json({"equal": spoilt}))
+    (out / "backbone" / "run.json").write_text(sealed_json({**record, "facts": spoilt}))
+    with pytest.raises(ConfigError, match="holds none that this version reads"):
+        check_trained_runs(load_study(study_file), out)
 
 
 def test_what_runs_of_no_study_differ_in_is_said(study_file: Path, out: Path, tmp_path: Path) -> None:
@@ -225,7 +241,7 @@ def test_what_runs_of_no_study_differ_in_is_said(study_file: Path, out: Path, tm
     record["versions"]["torch"] = "1.0"
     record["hardware"]["device"] = "an abacus"
     record["backbone"] = "the same under another name"
-    (folders["two"] / "run.json").write_text(json.dumps(record))
+    (folders["two"] / "run.json").write_text(sealed_json(record))
     same, where, steps, recipe = training_notes(folders, is_study=False)
     assert same.startswith("one and two started from the same LLM files")
     assert f"torch {version('torch')} (one), 1.0 (two); on " in where

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import GenerationConfig
 
-from vlm_backbones._hub import loading_options, opening_error
+from vlm_backbones._hub import file_of, loading_options, opening_error
 from vlm_backbones.backbones import Backbone
 from vlm_backbones.data.chat_format import special_token_ids, stop_token_ids
 from vlm_backbones.errors import CheckpointError
@@ -39,10 +39,14 @@ def answer_ends(row: Backbone, tokenizer: Any, config: Any, template: str) -> li
 def _own_ends(row: Backbone, config: Any) -> tuple[str, list[int]]:
     """Return the end tokens that transformers' generation would stop at, and the file that names them."""
     load: Any = GenerationConfig
+    file, found = "config.json", None
     try:
-        file, found = "generation_config.json", load.from_pretrained(row.source, **loading_options(row))
-    except OSError:  # there is none: transformers takes the configuration's
-        file, found = "config.json", load.from_model_config(config)
+        found = load.from_pretrained(row.source, **loading_options(row))
+        file = "generation_config.json"
+    except OSError as error:  # there is none, or it is damaged
+        if file_of(row, "generation_config.json") is not None:
+            raise opening_error("backbone", row, error) from error
+        found = load.from_model_config(config)
     except Exception as error:  # a damaged file makes transformers raise nearly anything
         raise opening_error("backbone", row, error) from error
     own = found.eos_token_id

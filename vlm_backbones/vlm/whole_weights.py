@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -61,8 +62,9 @@ def check_loaded(row: Part, model: Any, report: Mapping[str, Any]) -> str:
         What `from_pretrained(..., output_loading_info=True)` returns beside the model.
     """
     _refuse_gaps(row, report)
-    if spoilt := _faults(model.state_dict().items()):
-        _refuse_spoilt(row, _spoilt_tensors(weight_files(row)) or {Path(row.source): spoilt})
+    if faults := _faults(model.state_dict().items()):
+        in_files = _spoilt_tensors(weight_files(row), report["unexpected_keys"])
+        _refuse_spoilt(row, in_files or {Path(row.source): faults})
     return _listed(report["unexpected_keys"])
 
 
@@ -70,12 +72,13 @@ def _check(row: Part, config: Any, build: Callable[[], Any]) -> str:
     try:
         files = weight_files(row)
         report = _report_of_heads(files, config, build) if files else {}
-        spoilt = _spoilt_tensors(files)
+        unplaced = report.get("unexpected_keys", ())
+        spoilt = _spoilt_tensors(files, unplaced)
     except Exception as error:  # safetensors' own error is of no class that a package exports
         raise opening_error(_kind(row), row, error) from error
     _refuse_gaps(row, report)
     _refuse_spoilt(row, spoilt)
-    return _listed(report.get("unexpected_keys", ()))
+    return _listed(unplaced)
 
 
 def _kind(row: Part) -> str:
@@ -121,23 +124,23 @@ def _quiet() -> Iterator[None]:
             chatter.enable_progress_bar()
 
 
-def _spoilt_tensors(files: Sequence[Path]) -> dict[Path, str]:
-    """Return by file what is wrong with its numbers."""
-    return {path: faults for path, faults in remembered("numbers", files, _spoilt_of).items() if faults}
+def _spoilt_tensors(files: Sequence[Path], unplaced: Collection[str]) -> dict[Path, dict[str, str]]:
+    """Return by file what is wrong with which tensors, those apart that have no place in the model."""
+    known = {path: json.loads(faults) for path, faults in remembered("faults", files, _spoilt_of).items()}
+    placed = {
+        path: {name: fault for name, fault in faults.items() if name not in unplaced} for path, faults in known.items()
+    }
+    return {path: faults for path, faults in placed.items() if faults}
 
 
 def _spoilt_of(path: Path) -> str:
     with safe_open(path, framework="pt") as shard:
-        return _faults((name, shard.get_tensor(name)) for name in shard.keys())  # noqa: SIM118 (not a dictionary)
+        names = list(shard.keys())
+        return json.dumps(_faults((name, shard.get_tensor(name)) for name in names))
 
 
-def _faults(weights: Iterable[tuple[str, torch.Tensor]]) -> str:
-    """As in `NaN or infinity in 1 tensor (a) and one value only in 2 tensors (b, c)`; empty where all is well."""
-    found: dict[str, list[str]] = {}
-    for name, weight in weights:
-        if fault := _fault(weight):
-            found.setdefault(fault, []).append(name)
-    return " and ".join(f"{fault} in {_listed(names)}" for fault, names in found.items())
+def _faults(weights: Iterable[tuple[str, torch.Tensor]]) -> dict[str, str]:
+    return {name: fault for name, weight in weights if (fault := _fault(weight))}
 
 
 def _fault(weight: torch.Tensor) -> str:
@@ -170,8 +173,10 @@ def _refuse_gaps(row: Part, report: Mapping[str, Any]) -> None:
         )
 
 
-def _refuse_spoilt(row: Part, spoilt: Mapping[Path, str]) -> None:
-    for path, faults in spoilt.items():
+def _refuse_spoilt(row: Part, spoilt: Mapping[Path, Mapping[str, str]]) -> None:
+    for path, found in spoilt.items():
+        kinds = dict.fromkeys(found.values())
+        faults = " and ".join(f"{kind} in {_listed([name for name in found if found[name] == kind])}" for kind in kinds)
         raise CheckpointError(
             f"{_kind(row)} {row.id}: {path} holds {faults}: no answer of it would mean anything. Download the file "
             f"again, or choose another {_kind(row)}."
