@@ -96,6 +96,7 @@ def test_the_real_provider_is_asked_as_the_published_evaluator_asks(server: Serv
     result = process_results(DOC, ["5 and 7"])
     assert result["judge_score"] == result["judge_score_rec"] == result["judge_score_ocr"] == 0.7
     assert "judge_score_math" not in result
+    assert result["backbones"]["judged"]["judge"] == "gpt-4-0613"
     (request,) = server.requests
     assert (request["model"], request["temperature"], request["max_tokens"]) == ("gpt-4-0613", 0.0, 3)
     assert request["messages"][0]["content"] == judge.judge_prompt("What is it?", "5<AND>7", "5 and 7")
