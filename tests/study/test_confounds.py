@@ -291,6 +291,13 @@ def test_a_backbone_that_is_not_whole(
         compose(tmp_path / "variant", tiny_study.parent / "eye")
 
 
+def test_end_tokens_that_cannot_be_read_are_not_guessed(tiny_study: Path, tmp_path: Path) -> None:
+    override = changed_files(tiny_study, tmp_path, "generation_config.json", lambda file: file.clear())
+    (tmp_path / "variant" / "generation_config.json").write_text("{")  # transformers takes it for missing
+    with pytest.raises(CheckpointError, match=r"variant.* cannot be opened from"):
+        confounds(tiny_study, tmp_path / "out", override)
+
+
 def test_special_end_tokens_of_a_backbones_own_are_listed(tiny_study: Path, tmp_path: Path) -> None:
     override = changed_files(
         tiny_study, tmp_path, "generation_config.json", lambda file: file.update(eos_token_id=[1, 2])
