@@ -34,8 +34,9 @@ from vlm_backbones.analysis._task_checks import (
     without_correctness,
     without_incomparable,
 )
-from vlm_backbones.analysis.log_files import LogFile, RunInfo, find_logs, read_run_info, tell_apart
+from vlm_backbones.analysis.log_files import LogFile, find_logs
 from vlm_backbones.analysis.record import HEADLINE, parse_records
+from vlm_backbones.analysis.run_info import RunInfo, read_run_info, tell_apart
 from vlm_backbones.analysis.task_runs import TaskRuns, task_runs
 from vlm_backbones.errors import LogError
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_backbones.analysis._state_shards import AGAIN, ShardHeader, opened, read_header
-from vlm_backbones.analysis.log_files import RunInfo
+from vlm_backbones.analysis.run_info import RunInfo
 from vlm_backbones.errors import LogError
 
 RANDOM_WEIGHTS = "random_weights"

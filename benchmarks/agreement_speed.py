@@ -24,7 +24,7 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy.stats import bootstrap
 
-from vlm_backbones.analysis.log_files import RunInfo
+from vlm_backbones.analysis.run_info import RunInfo
 from vlm_backbones.analysis.samples import SAMPLE_SCHEMA, Logs
 from vlm_backbones.analysis.table_agreement import agreement
 from vlm_backbones.analysis.table_scores import scores

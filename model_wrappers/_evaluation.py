@@ -4,41 +4,43 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 import shutil
 import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.loggers.evaluation_tracker import EvaluationTracker
-from lmms_eval.tasks import TaskManager, get_task_dict
+from lmms_eval.tasks import TaskManager
 from lmms_eval.utils import get_datetime_str
 
-from vlm_backbones._fingerprints import files_fingerprint, hash_of
 from vlm_backbones._seals import read_seal
 from vlm_backbones.cache import atomic_write_text
 from vlm_backbones.done_files import MEDIA, STATES, damaged_files, files_of
-from vlm_backbones.errors import CheckpointError, ConfigError, DataError, nearest, user_error
-from vlm_backbones.hashes import file_sha256, known_sha256, read_sealed_json, relative_sha256, sealed_json
+from vlm_backbones.errors import CheckpointError, DataError
+from vlm_backbones.hashes import file_sha256, read_sealed_json, relative_sha256, sealed_json
 from vlm_backbones.locks import DYING_SECONDS, hold
 from vlm_backbones.model_wrappers._conditions import check_condition
 from vlm_backbones.model_wrappers._engine import Engine, checkpoint_dir, load_engine, pick_device
 from vlm_backbones.model_wrappers._media import MediaFolder, shown_media
 from vlm_backbones.model_wrappers._states import RANDOM_WEIGHTS, count_documents, spread
+from vlm_backbones.model_wrappers._task_loading import (
+    load_tasks,
+    of_split,
+    rows_sha256,
+    size_of,
+    split_of,
+    task_manager,
+)
 from vlm_backbones.model_wrappers.backbone_vlm import BackboneVLM
 from vlm_backbones.pocket.datasets import TASKS
 from vlm_backbones.prompts import wording_fingerprint
 
 __all__ = ["WHOLE", "Evaluation"]
-
-_INCLUDE = re.compile(r"^include:\s*(\S+)\s*$", re.MULTILINE)
 
 WHOLE = ("clean", "swap")
 """The answers themselves and their baseline are asked on every document; the other conditions on the subset."""
@@ -74,10 +76,10 @@ class Evaluation:
             torch.set_num_threads(self.threads)
         conditions = [check_condition(condition) for condition in self.conditions]
         engine = load_engine(checkpoint_dir(self.checkpoint), device=pick_device(self.device))
-        manager = _task_manager(self.tasks)
-        tasks = _load_tasks(self.tasks, manager)
+        manager = task_manager(self.tasks)
+        tasks = load_tasks(self.tasks, manager)
         if self.split is not None:
-            tasks = _of_split(tasks, self.split)
+            tasks = of_split(tasks, self.split)
         _check_wording(checkpoint_dir(self.checkpoint), tasks)
         asked = {condition: self._documents(condition, tasks) for condition in conditions}
         with hold(self.out, wait_seconds=DYING_SECONDS):
@@ -86,7 +88,9 @@ class Evaluation:
     def _answer(self, asked: dict[str, dict[str, Any]], engine: Engine, manager: TaskManager) -> None:
         """Answer the tasks of each condition that are not finished."""
         left = {condition: self._left(condition, tasks, engine.fingerprint) for condition, tasks in asked.items()}
-        progress = _Progress(self.out, sum(_size(task, self.limit) for todo in left.values() for task in todo.values()))
+        progress = _Progress(
+            self.out, sum(size_of(task, self.limit) for todo in left.values() for task in todo.values())
+        )
         BackboneVLM.shared_engine, BackboneVLM.progress = engine, progress.advance
         try:
             for condition, todo in left.items():
@@ -113,8 +117,8 @@ class Evaluation:
 
     def _on_subset(self, task: Any) -> Any:
         """Return the task on those documents of which the clean evaluation keeps the states."""
-        split, smaller = _split(task), copy.copy(task)
-        places = spread(_size(task, self.limit), self.subset)
+        split, smaller = split_of(task), copy.copy(task)
+        places = spread(size_of(task, self.limit), self.subset)
         for name in ("dataset", "dataset_no_image"):
             setattr(smaller, name, {**getattr(task, name), split: getattr(task, name)[split].select(places)})
         return smaller
@@ -139,9 +143,9 @@ class Evaluation:
             done, damaged = {}, {}
         finished: dict[str, Any] = done.get("tasks", {})
         for name, task in tasks.items():
-            if (kept := finished.get(name, {}).get("n", 0)) > _size(task, self.limit):
+            if (kept := finished.get(name, {}).get("n", 0)) > size_of(task, self.limit):
                 raise DataError(
-                    f"{folder} holds {kept} samples of task {name!r}; {_size(task, self.limit)} would replace them. "
+                    f"{folder} holds {kept} samples of task {name!r}; {size_of(task, self.limit)} would replace them. "
                     "Choose another --out."
                 )
         self._redraw(condition, done, damaged, tasks)
@@ -175,26 +179,20 @@ class Evaluation:
             damaged[name] = [path for path in found if path not in listed]
             print(f"{', '.join(map(str, pictures))}: gone or damaged, drawn again.", flush=True)
             media, task = MediaFolder(self.out / MEDIA), tasks[name]
-            for index in range(_size(task, self.limit)):
+            for index in range(size_of(task, self.limit)):
                 media.write_of(task.doc_to_visual(task.eval_docs[index]))
             row["files"] |= relative_sha256(self.out, pictures)
             atomic_write_text(listing, sealed_json(done))
 
     def _data(self, task: Any) -> str:
         """Return what decides a task's documents: the dataset's own fingerprint, the split and the limit."""
-        split = _split(task)
+        split = split_of(task)
         states = f":{self.states}:{self.layers}:{self.subset}" if self.states else ""
         return f"{task.dataset[split]._fingerprint}:{split}:{self.limit}{states}"
 
     def _facts(self, task: Any) -> dict[str, str]:
-        """Return a task's documents, the content of their tables, and that of the task's own files.
-
-        Of a dataset that was saved to a folder the fingerprint stands in a file beside the table, and stays where the
-        table is written over.
-        """
-        tables = [Path(file["filename"]) for file in task.dataset[_split(task)].cache_files]
-        saved = known_sha256(path for path in tables if (path.parent / "state.json").is_file())
-        return {"data": self._data(task), "rows": hash_of(sorted(saved.values())), "task": task.files_sha256}
+        """Return a task's documents, the content of their tables, and that of the task's own files."""
+        return {"data": self._data(task), "rows": rows_sha256(task), "task": task.files_sha256}
 
     def _state_folders(self, condition: str) -> list[Path]:
         names = [condition, RANDOM_WEIGHTS] if condition == "clean" else [condition]
@@ -252,7 +250,7 @@ class Evaluation:
             files = sorted(folder.rglob(f"*_samples_{name}.jsonl"), key=lambda path: path.name.startswith(written))
             is_new = bool(files) and files[-1].name.startswith(written)
             found = sum(1 for _ in files[-1].open("rb")) if is_new else 0
-            expected = _size(task, self.limit)
+            expected = size_of(task, self.limit)
             if found != expected:
                 raise DataError(
                     f"{folder}: task {name!r} has {found} samples, expected {expected}. "
@@ -294,88 +292,8 @@ def _check_wording(checkpoint: Path, tasks: Mapping[str, Any]) -> None:
         )
 
 
-def _split(task: Any) -> str:
-    return str(task.config.test_split or task.config.validation_split)
-
-
-def _of_split(tasks: dict[str, Any], split: str) -> dict[str, Any]:
-    """Return the tasks that have a split, asking it in place of their own."""
-    for name in [name for name, task in tasks.items() if split not in task.dataset]:
-        print(f"task {name!r} has no split {split!r}, skipped.", flush=True)
-    having = {name: task for name, task in tasks.items() if split in task.dataset}
-    if not having:
-        raise DataError(f"none of {', '.join(tasks)} has a split {split!r}: name a task that has, or drop the sweep.")
-    for task in having.values():
-        task.config.test_split = split
-    return having
-
-
 def _read_done(folder: Path) -> dict[str, Any]:
     return read_sealed_json(folder / "done.json") or {}
-
-
-def _task_manager(tasks: Sequence[str]) -> TaskManager:
-    """Index our task folders alone where they hold every task asked for: lmms-eval's own 1,900 files take seconds."""
-    ours = TaskManager("WARNING", include_defaults=False, model_name="backbone_vlm")
-    if set(tasks) <= set(ours.all_tasks):
-        return ours
-    everything = TaskManager("WARNING", model_name="backbone_vlm")
-    for name in tasks:
-        if name not in everything.all_tasks:
-            raise ConfigError(f"unknown task {name!r}.{nearest(name, everything.all_tasks)}")
-    return everything
-
-
-def _load_tasks(names: Sequence[str], manager: TaskManager) -> dict[str, Any]:
-    """Return name -> task, groups taken apart, each dataset opened once for all conditions."""
-    tasks: dict[str, Any] = {}
-
-    def collect(tree: dict[Any, Any]) -> None:
-        for name, task in tree.items():
-            if isinstance(task, dict):
-                collect(task)
-            else:
-                task.files_sha256 = _files_sha256(manager, str(name))
-                tasks[str(name)] = task
-
-    try:
-        collect(get_task_dict(list(names), manager, "simple"))
-    except ImportError as error:  # how lmms-eval wraps whatever a YAML's !function raised
-        raise user_error(error) or error from None
-    if not tasks:
-        raise ConfigError("no task is named: --tasks A,B")
-    return tasks
-
-
-def _files_sha256(manager: TaskManager, name: str) -> str:
-    """Return a hash of what asks and scores a task: of a user's its YAML, what that includes and the code beside it.
-
-    Of lmms-eval's tasks it is the version, of our own the evaluation's VERSION tells it.
-    """
-    path = Path(str(manager.task_index.get(name, {}).get("yaml_path", "")))
-    for package, told in (("vlm_backbones.tasks", "own"), ("lmms_eval", f"lmms-eval {version('lmms_eval')}")):
-        spec = find_spec(package)
-        if spec is not None and any(path.is_relative_to(folder) for folder in spec.submodule_search_locations or ()):
-            return told
-    return files_fingerprint(_sources(path)) if path.is_file() else ""
-
-
-def _sources(yaml: Path) -> list[Path]:
-    found, waiting = dict[Path, None](), [yaml]
-    while waiting:
-        path = waiting.pop()
-        if path in found or not path.is_file():
-            continue
-        found[path] = None
-        included = _INCLUDE.findall(path.read_text(encoding="utf-8", errors="replace"))
-        waiting += [(path.parent / name.strip("'\"")).resolve() for name in included]
-    code = {file for path in found for file in path.parent.glob("*.py")}
-    return sorted({*found, *code})
-
-
-def _size(task: Any, limit: int | None) -> int:
-    total = len(task.eval_docs)
-    return total if not limit or limit < 0 else min(limit, total)
 
 
 class _Progress:

@@ -19,7 +19,7 @@ import torch
 
 from vlm_backbones.cache import atomic_write_text
 from vlm_backbones.errors import DataError
-from vlm_backbones.hashes import file_sha256, known_sha256, read_sealed_json, sealed_json
+from vlm_backbones.hashes import content_sha256, read_sealed_json, sealed_json
 from vlm_backbones.train.processes import processes, sharding
 
 _PACKAGES = (
@@ -45,10 +45,9 @@ def part_fingerprint(source: str, revision: str | None) -> str:
     folder = Path(source)
     if not folder.is_dir():
         return hash_json([source, revision])
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    total, hashes = hashlib.sha256(), known_sha256(files)
-    for file in files:
-        total.update(f"{file.name} {hashes.get(file) or file_sha256(file)}\n".encode())
+    total = hashlib.sha256()
+    for file, digest in content_sha256(sorted(path for path in folder.iterdir() if path.is_file())).items():
+        total.update(f"{file.name} {digest}\n".encode())
     return total.hexdigest()
 
 

@@ -46,11 +46,8 @@ def render_check(certificate: Mapping[str, Any]) -> None:
             console.print(escape(f"note: {name}, token {token!r}: {why}."), soft_wrap=True, highlight=False)
         for note in _notes(facts):
             console.print(escape(f"note: {name}, {note}."), soft_wrap=True, highlight=False)
-    names: dict[str, list[str]] = {}
-    for name, facts in certificate["backbones"].items():
-        names.setdefault(facts["files"], []).append(name)
-    for same in (same for same in names.values() if len(same) > 1):
-        text = f"note: {' and '.join(same)} are the same LLM: what will differ between them is no other backbone's."
+    for names in _same_llms(certificate["backbones"]):
+        text = f"note: {' and '.join(names)} are the same LLM: what will differ between them is no other backbone's."
         console.print(escape(text), soft_wrap=True, highlight=False)
     for warning in certificate["unpinned"]:
         console.print(f"warning: {escape(warning)}", soft_wrap=True, highlight=False)
@@ -144,6 +141,14 @@ def _notes(facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"left out of its weights, having no place in the model: {facts['unplaced_weights']}"
     if not facts["lost_questions"].startswith("0 of"):
         yield f"rows with a question that its tokenizer changes: {facts['lost_questions']}"
+
+
+def _same_llms(backbones: Mapping[str, Any]) -> list[list[str]]:
+    """Return the names under which one LLM stands, where they are several."""
+    names: dict[str, list[str]] = {}
+    for name, facts in backbones.items():
+        names.setdefault(facts["files"], []).append(name)
+    return [same for same in names.values() if len(same) > 1]
 
 
 def _pairs(title: str, facts: Mapping[str, Any]) -> list[dict[str, str]]:

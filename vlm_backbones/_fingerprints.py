@@ -13,7 +13,7 @@ from typing import Any
 
 from vlm_backbones._study_loading import package_folder
 from vlm_backbones.errors import ConfigError
-from vlm_backbones.hashes import file_sha256, known_sha256
+from vlm_backbones.hashes import content_sha256
 
 __all__ = ["files_fingerprint", "hash_of", "read_record", "stage_version"]
 
@@ -45,9 +45,8 @@ def files_fingerprint(paths: Iterable[Path]) -> str:
         If one cannot be read.
     """
     files = [(root, path) for root in paths for path in _files_of(root)]
-    hashes = known_sha256(path for _, path in files)
-    rows = [[str(path.relative_to(root)), hashes.get(path) or file_sha256(path)] for root, path in files]
-    return hash_of(rows)
+    hashes = content_sha256(path for _, path in files)
+    return hash_of([[str(path.relative_to(root)), hashes[path]] for root, path in files])
 
 
 def _files_of(root: Path) -> list[Path]:

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from vlm_backbones.errors import CheckpointError
-from vlm_backbones.hashes import changed, listed_files, relative_sha256
+from vlm_backbones.hashes import changed, content_sha256, listed_files, relative_sha256
 from vlm_backbones.json_text import parse_json
 
 __all__ = [
     "SEAL",
     "changed_files",
     "check_seal",
-    "fingerprint_of",
+    "folder_fingerprint",
     "is_remark",
     "read_seal",
     "sealed_fingerprint",
@@ -76,18 +76,24 @@ def read_seal(folder: Path) -> dict[str, Any]:
     return seal
 
 
-def fingerprint_of(files: Mapping[str, str]) -> str:
-    """Return the sha256 of a checkpoint, of its files' names with their sha256; remarks do not count."""
-    total = hashlib.sha256()
-    for name, digest in sorted(files.items()):
-        total.update(f"{name}\0{digest}\n".encode())
-    return total.hexdigest()
+def folder_fingerprint(folder: Path) -> str:
+    """Return the sha256 of a checkpoint as it lies in its folder: of its files' names and contents; remarks do not
+    count."""
+    files = [path for path in folder.iterdir() if path.is_file() and not is_remark(path)]
+    return _fingerprint_of({path.name: digest for path, digest in content_sha256(files).items()})
 
 
 def sealed_fingerprint(folder: Path) -> str | None:
     """Return the fingerprint that a checkpoint was sealed with, None of no seal; CheckpointError as of `read_seal`."""
     files = read_seal(folder).get("files")
-    return None if files is None else fingerprint_of(files)
+    return None if files is None else _fingerprint_of(files)
+
+
+def _fingerprint_of(files: Mapping[str, str]) -> str:
+    total = hashlib.sha256()
+    for name, digest in sorted(files.items()):
+        total.update(f"{name}\0{digest}\n".encode())
+    return total.hexdigest()
 
 
 def changed_files(folder: Path) -> list[Path]:

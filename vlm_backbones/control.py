@@ -6,7 +6,7 @@ __all__ = ["VERSION", "check_study", "missing_parts"]
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,16 @@ from typing import Any
 from vlm_backbones._backbone_facts import (
     BackboneFacts,
     BackboneView,
-    StageFacts,
     StageInput,
     TextParts,
     open_tokenizer,
     view_data,
 )
+from vlm_backbones._confounds import find_confounds, write_left_out
 from vlm_backbones._fingerprints import files_fingerprint, hash_of
 from vlm_backbones._hub import is_here, part_files, unpinned
-from vlm_backbones._label_facts import LostText, around_difference
 from vlm_backbones._reporters import check_reporters
 from vlm_backbones._study_loading import package_folder
-from vlm_backbones._untrained_tokens import differs_by_chance
 from vlm_backbones.backbones import Backbone, get_backbone
 from vlm_backbones.cache import atomic_write_text
 from vlm_backbones.data._bad_rows import BadRows
@@ -49,8 +47,6 @@ _GROUPED = {
     "none": "nothing",
 }
 _PACKAGES = ("", ".train", ".model_wrappers", ".tasks", ".analysis")
-
-SpecialWords = Mapping[str, frozenset[str]]
 
 Stages = Mapping[str, Sequence[Example]]
 """Each stage's examples, by the stage's name."""
@@ -101,7 +97,7 @@ def check_study(study: Study, out: Path, tell: Callable[[str], None] = lambda li
         "varies": _varying(study, {name: view.facts for name, view in views.items()}),
         "deviations": study.deviations,
         "unpinned": unpinned(_parts(study)),
-        "confounds": _find_confounds(study, views, out),
+        "confounds": find_confounds(study, views, out),
     }
     atomic_write_text(out / "certificate.json", sealed_json(certificate))
     return certificate
@@ -142,15 +138,7 @@ def _refuse(bad: BadRows, study: Study, out: Path) -> None:
     except DataError as error:
         if not bad.places:
             raise
-        raise DataError(f"{error}\n{_write_left_out(study, out, bad.places)}") from error
-
-
-def _write_left_out(study: Study, out: Path, places: Sequence[str]) -> str:
-    """Add rows to those that the study leaves out already, in a new list; return how to use it."""
-    known = study.data.leave_out.read_text(encoding="utf-8").split("\n") if study.data.leave_out else []
-    path = out / "leave_out.txt"
-    atomic_write_text(path, "".join(f"{place}\n" for place in dict.fromkeys([*filter(None, known), *places])))
-    return f"To train every backbone without these rows: --set data.leave_out={path}"
+        raise DataError(f"{error}\n{write_left_out(study, out, bad.places)}") from error
 
 
 def _read_images(stages: Stages, bad: BadRows) -> str:
@@ -250,111 +238,3 @@ def _varying(study: Study, facts: Mapping[str, BackboneFacts]) -> dict[str, str]
     varies = {key: why for key, why in reasons.items() if len({hash_of(row[key]) for row in rows}) > 1}
     supervised = {tuple(stage.supervised_tokens_seen for stage in row.stages.values()) for row in facts.values()}
     return varies | ({"supervised_tokens": reasons["digits"]} if len(supervised) > 1 else {})
-
-
-def _find_confounds(study: Study, views: Mapping[str, BackboneView], out: Path) -> list[str]:
-    """Return what differs between backbones though it must not, and is not declared."""
-    problems, cuts, unlike = list[str](), list[str](), set[str]()
-    first_name, first = next(iter(views.items()))
-    for name, view in views.items():
-        problems += [*view.problems, *_untrained(name, view.facts, first_name, first.facts)]
-        for stage, found in view.facts.stages.items():
-            problems += _too_long(name, view.facts, stage, found)
-            expected = first.facts.stages[stage]
-            if found.truncated_rows != expected.truncated_rows:
-                unlike |= {*view.cut_places[stage], *first.cut_places[stage]}
-                where = (
-                    "not the same ones" if view.cut_places[stage] != first.cut_places[stage] else "elsewhere in them"
-                )
-                cuts.append(
-                    f"{stage}: {name} cuts {found.truncated_answers} answers, {first_name} cuts "
-                    f"{expected.truncated_answers}, {where}: raise max_length_tokens."
-                )
-        taught = _read_otherwise(view.special_taught, first.special_taught)
-        unlike |= taught
-        cuts += _read_problem(name, view.special_taught, first_name, first.special_taught, taught)
-        tested = _read_otherwise(view.special_asked, first.special_asked)
-        problems += _read_problem(name, view.special_asked, first_name, first.special_asked, tested)
-        lost = _read_otherwise(view.lost_taught.changed, first.lost_taught.changed)
-        unlike |= lost
-        cuts += _lost_problem(name, view.lost_taught, first_name, first.lost_taught, lost)
-        lost = _read_otherwise(view.lost_asked.changed, first.lost_asked.changed)
-        problems += _lost_problem(name, view.lost_asked, first_name, first.lost_asked, lost)
-    problems += _unlike_steps(study, views)
-    if unlike:
-        cuts[-1] += " " + _write_left_out(study, out, sorted(unlike))
-    return problems + cuts
-
-
-def _unlike_steps(study: Study, views: Mapping[str, BackboneView]) -> Iterator[str]:
-    """Steps and examples that differ between backbones of which the study declares no other number of them."""
-    deviating = {
-        (Run(backbone).name, stage)
-        for backbone in study.deviations
-        for stage in study.recipe.stages
-        if study.deviates(backbone, stage, ("steps", "epochs", "batch_size"))
-    }
-    for stage in next(iter(views.values())).facts.stages:
-        found = {name: view.facts.stages[stage] for name, view in views.items() if (name, stage) not in deviating}
-        for key in ("optimizer_steps", "examples_seen"):
-            first_name, first = next(iter(found.items()), ("", None))
-            for name, row in found.items():
-                if getattr(row, key) != getattr(first, key):
-                    yield f"{stage}: {key} of {name} and {first_name} differ."
-
-
-def _read_otherwise(words: Mapping[str, object], first: Mapping[str, object]) -> set[str]:
-    """Return the places of texts in which two tokenizers find something else: special tokens, or what they lose."""
-    return {place for place in words.keys() | first.keys() if words.get(place) != first.get(place)}
-
-
-def _read_problem(
-    name: str, words: SpecialWords, first_name: str, first: SpecialWords, places: Collection[str]
-) -> Iterator[str]:
-    if not places:
-        return
-    place = min(places)
-    said = [
-        f"{who} reads {', '.join(map(repr, sorted(found))) or 'nothing'}"
-        for who, found in ((name, words.get(place, ())), (first_name, first.get(place, ())))
-    ]
-    others = len(places) - 1
-    more = f" ({others} more such row{'s'[: others - 1]})" if others else ""
-    yield f"{place}: {said[0]} in its text as special tokens, {said[1]}{more}: write the text otherwise."
-
-
-def _lost_problem(
-    name: str, lost: LostText, first_name: str, first: LostText, places: Collection[str]
-) -> Iterator[str]:
-    if not places:
-        return
-    place = min(places)
-    own, other = (dict(found.changed.get(place, ())) for found in (lost, first))
-    text = next(text for text in [*own, *other] if own.get(text) != other.get(text))
-    asked, to_it, to_first = around_difference(text, own.get(text, text), other.get(text, text))
-    yield (
-        f"{place}: the question {asked} is {to_it} to {name} and {to_first} to {first_name} ({len(places):,} of "
-        f"{lost.rows:,} rows are read otherwise): a tokenizer loses text, and what it loses cannot be answered. Choose "
-        "another backbone, or write the text otherwise."
-    )
-
-
-def _untrained(name: str, row: BackboneFacts, first_name: str, first: BackboneFacts) -> Iterator[str]:
-    """Tokens that one backbone would learn from the study's examples alone, and another knows or never sees."""
-    for token, why in row.untrained_tokens.items():
-        if first.untrained_tokens.get(token) != why or differs_by_chance(why):
-            yield (
-                f"{name} was never trained on the token {token!r} of its training text ({why}): it would learn it from "
-                "these examples alone. Use chat_format: shared, or a checkpoint that was trained with it."
-            )
-    for token in first.untrained_tokens.keys() - row.untrained_tokens.keys():
-        yield f"{first_name} was never trained on the token {token!r} of its training text, {name} was or has none."
-
-
-def _too_long(name: str, row: BackboneFacts, stage: str, found: StageFacts) -> list[str]:
-    if row.context_tokens is None or found.longest_tokens <= row.context_tokens:
-        return []
-    return [
-        f"{stage}: a turn of {found.longest_tokens} tokens does not fit the context of {name} "
-        f"({row.context_tokens} tokens): lower max_length_tokens or shorten it."
-    ]

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vlm_backbones._seals import fingerprint_of, is_remark, sealed_fingerprint
-from vlm_backbones.hashes import changed, known_sha256, listed_files, read_sealed_json
+from vlm_backbones._seals import folder_fingerprint, sealed_fingerprint
+from vlm_backbones.hashes import changed, listed_files, read_sealed_json
 
 __all__ = [
     "MEDIA",
@@ -96,8 +96,7 @@ def is_of_another_checkpoint(done: Path, content: Mapping[str, Any]) -> bool:
     own = sealed_fingerprint(folder)
     if own is None or answered == own:
         return False
-    files = [path for path in folder.iterdir() if path.is_file() and not is_remark(path)]  # with what a user added
-    return answered != fingerprint_of({path.name: digest for path, digest in known_sha256(files).items()})
+    return answered != folder_fingerprint(folder)  # with what a user added
 
 
 def damaged_files(done: Path) -> dict[str, list[Path]]:

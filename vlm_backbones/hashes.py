@@ -22,6 +22,7 @@ from vlm_backbones.json_text import parse_json
 
 __all__ = [
     "changed",
+    "content_sha256",
     "file_sha256",
     "known_sha256",
     "listed_files",
@@ -48,6 +49,13 @@ def file_sha256(path: Path) -> str:
 def known_sha256(paths: Iterable[Path]) -> dict[Path, str]:
     """Return the sha256 of each path that is a readable regular file, without reading again what is known."""
     return remembered("hashes", paths, file_sha256)
+
+
+def content_sha256(paths: Iterable[Path]) -> dict[Path, str]:
+    """Return the sha256 of every path, in order, as `known_sha256` does; OSError where one cannot be read."""
+    files = list(paths)
+    known = known_sha256(files)
+    return {path: known.get(path) or file_sha256(path) for path in files}
 
 
 def remembered(kind: str, paths: Iterable[Path], find: Callable[[Path], str]) -> dict[Path, str]:

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlm_backbones.analysis._folders import files_below
+from vlm_backbones.analysis._lost_files import refuse_changed_results
 from vlm_backbones.analysis._run_names import distinct_names
 from vlm_backbones.analysis.leaderboard.claimed import Claim, Entry, visible
 from vlm_backbones.analysis.leaderboard.logged import Wanted, wanted_of
 from vlm_backbones.analysis.leaderboard.results import Aggregate, Results, find_results, read_results
-from vlm_backbones.analysis.log_files import LogFile, RunInfo, find_logs, read_run_info, refuse_changed_results
+from vlm_backbones.analysis.log_files import LogFile, find_logs
 from vlm_backbones.analysis.record import HEADLINE
+from vlm_backbones.analysis.run_info import RunInfo, read_run_info
 from vlm_backbones.errors import LogError, nearest
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from vlm_backbones.analysis.backbone_pair import BackbonePair, blind_drop
 from vlm_backbones.analysis.claims import Claim, Component, judge_claims
-from vlm_backbones.analysis.log_files import RunInfo
+from vlm_backbones.analysis.run_info import RunInfo
 from vlm_backbones.analysis.samples import SAMPLE_SCHEMA, Logs
 from vlm_backbones.analysis.table_claims import claims
 

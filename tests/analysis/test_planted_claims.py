@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.special import expit, ndtri
 
-from vlm_backbones.analysis.log_files import RunInfo
+from vlm_backbones.analysis.run_info import RunInfo
 from vlm_backbones.analysis.samples import SAMPLE_SCHEMA, Logs
 from vlm_backbones.analysis.table_claims import claims
 

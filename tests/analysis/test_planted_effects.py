@@ -16,7 +16,7 @@ from scipy.special import expit, logit, ndtr, ndtri
 from scipy.stats import multivariate_normal
 
 from vlm_backbones.analysis import agreement
-from vlm_backbones.analysis.log_files import RunInfo
+from vlm_backbones.analysis.run_info import RunInfo
 from vlm_backbones.analysis.samples import SAMPLE_SCHEMA, Logs
 from vlm_backbones.analysis.table_calibration import calibrate, calibration_pairs
 from vlm_backbones.analysis.table_scores import scores

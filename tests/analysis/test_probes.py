@@ -12,8 +12,8 @@ import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from vlm_backbones.analysis.linear_probes import ridge, softmax_regression
-from vlm_backbones.analysis.log_files import RunInfo
 from vlm_backbones.analysis.probe_task import Column, grouped_folds, predict_folds
+from vlm_backbones.analysis.run_info import RunInfo
 from vlm_backbones.analysis.states import TaskStates, find_states
 from vlm_backbones.analysis.table_probes import probe
 from vlm_backbones.errors import LogError

@@ -16,12 +16,12 @@ import pytest
 from vlm_backbones._backbone_facts import BackboneFacts, StageFacts
 from vlm_backbones.analysis import analyze
 from vlm_backbones.analysis.columns import TABLES, build_table
-from vlm_backbones.analysis.log_files import RunInfo
 from vlm_backbones.analysis.report.certificate_words import _NAMES, fact_name, fact_value
 from vlm_backbones.analysis.report.changes import find_changes
 from vlm_backbones.analysis.report.page import write_report
 from vlm_backbones.analysis.report.verdict import write_verdict
 from vlm_backbones.analysis.report.view import look_at
+from vlm_backbones.analysis.run_info import RunInfo
 from vlm_backbones.analysis.samples import Logs, load_logs
 
 

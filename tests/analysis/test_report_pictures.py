@@ -15,7 +15,6 @@ import pytest
 from vlm_backbones.analysis import analyze
 from vlm_backbones.analysis.columns import TABLES, build_table
 from vlm_backbones.analysis.leaderboard.write import write_leaderboard
-from vlm_backbones.analysis.log_files import RunInfo
 from vlm_backbones.analysis.report import pictures
 from vlm_backbones.analysis.report.curves import calibration_curves
 from vlm_backbones.analysis.report.frames import MOST_FRAMES, find_frames
@@ -30,6 +29,7 @@ from vlm_backbones.analysis.report.section_agreement import plan_agreement, sets
 from vlm_backbones.analysis.report.section_calibration import plan_calibration
 from vlm_backbones.analysis.report.section_inside import plan_inside
 from vlm_backbones.analysis.report.view import Plan, View, look_at, sizes
+from vlm_backbones.analysis.run_info import RunInfo
 from vlm_backbones.analysis.samples import SAMPLE_SCHEMA, Logs, read_samples
 
 NEW, OLD = "new", "old"

@@ -13,9 +13,9 @@ import pytest
 
 from vlm_backbones.analysis._evaluation_notes import unlike_evaluations
 from vlm_backbones.analysis.calibration_draws import _mean_draws
-from vlm_backbones.analysis.log_files import RunInfo, read_run_info
 from vlm_backbones.analysis.pipeline import _notes
 from vlm_backbones.analysis.report.certificate import read_certificate
+from vlm_backbones.analysis.run_info import RunInfo, read_run_info
 from vlm_backbones.analysis.samples import load_logs, read_samples
 from vlm_backbones.analysis.sweep import choose_learning_rate
 from vlm_backbones.analysis.table_calibration import calibration

@@ -10,7 +10,7 @@ import pytest
 from scipy.special import ndtr, ndtri
 from scipy.stats import t as student
 
-from vlm_backbones.analysis.log_files import RunInfo
+from vlm_backbones.analysis.run_info import RunInfo
 from vlm_backbones.analysis.samples import SAMPLE_SCHEMA, Logs
 from vlm_backbones.analysis.seed_noise import seed_noise
 from vlm_backbones.analysis.table_seeds import seeds

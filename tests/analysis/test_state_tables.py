@@ -15,7 +15,8 @@ from safetensors.numpy import save_file
 from state_shards import write_shard
 
 from vlm_backbones.analysis.cka import cka_matrices
-from vlm_backbones.analysis.log_files import CONDITIONS, RunInfo, find_logs
+from vlm_backbones.analysis.log_files import CONDITIONS, find_logs
+from vlm_backbones.analysis.run_info import RunInfo
 from vlm_backbones.analysis.stability_pair import PERTURBATIONS, stability_difference
 from vlm_backbones.analysis.states import RANDOM_WEIGHTS, TaskStates, find_states
 from vlm_backbones.analysis.table_similarity import similarity

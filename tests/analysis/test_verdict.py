@@ -13,10 +13,10 @@ import pytest
 
 from vlm_backbones.analysis import analyze
 from vlm_backbones.analysis.columns import build_table
-from vlm_backbones.analysis.log_files import RunInfo
 from vlm_backbones.analysis.report.changes import Changes, find_changes
 from vlm_backbones.analysis.report.verdict import Verdict, write_verdict
 from vlm_backbones.analysis.report.view import look_at
+from vlm_backbones.analysis.run_info import RunInfo
 from vlm_backbones.analysis.samples import Logs
 
 N = 1000

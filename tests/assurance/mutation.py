@@ -63,6 +63,7 @@ STRATA = {
         (
             "_backbone_facts.py",
             "_config_facts.py",
+            "_confounds.py",
             "_embedding_rows.py",
             "_fingerprints.py",
             "_label_facts.py",

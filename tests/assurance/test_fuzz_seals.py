@@ -15,7 +15,8 @@ from spoiling import any_of, as_json, spoilt, spoilt_bytes, written
 
 from vlm_backbones._outputs import missing_outputs
 from vlm_backbones._seals import SEAL, check_seal
-from vlm_backbones.analysis.log_files import RunInfo, find_logs
+from vlm_backbones.analysis.log_files import find_logs
+from vlm_backbones.analysis.run_info import RunInfo
 from vlm_backbones.analysis.states import find_states
 from vlm_backbones.analysis.table_similarity import similarity
 from vlm_backbones.errors import CheckpointError, LogError

@@ -16,9 +16,10 @@ from transformers.integrations import integration_utils
 
 from vlm_backbones._backbone_facts import BackboneFacts, BackboneView, StageFacts
 from vlm_backbones._check_display import duration_of, render_check
+from vlm_backbones._confounds import find_confounds
 from vlm_backbones._label_facts import LostText
 from vlm_backbones._reporters import _CHECKED_AS
-from vlm_backbones.control import VERSION, _find_confounds, check_study
+from vlm_backbones.control import VERSION, check_study
 from vlm_backbones.data._bad_rows import BadRows
 from vlm_backbones.data.conversations import load_training_examples
 from vlm_backbones.errors import ConfigError, DataError, VlmBackbonesError
@@ -363,7 +364,7 @@ def view(places: tuple[str, ...] = (), problems: tuple[str, ...] = (), **changes
 
 def test_every_confound_of_every_backbone_is_told(tiny_study: Path, tmp_path: Path) -> None:
     study = load_study(tiny_study)
-    assert _find_confounds(study, {"a": view(), "b": view(), "c": view()}, tmp_path) == []
+    assert find_confounds(study, {"a": view(), "b": view(), "c": view()}, tmp_path) == []
     cut = {"places": ("x row 2", "x row 1"), "truncated_answers": 2, "truncated_rows": "two"}
     views = {
         "a": view(places=("x row 3",), truncated_answers=1, truncated_rows="one"),
@@ -371,7 +372,7 @@ def test_every_confound_of_every_backbone_is_told(tiny_study: Path, tmp_path: Pa
         "c": view(problems=("c is asked otherwise.",), truncated_answers=1, truncated_rows="one", optimizer_steps=4),
         "d": view(truncated_answers=1, truncated_rows="one", examples_seen=19),
     }
-    assert _find_confounds(study, views, tmp_path) == [
+    assert find_confounds(study, views, tmp_path) == [
         "finetune: a turn of 257 tokens does not fit the context of b (256 tokens): "
         "lower max_length_tokens or shorten it.",
         "c is asked otherwise.",
@@ -396,6 +397,6 @@ def test_what_a_deviation_declares_is_no_confound(tiny_study: Path, tmp_path: Pa
     changes = {backbone: {"finetune.batch_size": 1, "reason": "its memory"}}
     study = study.model_copy(update={"deviations": changes})
     steps = view(optimizer_steps=4, examples_seen=8)
-    assert _find_confounds(study, {"tiny-1": view(), "tiny-2": steps}, tmp_path) == []
-    assert _find_confounds(study, {"tiny-2": view(), "tiny-1": steps}, tmp_path) == []
-    assert len(_find_confounds(study, {"tiny-2": view(), "tiny-3": steps}, tmp_path)) == 2
+    assert find_confounds(study, {"tiny-1": view(), "tiny-2": steps}, tmp_path) == []
+    assert find_confounds(study, {"tiny-2": view(), "tiny-1": steps}, tmp_path) == []
+    assert len(find_confounds(study, {"tiny-2": view(), "tiny-3": steps}, tmp_path)) == 2

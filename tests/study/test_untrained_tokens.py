@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from transformers import AutoConfig
 
+from vlm_backbones._confounds import _untrained
 from vlm_backbones._embedding_rows import find_tables
 from vlm_backbones._untrained_tokens import AddedTokens, _are_draws, _Reasons, untrained_tokens
 from vlm_backbones.backbones import Backbone, get_backbone
-from vlm_backbones.control import _untrained
 from vlm_backbones.errors import CheckpointError
 
 STD = 0.02

@@ -13,10 +13,9 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaProcessor
 
-from vlm_backbones._seals import fingerprint_of, is_remark, write_seal
+from vlm_backbones._seals import folder_fingerprint, write_seal
 from vlm_backbones.cache import partial_name
 from vlm_backbones.errors import CheckpointError, DataError, writing_remedy
-from vlm_backbones.hashes import file_sha256, known_sha256
 from vlm_backbones.vision.preprocessing import BACKEND
 from vlm_backbones.vlm.composition import Vlm
 from vlm_backbones.vlm.foreign import match_processor, read_model_config
@@ -187,8 +186,6 @@ def checkpoint_fingerprint(path: str | Path) -> str:
     """
     folder = Path(path)
     _read_config(folder)
-    files = [file for file in folder.iterdir() if file.is_file() and not is_remark(file)]
-    if not any(file.suffix in _WEIGHTS for file in files):
+    if not any(file.suffix in _WEIGHTS and file.is_file() for file in folder.iterdir()):
         raise CheckpointError(f"{folder} has no weights: no *.safetensors file. {_AGAIN}")
-    hashes = known_sha256(files)
-    return fingerprint_of({file.name: hashes.get(file) or file_sha256(file) for file in files})
+    return folder_fingerprint(folder)
