@@ -13,10 +13,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
+
+import psutil
 
 __all__ = ["Seconds", "arguments", "compare", "machine", "print_result", "run_command", "start"]
 
@@ -76,11 +78,11 @@ def run_command(command: Sequence[str]) -> tuple[Seconds, float]:
     begun, peak = (time.perf_counter(), _cpu_seconds()), 0
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     while process.poll() is None:
-        peak = max(peak, sum(map(_pss_kb, _tree(process.pid))))
+        peak = max(peak, _held_bytes(process.pid))
         time.sleep(0.05)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed")
-    return Seconds(time.perf_counter() - begun[0], _cpu_seconds() - begun[1]), peak / 2**20
+    return Seconds(time.perf_counter() - begun[0], _cpu_seconds() - begun[1]), peak / 2**30
 
 
 def print_result(
@@ -118,26 +120,15 @@ def _cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
-def _tree(pid: int) -> list[int]:
-    """The process and all that it started."""
-    found = [pid]
-    for parent in found:
-        for children in Path(f"/proc/{parent}/task").glob("*/children"):
-            found += map(int, _read(children).split())
-    return found
-
-
-def _pss_kb(pid: int) -> int:
-    rows = (line.split() for line in _read(Path(f"/proc/{pid}/smaps_rollup")).splitlines())
-    return next((int(row[1]) for row in rows if row[0] == "Pss:"), 0)
-
-
-def _read(file: Path) -> str:
-    """The file of a process; empty where it has ended."""
-    try:
-        return file.read_text(encoding="utf-8")
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
+def _held_bytes(pid: int) -> int:
+    """Return what a process and all that it started hold; what has ended meanwhile holds nothing."""
+    total = 0
+    with suppress(psutil.NoSuchProcess):
+        started = psutil.Process(pid)
+        for process in (started, *started.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):  # a process that ends has no pages to read
+                total += process.memory_full_info().pss
+    return total
 
 
 def _cpu_name() -> str:

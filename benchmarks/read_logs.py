@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import resource
 import statistics
@@ -92,7 +91,7 @@ def analysis(folder: Path, arguments: argparse.Namespace) -> dict[str, object]:
         "unit": "s", "repeats": arguments.repeats, "kind": arguments.kind, "runs": arguments.runs,
         "questions": arguments.questions, "cpu_seconds": round(statistics.median(run.cpu for run in taken), 1),
         "peak_gb": round(max(held), 2), "page_mb": round((out / "report.html").stat().st_size / 1e6, 1),
-        "load_average": round(os.getloadavg()[0], 1), "machine": _measure.machine(None, "polars"),
+        "machine": _measure.machine(None, "polars"),
     }  # fmt: skip
 
 
