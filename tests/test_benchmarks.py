@@ -45,7 +45,6 @@ def test_the_mix_has_llavas_shares_and_the_length_that_studies_expect(script: An
 
 
 def test_trl_trains_on_the_same_tokens(script: Any, tmp_path: Path) -> None:
-    pytest.importorskip("trl")
     finetune, trl = script("_finetune"), script("_trl")
     given = argparse.Namespace(
         shape="pocket", device="cpu", tuning="lora", layers=1, precision=None, steps=3, batch_size=16,
