@@ -106,7 +106,8 @@ def _describe(path: Path, root: Path, name: str | None = None) -> LogFile:
     task = match["task"] if match else path.name.removesuffix(".gz").removesuffix(".jsonl")
     stamp = (match and (match["stamp"] or match["late"])) or ""
     run_dir, condition = _run_folder(path.resolve())
-    run = name or (run_dir.name if run_dir else _folder_name(path, root))
+    called, _ = _run_folder(path.absolute())  # a run's folder may be a link to where there is room
+    run = name or (called or run_dir or Path(_folder_name(path, root))).name
     return LogFile(path, _listable(run), task, condition, stamp, run_dir)
 
 

@@ -41,7 +41,7 @@ def grouped_folds(groups: Ints, folds: int, seed: int) -> Ints:
 def predict_folds(features: NDArray[np.float32], columns: Sequence[Column], groups: Ints, *, seed: int) -> list[Floats]:
     """Predict each column out of fold, by nested cross-validation grouped by image.
 
-    In each training fold: the same number of principal components for every width (at most 32), standardised;
+    In each training fold: at most 32 principal components whatever the width, standardised;
     ridge for numbers, multinomial logistic regression for classes; the penalty chosen by three inner folds.
 
     Parameters
@@ -83,11 +83,16 @@ def _codes(groups: Ints) -> Ints:
 def _components(
     features: NDArray[np.float32], train: NDArray[np.bool_], test: NDArray[np.bool_]
 ) -> tuple[Floats, Floats]:
-    """Standardised principal components of both parts, fitted on the training one."""
+    """Standardised principal components of both parts, fitted on the training one.
+
+    Directions of equal variance (words that one question has) are kept together or left out together: which of them
+    come first is rounding, which another machine does otherwise.
+    """
     centre = features[train].mean(0, dtype=np.float64)
     known, unseen = (features[rows].astype(np.float64) - centre for rows in (train, test))
+    nothing = np.zeros((len(known), 1)), np.zeros((len(unseen), 1))
     if (known**2).sum() <= CONSTANT * (features[train].astype(np.float64) ** 2).sum():
-        return np.zeros((len(known), 1)), np.zeros((len(unseen), 1))
+        return nothing
     # the smaller of the two Gram matrices holds the same components as a singular value decomposition
     if known.shape[0] < known.shape[1]:
         values, left = np.linalg.eigh(known @ known.T)
@@ -97,6 +102,10 @@ def _components(
         values, axes = np.linalg.eigh(known.T @ known)
         values, axes = values[::-1], axes[:, ::-1]
     kept = min(COMPONENTS, int((values > values[0] * CONSTANT).sum()))
+    if kept < len(values):
+        kept = int((values[:kept] - values[kept] > values[0] * CONSTANT).sum())
+    if not kept:
+        return nothing
     axes = axes[:, :kept]
     scale = (known @ axes).std(0)
     return known @ axes / scale, unseen @ axes / scale

@@ -25,6 +25,7 @@ from vlm_backbones.analysis._sample_frame import (
     is_large,
     last_of_each_document,
     metric_rows,
+    split_by,
     with_all_columns,
 )
 from vlm_backbones.analysis._task_checks import (
@@ -272,6 +273,22 @@ def _assemble(chosen: list[_Read], info: dict[str, RunInfo], notes: list[str]) -
     return Logs(samples, pl.concat([read.metrics for read in chosen]), headline, runs, notes, reasons)
 
 
+def _named_by_task(task: str, chosen: list[_Read]) -> str:
+    """What a task calls the score of its record: its own metric of the same values, which is then not told twice."""
+    if task in HEADLINE:
+        return HEADLINE[task]
+    equal: list[list[str]] = []
+    for read in (read for read in chosen if read.log.task == task):
+        score = _known(read.samples, "score")
+        parts = split_by(read.metrics, "metric")
+        equal.append([metric for (metric,), part in parts if _known(part, "value").equals(score)])
+    return next((metric for metric in equal[0] if all(metric in names for names in equal)), "score")
+
+
+def _known(frame: pl.DataFrame, column: str) -> pl.DataFrame:
+    return frame.select("doc_id", value=pl.col(column).fill_nan(None)).drop_nulls("value")
+
+
 def _headlines(chosen: list[_Read], notes: list[str]) -> dict[str, str]:
     """The metric behind `score`, by task: the one that most samples have."""
     found: Counter[tuple[str, str | None]] = Counter()
@@ -280,7 +297,7 @@ def _headlines(chosen: list[_Read], notes: list[str]) -> dict[str, str]:
     headline: dict[str, str] = {}
     for (task, name), _ in found.most_common():
         if name is not None:
-            named = HEADLINE.get(task, "score") if name == "backbones.score" else name
+            named = _named_by_task(task, chosen) if name == "backbones.score" else name
             headline.setdefault(task, named)
             if named.startswith("computed"):
                 notes.append(f"{task}: the log holds no correctness; {named}. Choose another with --score-key.")

@@ -64,6 +64,22 @@ def test_what_only_the_image_gives_away_is_not_read() -> None:
     assert 0.3 < (said == labels).mean() < 0.65
 
 
+def test_directions_that_cannot_be_told_apart_are_not_chosen_among() -> None:
+    """Words that one question has, as many as questions: which 32 of them come first is another machine's rounding."""
+    kinds = np.arange(60) % 3
+    features = np.column_stack([np.eye(3)[kinds], np.eye(60)]).astype(np.float32)
+    rng = np.random.default_rng(5)
+    value, groups = kinds + rng.normal(0, 1, 60), np.arange(60)
+    found = [
+        predict_folds(features[:, order], [Column(value)], groups, seed=0)[0]
+        for order in (np.arange(63), np.arange(63)[::-1], rng.permutation(63))
+    ]
+    np.testing.assert_allclose(found[1:], [found[0]] * 2, atol=1e-9)
+    assert np.corrcoef(found[0][0], kinds)[0, 1] > 0.9
+    ((said, plain),) = predict_folds(features[:, 3:], [Column(value)], groups, seed=0)
+    np.testing.assert_array_equal(said, plain)
+
+
 def states_of(vectors: np.ndarray, folder: Path, condition: str, keys: list[str]) -> None:
     writer = StateFolder(
         folder / "states" / condition, 0, {"checkpoint": "c", "layers": [0, 2], "token_types": ["image_mean"]}

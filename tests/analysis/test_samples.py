@@ -7,6 +7,7 @@ import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import polars as pl
 import pytest
@@ -122,6 +123,27 @@ def test_linked_folders_are_read_each_once(tmp_path: Path, make: SimpleNamespace
     logs = load_logs([root])
     assert logs.samples.height == 1
     assert list(logs.runs) == ["m"]
+
+
+def test_a_run_whose_folder_is_a_link_keeps_its_name(tmp_path: Path, make: SimpleNamespace) -> None:
+    where_there_is_room = tmp_path / "scratch" / "volume 7"
+    make.log(where_there_is_room / "logs" / "clean" / "m", [make.row(0, "a", "a", 1.0)])
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "llama-1-seed0").symlink_to(where_there_is_room)
+    assert list(load_logs([tmp_path / "study"]).runs) == ["llama-1-seed0"]
+
+
+def test_a_score_is_called_as_its_task_calls_it(tmp_path: Path, make: SimpleNamespace) -> None:
+    def rows(*scores: float | None, strict: float = 0.0) -> list[dict[str, Any]]:
+        own = [{"strict": strict, "accuracy": score, "backbones": {"score": score}} for score in scores]
+        return [make.row(place, "a", "a", None, **values) for place, values in enumerate(own)]
+
+    make.log(tmp_path / "a" / "m", rows(1.0, 0.25, None))
+    make.log(tmp_path / "b" / "n", rows(0.0, 0.0))
+    assert load_logs([tmp_path / "a", tmp_path / "b"]).headline == {"vqa": "accuracy"}
+    assert load_logs([tmp_path / "b"]).headline == {"vqa": "strict"}  # nothing tells the two apart
+    make.log(tmp_path / "c" / "o", [make.row(0, "a", "a", None, accuracy=1.0, backbones={"score": 0.5})])
+    assert load_logs([tmp_path / "c"]).headline == {"vqa": "score"}
 
 
 def test_a_log_that_is_blank_lines_by_the_million_is_refused(tmp_path: Path, make: SimpleNamespace) -> None:
