@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded: a worker has one core, its processes too
 
 
 @pytest.fixture(scope="session")
@@ -75,6 +78,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture
-def repetitions(request: pytest.FixtureRequest) -> int:
+def assurance(request: pytest.FixtureRequest) -> bool:
+    """Whether every repetition was asked for, not the usual suite's sample."""
+    return bool(request.config.getoption("--assurance"))
+
+
+@pytest.fixture
+def repetitions(assurance: bool) -> int:
     """How often a simulation is repeated: a sample in the usual suite, 1,000 times for assurance."""
-    return 1000 if request.config.getoption("--assurance") else 30
+    return 1000 if assurance else 30

@@ -146,7 +146,7 @@ def test_answers_without_a_grade_are_missing_in_every_metric_that_asked_for_one(
     make.log(tmp_path / "a", rows, task="vip_bench_bbox")
     found = by_metric(scores(load_logs([tmp_path]), bootstrap=100))
     counts = {name: (row["n"], row["n_missing"]) for name, row in found.items()}
-    assert counts == {"score": (2, 2), "judge_score": (2, 2), "judge_score_ocr": (1, 2), "judge_score_lang": (0, 1)}
+    assert counts == {"judge_score": (2, 2), "judge_score_ocr": (1, 2), "judge_score_lang": (0, 1)}
     assert found["judge_score"]["value"] == 0.75
     assert found["judge_score"]["value_missing_wrong"] == 0.375
 

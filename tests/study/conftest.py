@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -150,9 +153,31 @@ def write_split(folder: Path, rows: list[dict[str, Any]]) -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of all workers of this session."""
+    own = tmp_path_factory.getbasetemp()
+    return (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
+
+
+def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """Make a folder unless another worker did; wait while it does."""
+    folder.parent.mkdir(exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "made").is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            (folder / "made").touch()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_study(shared: Path) -> Path:
     """The study's YAML file, its parts and data beside it; read only."""
-    folder = tmp_path_factory.mktemp("tiny-study")
+    return made_once(shared / "tiny-study", write_study) / "tiny.yaml"
+
+
+def write_study(folder: Path) -> None:
     write_backbone(folder / "tiny-1", single_digits=True)
     write_backbone(folder / "tiny-2", single_digits=False)
     tower = CLIPVisionConfig(
@@ -165,9 +190,7 @@ def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for task, names in SEISMIC.items():
             kept = ["image", *names.split()]
             write_split(folder / "data" / task / split, [{name: row[name] for name in kept} for row in events])
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(STUDY), encoding="utf-8")
-    return path
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(STUDY), encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -196,14 +219,20 @@ class StudyRuns:
 
 
 @pytest.fixture(scope="session")
-def runs(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyRuns:
-    """The tiny study with its undisturbed run."""
-    before = StudyRuns(tiny_study, tmp_path_factory.mktemp("cache"), tmp_path_factory.mktemp("finished"))
-    start = time.monotonic()
-    done = before.run(before.finished)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-1] == str(before.finished / "report.html")
-    return StudyRuns(tiny_study, before.cache, before.finished, time.monotonic() - start)
+def runs(tiny_study: Path, shared: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyRuns:
+    """The tiny study with its undisturbed run; a copy, for one worker."""
+
+    def run(folder: Path) -> None:
+        before = StudyRuns(tiny_study, folder / "cache", folder / "finished")
+        start = time.monotonic()
+        done = before.run(before.finished)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stdout.splitlines()[-1] == str(before.finished / "report.html")
+        (folder / "seconds").write_text(str(time.monotonic() - start), encoding="utf-8")
+
+    made = made_once(shared / "runs", run)
+    own = Path(shutil.copytree(made, tmp_path_factory.mktemp("runs") / "copy"))
+    return StudyRuns(tiny_study, own / "cache", own / "finished", float((own / "seconds").read_text(encoding="utf-8")))
 
 
 @pytest.fixture

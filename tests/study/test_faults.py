@@ -22,11 +22,6 @@ import pytest
 from vlm_backbones._scheduler import Job, Running, run_jobs
 
 
-@pytest.fixture
-def assurance(request: pytest.FixtureRequest) -> bool:
-    return bool(request.config.getoption("--assurance"))
-
-
 def stages_of(pid: int) -> list[int]:
     """Return the processes of a study's running stages."""
     listed = Path(f"/proc/{pid}/task").glob("*/children")
