@@ -100,7 +100,7 @@ def test_operations_of_training_are_those_that_torch_counts(script: Any, is_full
 
 
 def test_memory_of_a_command_counts_its_children(script: Any) -> None:
-    hold = "held = bytearray(b'1' * 2**26); import time; time.sleep(0.4)"
+    hold = "held = b'1' * 2**26; import time; time.sleep(0.4)"
     alone = [sys.executable, "-c", hold]
     both = [sys.executable, "-c", f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {hold!r}]); {hold}"]
     measure = script("_measure")
