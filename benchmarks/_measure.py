@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import platform
+import re
 import resource
 import statistics
 import subprocess
@@ -132,8 +133,10 @@ def _held_bytes(pid: int) -> int:
 
 
 def _cpu_name() -> str:
+    """Return the name with the numbers of family and model: cloud machines tell a vendor's name for every generation."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
+            found = dict(part for line in file if len(part := re.split(r"\s*:\s*", line.strip(), maxsplit=1)) == 2)
+        return f"{found['model name']} (family {found['cpu family']}, model {found['model']})"
+    except (OSError, KeyError):
         return platform.processor() or platform.machine()
