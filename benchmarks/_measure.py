@@ -133,7 +133,7 @@ def _held_bytes(pid: int) -> int:
 
 
 def _cpu_name() -> str:
-    """Return the name with the numbers of family and model: cloud machines tell a vendor's name for every generation."""
+    """Return the name with family and model: on cloud machines every generation of a maker has one name."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             found = dict(part for line in file if len(part := re.split(r"\s*:\s*", line.strip(), maxsplit=1)) == 2)

@@ -1,8 +1,8 @@
 """Matrix products of float32 tensors on a CPU by oneDNN, which uses a core's full width whoever made it.
 
-torch hands such products to MKL, which on AMD's processors uses AVX2: where AVX-512 is twice as wide (Zen 5), oneDNN, which
-torch carries along, is about twice as fast, and elsewhere as fast (benchmarks/RESULTS.md). The sums are the same but for
-their order.
+torch hands such products to MKL, which on AMD's processors uses AVX2 alone: where AVX-512 is of full width there,
+oneDNN, which torch carries along, is about twice as fast, elsewhere as fast (benchmarks/RESULTS.md). The sums are the
+same but for their order.
 """
 
 from __future__ import annotations
