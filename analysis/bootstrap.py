@@ -53,7 +53,10 @@ def pattern_bootstrap(sums: Floats, draws: int, rng: np.random.Generator) -> Flo
     """
     if sums.shape[0] == 0:
         return np.full((draws, sums.shape[1]), np.nan)
-    rows, counts = _distinct_rows(sums)
+    first = sums[: 4 * _MAX_PATTERNS]  # enough to tell that all are many, without counting all of them
+    rows, counts = _distinct_rows(first)
+    if rows.shape[0] <= _MAX_PATTERNS and len(first) < len(sums):
+        rows, counts = _distinct_rows(sums)
     if rows.shape[0] > _MAX_PATTERNS:
         group = rng.permutation(sums.shape[0]) % HASHED_GROUPS
         rows = cluster_sums(sums, group)
