@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["judges_of", "unlike_evaluations", "unlike_judges"]
+__all__ = ["checkpoints_of", "judges_of", "several_checkpoints", "unlike_evaluations", "unlike_judges"]
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vlm_backbones.analysis._responses import wrapper_extras
 from vlm_backbones.hashes import read_sealed_json
 
 
@@ -45,6 +46,27 @@ def judges_of(records: Sequence[Mapping[str, Any]]) -> set[str]:
         if (judge := judged.get("judge")) is not None:
             found.add(str(judge)[:80])
     return found
+
+
+def checkpoints_of(records: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Return which checkpoints answered some samples that follow each other, by the first and the last of them."""
+    named = (wrapper_extras(record.get("token_counts")).get("checkpoint") for record in (records[0], records[-1]))
+    return {name for name in named if isinstance(name, str)}
+
+
+def several_checkpoints(found: Iterable[tuple[str, str, set[str]]]) -> list[str]:
+    """Name each run whose logs are of more than one model, from (run, "task / condition", checkpoints)."""
+    answered: dict[str, dict[str, dict[str, None]]] = {}
+    for run, place, checkpoints in found:
+        for name in sorted(checkpoints):
+            answered.setdefault(run, {}).setdefault(name, {})[place] = None
+    return [
+        f"{run}: different checkpoints answered "
+        + "; ".join(f"{', '.join(places)} ({name[:12]})" for name, places in by.items())
+        + ": it is not one model. Evaluate them again, or give each checkpoint's logs a name: --run NAME=PATH."
+        for run, by in answered.items()
+        if len(by) > 1
+    ]
 
 
 def unlike_judges(judges: Iterable[tuple[str, str, set[str]]]) -> list[str]:

@@ -16,7 +16,12 @@ import polars as pl
 
 from vlm_backbones.analysis._asked_key import AskedKey
 from vlm_backbones.analysis._cluster_key import Cluster, parse_cluster_key
-from vlm_backbones.analysis._evaluation_notes import judges_of, unlike_judges
+from vlm_backbones.analysis._evaluation_notes import (
+    checkpoints_of,
+    judges_of,
+    several_checkpoints,
+    unlike_judges,
+)
 from vlm_backbones.analysis._generation_settings import unlike_settings
 from vlm_backbones.analysis._log_lines import read_batches
 from vlm_backbones.analysis._sample_frame import (
@@ -78,13 +83,18 @@ class _How:
 
 @dataclass(frozen=True)
 class _Read:
-    """One file: its samples, their metrics, how many have their score from which key, and who graded them."""
+    """One file: its samples, their metrics, how many have their score from which key, who graded and who answered."""
 
     log: LogFile
     samples: pl.DataFrame
     metrics: pl.DataFrame
     headlines: dict[str | None, int]
     judges: set[str]
+    checkpoints: set[str]
+
+    @property
+    def condition(self) -> str:
+        return str(self.samples["condition"][0])
 
 
 def read_samples(
@@ -168,7 +178,7 @@ def _load(
         for log in files:
             read = _read_or_note(log, info[log.run], how, notes)
             if read is not None:
-                key = (log.run, log.task, str(read.samples["condition"][0]))
+                key = (log.run, log.task, read.condition)
                 best[key] = _better(best.get(key), read, key, notes)
     if not best:
         raise LogError(f"none of the {len(files)} logs holds a sample. " + " ".join(notes[:3]))
@@ -179,7 +189,10 @@ def _load(
     # files in order, not samples: millions of rows would be copied
     chosen = sorted(best.values(), key=lambda read: (list(places).index(read.log.task), list(info).index(read.log.run)))
     notes += unlike_judges((read.log.task, read.log.run, read.judges) for read in chosen)
-    notes += unlike_settings((read.log, str(read.samples["condition"][0])) for read in chosen)
+    notes += several_checkpoints(
+        (read.log.run, f"{read.log.task} / {read.condition}", read.checkpoints) for read in chosen
+    )
+    notes += unlike_settings((read.log, read.condition) for read in chosen)
     return _assemble(chosen, info, notes)
 
 
@@ -236,9 +249,10 @@ def _read_or_note(log: LogFile, info: RunInfo, how: _How, notes: list[str]) -> _
 
 def _read_file(log: LogFile, info: RunInfo, how: _How, notes: list[str]) -> _Read | None:
     """All samples of one file; the last sample of a document counts where ranks or reruns repeat it."""
-    batches, judges = [], set[str]()
+    batches, judges, checkpoints = [], set[str](), set[str]()
     for records in read_batches(log.path, notes):
         judges |= judges_of(records)
+        checkpoints |= checkpoints_of(records)
         for named in how.asked:
             named.look(records)
         parsed = parse_records(records, how.score_key, how.cluster)
@@ -256,7 +270,7 @@ def _read_file(log: LogFile, info: RunInfo, how: _How, notes: list[str]) -> _Rea
     constants = {"run": log.run, "task": log.task, "backbone": info.backbone, "seed": info.seed}
     frame = with_all_columns(frame, constants, how.large)
     headlines = dict(frame.group_by("headline", maintain_order=True).len().iter_rows())
-    return _Read(log, frame.select(list(SAMPLE_SCHEMA)), metric_rows(frame), headlines, judges)
+    return _Read(log, frame.select(list(SAMPLE_SCHEMA)), metric_rows(frame), headlines, judges, checkpoints)
 
 
 def _assemble(chosen: list[_Read], info: dict[str, RunInfo], notes: list[str]) -> Logs:

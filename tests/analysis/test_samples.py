@@ -125,6 +125,20 @@ def test_linked_folders_are_read_each_once(tmp_path: Path, make: SimpleNamespace
     assert list(logs.runs) == ["m"]
 
 
+def test_logs_of_two_checkpoints_in_one_folder_are_said_to_be_no_model(tmp_path: Path, make: SimpleNamespace) -> None:
+    def rows(checkpoint: Any) -> list[dict[str, Any]]:
+        extras = [{"reasoning_tokens": {"checkpoint": checkpoint, "condition": "clean"}}]
+        return [make.row(0, "a", "a", 1.0, token_counts=extras)]
+
+    for task, checkpoint in (("vqa", "1" * 64), ("ocr", "2" * 64), ("stock", None)):
+        make.log(tmp_path / "m", rows(checkpoint), task=task)
+        make.log(tmp_path / "n", rows("1" * 64), task=task)
+    (note,) = (note for note in load_logs([tmp_path]).notes if "checkpoint" in note)
+    assert note.startswith(
+        "m: different checkpoints answered ocr / clean (222222222222); vqa / clean (111111111111): it is not one model."
+    )
+
+
 def test_a_run_whose_folder_is_a_link_keeps_its_name(tmp_path: Path, make: SimpleNamespace) -> None:
     where_there_is_room = tmp_path / "scratch" / "volume 7"
     make.log(where_there_is_room / "logs" / "clean" / "m", [make.row(0, "a", "a", 1.0)])
