@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch.nn import functional
 
+from vlm_backbones.vlm.grouped_attention import attend_grouped
 from vlm_backbones.vlm.llama_layers import is_plain_layer
 from vlm_backbones.vlm.products import product, product_add
 
@@ -165,9 +166,7 @@ class LeanLlama:
             mask = None if mask is None else mask[:, :, new - kept :]
             assert not causal or kept == 1  # the last place sees all; a few of the last would need a mask
             causal = False
-        attended = functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=self.heads != self.key_heads
-        )
+        attended = attend_grouped(query, key, value, mask, causal=causal)
         hidden = product_add(attended.transpose(1, 2).reshape(batch, kept, -1), layer.output, hidden)
         normed = functional.rms_norm(hidden, (width,), layer.mlp_norm, self.epsilon)
         gate, up = product(normed, layer.gate_up).chunk(2, dim=-1)

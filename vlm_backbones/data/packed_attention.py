@@ -11,6 +11,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from vlm_backbones.data.collation import AttentionLayout
+from vlm_backbones.vlm.grouped_attention import attend_grouped
 
 __all__ = ["NAME", "attend", "use_packed_attention"]
 
@@ -57,9 +58,7 @@ def attend(
         if query.device.type == "cpu" or softcap is not None:
             output = _attend_by_products(own_query, own_key, own_value, mask, scaling, softcap)
         else:
-            output = nn.functional.scaled_dot_product_attention(
-                own_query, own_key, own_value, attn_mask=mask, scale=scaling, enable_gqa=own_key.shape[1] != heads
-            )
+            output = attend_grouped(own_query, own_key, own_value, mask, scale=scaling)
         outputs.append(output.transpose(1, 2).reshape(-1, heads, size))
     return torch.cat(outputs).index_select(0, layout.inverse)
 
