@@ -217,6 +217,7 @@ def report(
     rates = {side: 1 / statistics.median(run.wall for run in runs) for side, runs in seconds.items()}
     _measure.print_result(
         f"train_finetune_{given.shape}_{given.tuning}", seconds, count=len(timed), threads=given.threads,
+        against="TRL's SFTTrainer", packages=["trl"],
         layers=setting.model.config.text_config.num_hidden_layers, precision=recipe.precision,
         tokens_per_s={side: round(len(timed) * work.tokens * rate) for side, rate in rates.items()},
         bf16_peak_share={side: _peak.peak_share(operations * rate) for side, rate in rates.items()},

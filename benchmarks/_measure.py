@@ -87,12 +87,19 @@ def run_command(command: Sequence[str]) -> tuple[Seconds, float]:
 
 
 def print_result(
-    name: str, seconds: Mapping[str, list[Seconds]], *, count: int | None, threads: int, **more: Any
+    name: str,
+    seconds: Mapping[str, list[Seconds]],
+    *,
+    against: str,
+    count: int | None,
+    threads: int,
+    packages: Sequence[str] = (),
+    **more: Any,
 ) -> None:
     """Print the comparison of "ours" and "peer" as one line of JSON.
 
     With a count the sides are shown as rates a second, without one as seconds. The ratio says how many times as fast
-    as the peer ours is.
+    as the peer, which is called `against`, ours is; `packages` are the peer's beside torch and transformers.
     """
     wall = {side: statistics.median(run.wall for run in runs) for side, runs in seconds.items()}
     cpu = {side: statistics.median(run.cpu for run in runs) for side, runs in seconds.items()}
@@ -103,7 +110,8 @@ def print_result(
         "name": name, "ours": round(values["ours"], 3), "peer": round(values["peer"], 3),
         "ratio": round(wall["peer"] / wall["ours"], 2), "unit": "samples/s" if count else "s",
         "repeats": len(seconds["ours"]), "ratio_cpu_seconds": round(cpu["peer"] / cpu["ours"], 2),
-        "seconds_min_max": spread, **more, "machine": machine(threads),
+        "seconds_min_max": spread, "against": against, **more,
+        "machine": machine(threads, "torch", "transformers", *packages),
     }))  # fmt: skip
 
 

@@ -94,13 +94,13 @@ def build(shape: Shape, device: Any, dtype: Any) -> tuple[Any, Any]:
     """Return a LLaVA of random weights, made on the device, and a processor whose tokenizer has a word for each row."""
     import torch
     from transformers import (
-        CLIPImageProcessor,
         CLIPVisionConfig,
         LlamaConfig,
         LlavaConfig,
         LlavaForConditionalGeneration,
         LlavaProcessor,
     )
+    from transformers.models.clip import CLIPImageProcessorPil
 
     tokenizer = _tokenizer(shape.vocabulary)
     vision = CLIPVisionConfig(
@@ -124,7 +124,8 @@ def build(shape: Shape, device: Any, dtype: Any) -> tuple[Any, Any]:
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     size = {"height": shape.image_side_px, "width": shape.image_side_px}
     processor = LlavaProcessor(
-        image_processor=CLIPImageProcessor(size=size, crop_size=size), tokenizer=tokenizer, patch_size=shape.patch_px,
+        image_processor=CLIPImageProcessorPil(size=size, crop_size=size), tokenizer=tokenizer,
+        patch_size=shape.patch_px,
         vision_feature_select_strategy="default", num_additional_image_tokens=1, chat_template=TEMPLATE,
     )  # fmt: skip
     return model.requires_grad_(False), processor

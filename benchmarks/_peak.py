@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,7 +13,9 @@ import _models
 __all__ = ["peak_share", "prefill", "shares", "training_operations"]
 
 # Dense bf16 operations a second, from the vendor's data sheets.
-BF16_PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
+BF16_PEAK = {
+    "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L40": 181e12, "L4": 121e12,
+}  # fmt: skip
 
 
 def shares(loaded: _models.Loaded, answers: Sequence[Any], runs: Sequence[_measure.Seconds]) -> dict[str, Any]:
@@ -57,7 +60,7 @@ def peak_share(operations_per_s: float) -> float | None:
     import torch
 
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-    peak = next((value for part, value in BF16_PEAK.items() if part in name), None)
+    peak = next((value for part, value in BF16_PEAK.items() if re.search(rf"\b{part}\b", name)), None)
     return peak and round(operations_per_s / peak, 3)
 
 

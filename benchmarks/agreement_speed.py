@@ -63,7 +63,7 @@ def main() -> int:
     print(json.dumps({
         "name": "agreement_speed", **middle, "ratio": ratio, "unit": "s", "repeats": arguments.repeats,
         "runs": arguments.runs, "questions": arguments.questions, "draws": arguments.draws,
-        "machine": _measure.machine(None, "numpy", "polars"),
+        "against": "scipy.stats.bootstrap", "machine": _measure.machine(None, "numpy", "polars", "scipy"),
     }))  # fmt: skip
     return 0
 

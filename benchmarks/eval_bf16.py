@@ -34,7 +34,7 @@ def main() -> int:
             loaded.engine.room.asked = None if given.batch_size == "auto" else int(given.batch_size)
     seconds = _measure.compare(answer, given.repeats)
     _measure.print_result(
-        "eval_bf16", seconds, count=len(found["ours"]), threads=given.threads,
+        "eval_bf16", seconds, against="float32", count=len(found["ours"]), threads=given.threads,
         against_float32=changed(found["ours"], found["peer"]),
         against_batch_1=changed(found["ours"], found["one by one"]), rows_at_once=loaded.engine.room.rows,
     )  # fmt: skip

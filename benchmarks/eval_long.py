@@ -22,13 +22,15 @@ import _measure
 import _models
 import _peak
 
+PEERS = {"llava_hf": ("lmms-eval's llava_hf", "lmms_eval"), "vllm": ("vLLM", "vllm")}
+
 
 def main() -> int:
     """Measure and print."""
     parser = _measure.arguments(__doc__, samples=8)
     parser.add_argument("--new-tokens", type=int, default=512)
     parser.add_argument("--mixed", action="store_true", help="limits from an eighth of --new-tokens to all of them")
-    parser.add_argument("--peer", choices=["llava_hf", "vllm"], default="llava_hf")
+    parser.add_argument("--peer", choices=list(PEERS), default="llava_hf")
     parser.add_argument("--compile", action="store_true", help="ours with the model argument compile=true")
     parser.set_defaults(batch_size="8")
     given = parser.parse_args()
@@ -49,7 +51,8 @@ def main() -> int:
     seconds = _measure.compare({"ours": partial(answer, ours), "peer": partial(answer, peer)}, given.repeats)
     _measure.print_result(
         "eval_long_mixed" if given.mixed else "eval_long", seconds, count=samples, threads=given.threads,
-        tokens=sum(limits), against=given.peer, same_as_peer=same, rows_at_once=loaded.engine.room.rows,
+        tokens=sum(limits), against=PEERS[given.peer][0], packages=[PEERS[given.peer][1]],
+        same_as_peer=same, rows_at_once=loaded.engine.room.rows,
         compiled=given.compile,
         **_peak.shares(loaded, found, seconds["ours"]),
     )  # fmt: skip

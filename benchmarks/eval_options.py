@@ -35,6 +35,7 @@ def main() -> int:
     answers = ours.generate_until(_models.make_requests(loaded.rows, 1))
     _measure.print_result(
         f"eval_options_{loaded.engine.model.config.image_seq_length}", seconds, count=len(answers),
+        against="lmms-eval's llava_hf", packages=["lmms_eval"],
         threads=given.threads, largest_difference=largest, rows_at_once=loaded.engine.room.rows,
         **_peak.shares(loaded, answers, seconds["ours"]),
     )  # fmt: skip

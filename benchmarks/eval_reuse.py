@@ -35,7 +35,8 @@ def main() -> int:
     seconds = _measure.compare({"ours": answer, "peer": partial(without_reuse, answer)}, given.repeats)
     _measure.print_result(
         f"eval_reuse_{loaded.engine.model.config.image_seq_length}", seconds, count=len(found), threads=given.threads,
-        differ=differ, rows_at_once=loaded.engine.room.rows, **_peak.shares(loaded, found, seconds["ours"]),
+        against="ours without reuse", differ=differ,
+        rows_at_once=loaded.engine.room.rows, **_peak.shares(loaded, found, seconds["ours"]),
     )  # fmt: skip
     return 1 if differ and loaded.engine.model.dtype.itemsize == 4 else 0
 

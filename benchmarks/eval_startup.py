@@ -52,7 +52,8 @@ def main() -> int:
         seconds = _measure.compare(runs, given.repeats)
     middle = {side: statistics.median(run.wall for run in runs) for side, runs in seconds.items()}
     _measure.print_result(
-        "eval_startup", seconds, count=None, threads=given.threads, device=device,
+        "eval_startup", seconds, against="lmms-eval's llava_hf", packages=["lmms_eval"],
+        count=None, threads=given.threads, device=device,
         seconds_of_the_peers=round(middle["ours"] / middle["peer"], 2),
     )  # fmt: skip
     return 0

@@ -41,6 +41,7 @@ def main() -> int:
     first_tokens = partial(answers, ours, loaded=loaded, new_tokens=1, options=False)
     _measure.print_result(
         "eval_throughput", seconds, count=len(found), threads=given.threads, differ_from_batch_1=differ,
+        against="lmms-eval's llava_hf", packages=["lmms_eval"],
         texts_differ_from_peer=unlike, rows_at_once=loaded.engine.room.rows,
         **_peak.shares(loaded, found, seconds["ours"]), **_peak.prefill(loaded, first_tokens, given.repeats),
     )  # fmt: skip

@@ -71,7 +71,7 @@ def main() -> int:
     print(json.dumps(summary(measured, samples) | {
         "name": "read_logs", "kind": arguments.kind, "runs": arguments.runs, "questions": arguments.questions,
         "bytes_a_sample": round(size / samples), "unit": "samples/s", "repeats": arguments.repeats,
-        "machine": _measure.machine(None, "polars"),
+        "against": "pandas.read_json", "machine": _measure.machine(None, "polars", "pandas"),
     }))  # fmt: skip
     return 0
 

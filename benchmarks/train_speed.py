@@ -40,11 +40,13 @@ from typing import Any
 
 import _measure
 
+PEERS = {"trainer": "transformers' Trainer", "uncached": "ours without feature cache", "trl": "TRL's SFTTrainer"}
+
 
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer", choices=["trainer", "uncached", "trl"], default="trainer")
+    parser.add_argument("--peer", choices=list(PEERS), default="trainer")
     parser.add_argument("--study", default="pocket", help="of the peers trainer and uncached")
     parser.add_argument("--steps", type=int, help="default: 80; 5 with the peer trl, of which 4 are timed")
     parser.add_argument("--repeats", type=int, default=5)
@@ -102,7 +104,12 @@ def compare_study(given: argparse.Namespace) -> None:
         for stage in setting.recipes
     }
     _measure.print_result(
-        f"train_speed_{given.peer}", seconds, count=count, threads=given.threads, data_wait_share=waits
+        f"train_speed_{given.peer}",
+        seconds,
+        against=PEERS[given.peer],
+        count=count,
+        threads=given.threads,
+        data_wait_share=waits,
     )
 
 

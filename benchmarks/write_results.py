@@ -56,6 +56,7 @@ def render(results: Sequence[tuple[str, dict[str, Any]]]) -> str:
 def _row(command: str, result: dict[str, Any]) -> str:
     unit = result["unit"]
     cells = [f"`{command}`", *(f"{_shown(result[side])} {unit}" for side in ("ours", "peer")), result["ratio"]]
+    cells[2] += f" ({result['against']})"
     cells += [result.get("ratio_cpu_seconds", ""), result["repeats"], result["machine"]["load_average"]]
     return f"| {' | '.join(map(str, cells))} |"
 
