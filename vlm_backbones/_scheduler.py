@@ -213,6 +213,7 @@ def _ended_on_exit(running: list[Running]) -> Iterator[None]:
     try:
         yield
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Slurm sends it again, and those who save need this process
         for item in running:
             _signal(item, signal.SIGTERM)
         is_shared = any(item.job.processes > 1 for item in running)

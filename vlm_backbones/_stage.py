@@ -28,6 +28,7 @@ def main(argv: list[str]) -> None:
     """Run the module as `python -m MODULE ARGS` would."""
     parent_pid, module, *arguments = argv
     die_with(int(parent_pid))
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm's warning is for the parent; some clusters send it to all
     sys.argv = [module, *arguments]
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 __all__ = ["EXECUTORS", "job_states", "settings_for", "submit_study"]
 
+import io
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ EXECUTORS = ("slurm", "local")
 _WHOLE_STUDY = "study"
 _PORTS = range(20_000, 30_000)
 """Where the machines of a job find each other: one by its number, so that jobs on one machine do not meet."""
+_TIME_LIMITS = 1_000
+"""How often a job that met its time limit goes on: submitit's 3 are four days of `time=1440`, and 7B on one GPU takes
+five. A job that fails is not counted here: it ends."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ def submit_study(study: Study, out: Path, executor: str, settings: Mapping[str, 
     ------
     ConfigError
         If there is nothing left to do, jobs of the study still wait or run, Slurm is not at hand, or a setting is
-        refused.
+        refused by Slurm; what was submitted before the refusal is cancelled.
     """
     out = out.expanduser().resolve()
     if executor not in EXECUTORS:
@@ -97,13 +101,15 @@ def submit_study(study: Study, out: Path, executor: str, settings: Mapping[str, 
     if not left:
         raise ConfigError(f"every stage of {out} is done; its report is {out / 'report.html'}.")
     atomic_write_text(out / "study.yaml", study.model_dump_yaml())
-    jobs = _submit_local(out) if executor == "local" else _submit_slurm(study.name, out, left, settings)
-    atomic_write_text(_note(out), json.dumps({"executor": executor, "jobs": jobs}, indent=1))
-    return jobs
+    return _submit_local(out) if executor == "local" else _submit_slurm(study.name, out, left, settings)
 
 
 def _note(out: Path) -> Path:
     return out / ".stages" / "jobs.json"
+
+
+def _write_note(out: Path, **facts: Any) -> None:
+    atomic_write_text(_note(out), json.dumps(facts, indent=1))
 
 
 def _submit_local(out: Path) -> dict[str, str]:
@@ -111,17 +117,52 @@ def _submit_local(out: Path) -> dict[str, str]:
 
     executor = submitit.LocalExecutor(folder=out / "jobs")
     executor.update_parameters(timeout_min=60 * 24 * 30)
-    return {_WHOLE_STUDY: str(executor.submit(_Work(out, _WHOLE_STUDY)).job_id)}
+    jobs = {_WHOLE_STUDY: str(executor.submit(_Work(out, _WHOLE_STUDY)).job_id)}
+    _write_note(out, executor="local", jobs=jobs, started=_started(int(jobs[_WHOLE_STUDY])))
+    return jobs
 
 
 def _submit_slurm(name: str, out: Path, left: Sequence[Stage], settings: Mapping[str, str]) -> dict[str, str]:
     jobs: dict[str, str] = {}
-    for group in _groups(left):
-        executor = _slurm_executor(name, out, _dependency(group, jobs), settings_for(group, settings))
-        with executor.batch():
-            submitted = [executor.submit(_Work(out, stage.job.name)) for stage in group]
-        jobs |= {stage.job.name: str(job.job_id) for stage, job in zip(group, submitted, strict=True)}
+    groups = [(group, settings_for(group, settings)) for group in _groups(left)]
+    try:
+        for group, own in groups:
+            jobs |= _submit_group(_slurm_executor(name, out, _dependency(group, jobs), own), out, group)
+            _write_note(out, executor="slurm", jobs=jobs)
+    except BaseException as error:
+        undone = _cancel(jobs)
+        if isinstance(error, ConfigError) and undone:
+            raise ConfigError(f"{error} {undone}") from error
+        raise
     return jobs
+
+
+def _submit_group(executor: Any, out: Path, group: Sequence[Stage]) -> dict[str, str]:
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    names = [stage.job.name for stage in group]
+    try:
+        with redirect_stderr(io.StringIO()), executor.batch():  # submitit prints Slurm's words too
+            submitted = [executor.submit(_Work(out, name)) for name in names]
+    except (FailedJobError, FailedSubmissionError) as error:
+        words = "; ".join(line.removeprefix("sbatch: error: ") for line in str(error).splitlines()) or "no reason given"
+        raise ConfigError(
+            f"Slurm refuses {', '.join(names)}: {words}. Change what the jobs ask for (--job KEY=VALUE), or wait until "
+            "your account has room, then submit again."
+        ) from error
+    return {name: str(job.job_id) for name, job in zip(names, submitted, strict=True)}
+
+
+def _cancel(jobs: Mapping[str, str]) -> str:
+    """Cancel a study's submitted jobs and say so; their note stays, it tells while one of them still ends."""
+    if not jobs:
+        return ""
+    ids = sorted({job.partition("_")[0] for job in jobs.values()})
+    told = ", ".join(f"{name} ({job})" for name, job in jobs.items())
+    done = subprocess.run(["scancel", *ids], capture_output=True, text=True, check=False)
+    if done.returncode:
+        return f"Submitted before, and not cancelled ({done.stderr.strip()}): {told}. Run: scancel {' '.join(ids)}"
+    return f"Submitted before, and cancelled: {told}."
 
 
 def settings_for(group: Sequence[Stage], settings: Mapping[str, str]) -> dict[str, str]:
@@ -166,9 +207,12 @@ def _slurm_executor(name: str, out: Path, dependency: str | None, settings: Mapp
     from submitit.slurm.slurm import _get_default_parameters
 
     known = _get_default_parameters()
-    executor = submitit.SlurmExecutor(folder=out / "jobs")
+    executor = submitit.SlurmExecutor(folder=out / "jobs", max_num_timeout=_TIME_LIMITS)
     own = {key: _value(value) for key, value in settings.items() if key in known}
-    others: dict[str, Any] = {key.replace("_", "-"): value for key, value in settings.items() if key not in known}
+    others: dict[str, Any] = {"requeue": True}  # else the cluster's JobRequeue decides
+    others |= {key.replace("_", "-"): value for key, value in settings.items() if key not in known}
+    if not isinstance(own.get("time", 0), int):
+        raise ConfigError(f"--job time={own['time']}: expected minutes, as in time=1440.")
     if dependency is not None:
         own["dependency"] = dependency
         others["kill-on-invalid-dep"] = "yes"
@@ -188,24 +232,29 @@ def job_states(out: Path) -> dict[str, str]:
     try:
         note = json.loads(_note(out).read_text(encoding="utf-8"))
         executor, jobs = str(note["executor"]), dict(note["jobs"])
+        started = float(note["started"]) if executor == "local" else 0.0
     except (OSError, ValueError, KeyError, TypeError):
         return {}
     if executor == "local":
-        return {name: "RUNNING" for name, job in jobs.items() if _is_alive(int(job))}
+        now = {name: _started(int(job)) for name, job in jobs.items()}
+        return {name: "RUNNING" for name, began in now.items() if began is not None and abs(began - started) < 1}
     if shutil.which("squeue") is None:
         return {}
     states = _queue({job.partition("_")[0] for job in jobs.values()})
     return {name: states[job] for name, job in jobs.items() if job in states}
 
 
-def _is_alive(pid: int) -> bool:
+def _started(pid: int) -> float | None:
+    """Return when a process began, in seconds; None where it has ended. Its number alone may be another's by now."""
+    import psutil
+
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        # Linux counts from the boot: psutil adds a clock's time, and clocks are set
+        boot = psutil.boot_time() if psutil.LINUX else 0.0
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time() - boot)
+    except psutil.Error:
+        return None
 
 
 def _queue(ids: set[str]) -> dict[str, str]:

@@ -22,7 +22,7 @@ MpiDefault=none
 ReturnToService=2
 SchedulerParameters=bf_interval=1,sched_interval=1
 KillWait=30
-JobRequeue=1
+JobRequeue=0
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 StateSaveLocation=/var/spool/slurmctld

@@ -40,12 +40,16 @@ class Recorder:
 def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder on the children's path with one module, `stage_under_test`, that does what its arguments say."""
     code = """
-        import pathlib, sys, time
+        import pathlib, signal, sys, time
         from vlm_backbones.errors import DataError
         word, *rest = sys.argv[1:]
         if word == "sleep":
             pathlib.Path(rest[1]).write_text("")
             time.sleep(float(rest[0]))
+        if word == "save":
+            signal.signal(signal.SIGTERM, lambda *_: (time.sleep(1), pathlib.Path(rest[0]).write_text(""), sys.exit()))
+            pathlib.Path(rest[1]).write_text("")
+            time.sleep(600)
         if word == "mend":
             raise DataError("rows.json row 3: no answer")
         if word == "crash":
@@ -114,29 +118,49 @@ def test_a_defect_shows_the_end_of_the_log_and_ends_the_others(modules: Path) ->
     assert "RuntimeError: a defect" in str(caught.value)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel's parent-death signal is Linux's")
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_study_leaves_no_stage_behind(modules: Path, number: signal.Signals) -> None:
-    flag = modules / "started"
+def start(modules: Path, *arguments: str) -> tuple[subprocess.Popen[bytes], int]:
+    """Start a study of one stage, and return it and the stage's process when that has begun."""
     code = f"""
         from pathlib import Path
         from tests_recorder import Recorder
         from vlm_backbones._scheduler import Job, run_jobs
-        job = Job("long", "stage_under_test", ("sleep", "600", {str(flag)!r}), Path({str(modules / "long.log")!r}))
+        job = Job("long", "stage_under_test", {arguments!r}, Path({str(modules / "long.log")!r}))
         run_jobs([job], Recorder(), lambda done, spent: None)
     """
     quiet = "class Recorder:\n    update = started = ended = lambda self, *rest: None\n"
     (modules / "tests_recorder.py").write_text(quiet, encoding="utf-8")
     parent = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])
-    while not flag.exists():
+    while not (modules / "started").exists():
         time.sleep(0.05)
     (child,) = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+    return parent, int(child)
+
+
+on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="children are found in /proc")
+
+
+@on_linux  # the kernel's parent-death signal is its own, too
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_study_leaves_no_stage_behind(modules: Path, number: signal.Signals) -> None:
+    parent, child = start(modules, "sleep", "600", str(modules / "started"))
     os.kill(parent.pid, number)
     parent.wait()
     deadline = time.time() + 10
     while Path(f"/proc/{child}/cmdline").exists() and Path(f"/proc/{child}/cmdline").read_bytes():
         assert time.time() < deadline, "the stage outlived its study"
         time.sleep(0.05)
+
+
+@on_linux
+def test_slurms_warning_and_a_second_sigterm_leave_a_stage_its_time_to_save(modules: Path) -> None:
+    saved = modules / "saved"
+    parent, child = start(modules, "save", str(saved), str(modules / "started"))
+    os.kill(child, signal.SIGUSR2)
+    os.kill(parent.pid, signal.SIGTERM)
+    time.sleep(0.3)
+    os.kill(parent.pid, signal.SIGTERM)
+    assert parent.wait(30) == 128 + signal.SIGTERM
+    assert saved.exists()
 
 
 def test_more_gpus_than_there_are_is_refused_with_the_number_that_is_here(
