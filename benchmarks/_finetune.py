@@ -144,7 +144,8 @@ def fitting(side: str, train: Callable[[Setting, Any], None], setting: Setting) 
 
     A whole training each, which is the warm-up too.
     """
-    from vlm_backbones.train.memory import LessMemory, free_memory, is_out_of_memory, use_less, within_memory
+    from vlm_backbones.out_of_memory import is_out_of_memory
+    from vlm_backbones.train.memory import LessMemory, free_memory, use_less, within_memory
 
     while True:
         recipe = within_memory(setting.recipe, setting.folder, side)

@@ -14,7 +14,7 @@ from transformers.cache_utils import Cache, StaticLayer
 
 from vlm_backbones.errors import ConfigError
 from vlm_backbones.model_wrappers._cache import Part, aligned_layers
-from vlm_backbones.model_wrappers._room import is_out_of_memory
+from vlm_backbones.out_of_memory import is_out_of_memory
 
 __all__ = ["CompiledStep"]
 

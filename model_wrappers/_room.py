@@ -10,8 +10,9 @@ import psutil
 import torch
 
 from vlm_backbones.errors import ConfigError
+from vlm_backbones.out_of_memory import is_out_of_memory
 
-__all__ = ["Room", "fixed_shape", "is_out_of_memory", "measure_room"]
+__all__ = ["Room", "fixed_shape", "measure_room"]
 
 # More positions in one pass are no faster: the products fill the cores, or the card, from here on.
 PASS_POSITIONS = {"cpu": 8_192, "cuda": 32_768}
@@ -20,11 +21,6 @@ IMAGES_A_PASS = 16  # of the vision tower: more are no faster
 CACHE_SHARE = 0.6  # of the free memory; what neither share takes is for what a pass holds between its layers
 FEATURE_SHARE = 0.1
 FIXED_POSITIONS = 256  # a compiled step's cache has a multiple of these
-
-_MESSAGES = (
-    "out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory", "ALLOC_FAILED",
-    "could not create a memory object", "could not create a primitive", "could not execute a primitive",  # oneDNN
-)  # fmt: skip
 
 Result = TypeVar("Result")
 
@@ -123,13 +119,6 @@ def _free_failed_work() -> None:
     """Give back what the failed work held: free once its handler has been left."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an allocation failed: torch says so on a GPU by type, on a CPU by its message alone."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(message in str(error) for message in _MESSAGES)
 
 
 def measure_room(model: Any, device: torch.device, *, compiled: bool = False) -> Room:

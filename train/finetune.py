@@ -30,6 +30,7 @@ from vlm_backbones.data.conversations import Example, examples_digest, load_trai
 from vlm_backbones.errors import ConfigError, VlmBackbonesError, writing_remedy
 from vlm_backbones.hashes import file_sha256
 from vlm_backbones.locks import DYING_SECONDS, hold
+from vlm_backbones.out_of_memory import is_out_of_memory
 from vlm_backbones.prompts import wording_fingerprint
 from vlm_backbones.recipe import Recipe, StageRecipe
 from vlm_backbones.run import Run
@@ -38,7 +39,7 @@ from vlm_backbones.train.card import model_card
 from vlm_backbones.train.dataset import StageData, build_stage_data, parameter_dtype
 from vlm_backbones.train.features import Features, load_features
 from vlm_backbones.train.loss import has_fused_loss
-from vlm_backbones.train.memory import LessMemory, free_memory, is_out_of_memory, use_less, within_memory
+from vlm_backbones.train.memory import LessMemory, free_memory, use_less, within_memory
 from vlm_backbones.train.processes import is_handed_weights, processes, sharding
 from vlm_backbones.train.progress import quieten
 from vlm_backbones.train.run_record import (

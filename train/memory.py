@@ -19,19 +19,13 @@ from vlm_backbones.errors import ConfigError
 from vlm_backbones.recipe import StageRecipe
 from vlm_backbones.train.processes import processes
 
-__all__ = ["LessMemory", "free_memory", "is_out_of_memory", "use_less", "within_memory"]
+__all__ = ["LessMemory", "free_memory", "use_less", "within_memory"]
 
 _FILE = "memory.json"
-_CPU_MESSAGE = "DefaultCPUAllocator: can't allocate memory"
 
 
 class LessMemory(Exception):  # noqa: N818  (it asks to begin again, and is no error)
     """Training shall begin again with what `memory.json` changes in the recipe."""
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, on a GPU or on the CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or _CPU_MESSAGE in str(error)
 
 
 def within_memory(recipe: StageRecipe, run_dir: Path, stage: str) -> StageRecipe:

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from vlm_backbones.data.feature_probe import FeatureProbe
 from vlm_backbones.locks import LOCK
 from vlm_backbones.train import features, finetune
+from vlm_backbones.train.trainer import BackboneTrainer
 from vlm_backbones.vlm import load
 
 
@@ -59,6 +60,33 @@ def test_a_run_holds_its_checkpoint_metrics_and_record_and_no_trainer_checkpoint
     assert set(rows[0]) == {"stage", "step", "loss", "lr", "grad_norm", "tokens", "seconds"}
     losses = [row["loss"] for row in rows if row["stage"] == "finetune"]
     assert losses[-1] < losses[0]
+
+
+def test_supervised_tokens_alone_have_logits_and_one_kernel_updates_the_weights(
+    tiny_parts: ModuleType, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute_loss, met = BackboneTrainer.compute_loss, list[tuple[int, int, int]]()
+    heads, optimizers = list[tuple[int, ...]](), list[Any]()
+
+    def watched(self: BackboneTrainer, model: Any, inputs: dict[str, Any], *more: Any, **named: Any) -> Any:
+        met.append((1, len(inputs["labels"]), model.lm_head.out_features))
+        assert len(inputs["labels"]) < inputs["input_ids"].shape[1]
+        optimizers.append(self.optimizer.optimizer)
+        hook = model.lm_head.register_forward_hook(lambda head, given, logits: heads.append(tuple(logits.shape)))
+        try:
+            return compute_loss(self, model, inputs, *more, **named)
+        finally:
+            hook.remove()
+
+    monkeypatch.setattr(BackboneTrainer, "compute_loss", watched)
+    # Liger's loss makes no logits at all.
+    monkeypatch.setattr("vlm_backbones.train.stage.has_fused_loss", lambda recipe: False)
+    study = write_study(tiny_parts, parts, tmp_path, steps=2)
+    assert finetune.main(arguments(study, parts, tmp_path / "out")) == 0
+    assert len(heads) == 4  # a pass a step, of two stages
+    assert heads == met
+    assert {type(optimizer) for optimizer in optimizers} == {torch.optim.AdamW}
+    assert all(group["fused"] for optimizer in optimizers for group in optimizer.param_groups)
 
 
 def test_align_trains_the_projector_only_and_the_tower_never_changes(run_dir: Path, parts: Path) -> None:
