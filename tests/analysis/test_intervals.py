@@ -16,7 +16,7 @@ from vlm_backbones.analysis import many_measures as many
 from vlm_backbones.analysis import pair_measures as pair
 from vlm_backbones.analysis.answer_agreement import AnswerAgreement
 from vlm_backbones.analysis.bootstrap import cluster_weights, interval, level_totals
-from vlm_backbones.analysis.calibration_draws import Side, aurc_draws
+from vlm_backbones.analysis.calibration_draws import Side, aurc_draws, measure_draws
 from vlm_backbones.analysis.samples import load_logs
 from vlm_backbones.analysis.table_scores import scores
 from vlm_backbones.analysis.tables import build_tables
@@ -105,6 +105,23 @@ def test_aurc_of_unit_weights_is_the_plain_one(levels: int) -> None:
     assert drawn[0] == pytest.approx(measure.aurc(c, y)[0], abs=1e-12)
     twice = aurc_draws(side, np.arange(300), np.full((1, 300), 2.0))
     assert twice[0] == pytest.approx(measure.aurc(np.repeat(c, 2), np.repeat(y, 2))[0], abs=1e-12)
+
+
+def test_measures_of_a_draw_are_those_of_the_questions_that_it_holds() -> None:
+    """Confidences that repeat, clusters of three, some questions without a loss."""
+    rng = np.random.default_rng(4)
+    confidence = rng.integers(0, 20, 300) / 20
+    correct = (rng.random(300) < confidence).astype(float)
+    brier = np.where(rng.random(300) < 0.1, np.nan, (confidence - correct) ** 2)
+    side, group = Side(confidence, correct, brier, 2 * brier), np.repeat(np.arange(100), 3)
+    weights = rng.multinomial(100, np.full(100, 0.01), size=5).astype(float)
+    values, _ = measure_draws(side, group, np.ones((1, 100)))
+    _, drawn = measure_draws(side, group, np.vstack([np.ones(100), weights]))
+    held = [np.repeat(np.arange(300), draw[group].astype(int)) for draw in weights]
+    expected = [values, *(measure_draws(side.where(rows), group[rows], np.ones((1, 100)))[0] for rows in held)]
+    for name in values:
+        tolerance = 0.01 if name == "smece" else 1e-9  # on a grid
+        np.testing.assert_allclose(drawn[name], [found[name] for found in expected], atol=tolerance, err_msg=name)
 
 
 def test_sparse_and_dense_totals_are_one() -> None:

@@ -131,11 +131,10 @@ def test_intervals_cover_the_truth(size: int, repetitions: int) -> None:
     ],
     ids=str,
 )
-def test_intervals_of_small_studies_cover_little_less(planted: Planted, repetitions: int, assurance: bool) -> None:
+def test_intervals_of_small_studies_cover_little_less(planted: Planted, repetitions: int) -> None:
     """Percentile intervals are known to be somewhat short there; docs/reliability.md says how much."""
-    count = repetitions if assurance else repetitions // 3
-    shares = covered(planted, count)
-    least, _ = _tolerated(0.9, count, 0.88, 1.0)
+    shares = covered(planted, repetitions)
+    least, _ = _tolerated(0.9, repetitions, 0.88, 1.0)
     assert all(least <= share for share in shares.values()), shares
 
 
